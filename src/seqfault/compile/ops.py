@@ -1,0 +1,64 @@
+"""Operations of the automaton, shared by the compiler and the interpreter.
+
+One instruction is a row of nine 64-bit integers: operation, a, b, c, d, e, f, g, next.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Op(IntEnum):
+    """What an instruction does; `a <- b` means that slot a is assigned."""
+
+    NOP = 0
+    MOV = 1
+    ADD = 2
+    SUB = 3
+    MUL = 4
+    DIV = 5
+    MOD = 6
+    AND = 7
+    OR = 8
+    XOR = 9
+    SHL = 10
+    SHR = 11
+    NOT = 12
+    INV = 13
+    NEG = 14
+    EQ = 15
+    NE = 16
+    LT = 17
+    LE = 18
+    BR = 19
+    BREQ = 20
+    BRNE = 21
+    BRLT = 22
+    BRLE = 23
+    MIN = 24
+    MAX = 25
+    WRAP = 26
+    LOAD = 30
+    STORE = 31
+    CHKPTR = 32
+    CHKIDX = 33
+    CALL = 34
+    RET = 35
+    HALT = 36
+    CHECK = 37
+    WAIT = 38
+    RELAX = 39
+    CHOOSE = 40
+    COUNT = 41
+    EMIT = 42
+    ALLOC = 43
+    FREE = 44
+    LOCKDEP_ACQUIRE = 45
+    LOCKDEP_RELEASE = 46
+    FENCE = 47
+    SEQPOINT = 48
+    STOPPATH = 49
+
+
+ROW = 9
+BRANCHES = frozenset({Op.BR, Op.BREQ, Op.BRNE, Op.BRLT, Op.BRLE})

@@ -1,0 +1,163 @@
+"""What is compiled: the processes of a program, the places' bindings, the sizes; and the cache of results."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import seqfault
+from seqfault.compile.automaton import Automaton
+from seqfault.compile.builder import Unit
+from seqfault.compile.ir import Function
+from seqfault.compile.link import link
+from seqfault.compile.source import Func, reach
+from seqfault.compile.words import Words
+from seqfault.kernel.layout import Layout
+from seqfault.kernel.places import Place
+from seqfault.kernel.types import Struct
+
+CPU, AGENT, ENVIRONMENT = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process: the function it runs, its CPU, its role.
+
+    `role`: CPU (must finish), AGENT (an interrupt handler or grace-period worker: it acts whenever it can, and
+    nothing is at rest before it has), ENVIRONMENT (may act or not: a page walker).
+    """
+
+    entry: Func
+    cpu: int
+    role: int = CPU
+    name: str = ""
+
+
+@dataclass
+class Program:
+    """A closed model.
+
+    `processes`; `observers`: functions run atomically on states at rest (oracles with `check`, outcomes with `emit`);
+    `binds`: place -> function; `sizes`: size name -> value; `fields`: struct name -> {field: type} that a protocol
+    adds; `structs`: more structs whose memory belongs to the model although no text names them.
+    """
+
+    name: str
+    processes: list[Process]
+    observers: list[Func] = field(default_factory=list)
+    binds: Mapping[Place, Func] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    structs: tuple[Struct, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.sizes.setdefault("NR_TASKS", len(self.processes))
+        self.sizes.setdefault("NR_CPUS", 1 + max((p.cpu for p in self.processes), default=0))
+
+    def entries(self) -> list[Func]:
+        return [p.entry for p in self.processes] + list(self.observers)
+
+    def layout(self) -> Layout:
+        """The memory of this program; the same for plain Python and for the automaton."""
+        _, structs = reach(self.entries(), self.binds)
+        return Layout([*structs, *self.structs], self.sizes, self.fields)
+
+    def key(self, granularity: str) -> str:
+        """A hash of everything that the automaton depends on."""
+        sources, _ = reach(self.entries(), self.binds)
+        lay = self.layout()
+        h = hashlib.sha256(f"{seqfault.__version__} {compiler_hash()} {granularity}".encode())
+        for s in sources:
+            h.update(f"{s.file}:{s.node.lineno}\n{s.text}".encode())
+            for k in sorted(s.node_names()):
+                v = s.scope.get(k)
+                if isinstance(v, int):
+                    h.update(f"{k}={v}".encode())
+        for c in lay.cells:
+            h.update(f"{c.name} {c.lo} {c.hi} {c.start}".encode())
+        for p in lay.pools.values():
+            h.update(f"{p.struct.name} {p.struct.private} {p.struct.rom} {p.struct.typesafe}".encode())
+        h.update(repr([(p.entry.__name__, p.cpu, p.role, p.name) for p in self.processes]).encode())
+        h.update(repr([f.__name__ for f in self.observers]).encode())
+        h.update(repr(sorted((p.name, f.__name__) for p, f in self.binds.items())).encode())
+        h.update(repr(sorted(self.sizes.items())).encode())
+        return h.hexdigest()[:32]
+
+
+_compiler_hash = ""
+
+
+def compiler_hash() -> str:
+    global _compiler_hash
+    if not _compiler_hash:
+        h = hashlib.sha256()
+        for f in sorted(Path(__file__).parent.glob("*.py")):
+            h.update(f.read_bytes())
+        _compiler_hash = h.hexdigest()[:16]
+    return _compiler_hash
+
+
+def compile_program(program: Program, granularity: str = "merged") -> Automaton:
+    """Compile without the cache.
+
+    `granularity`: "merged" (a step is one shared access with the local work after it) or "full" (each
+    statement is a step; every named local is part of the state).  Raises `CompileError` for text outside the language.
+    """
+    t0 = time.perf_counter()
+    layout = program.layout()
+    unit = Unit(layout, program.binds)
+    for fn in program.entries():
+        if fn not in unit.functions:
+            unit.functions[fn] = Function(fn.__name__, is_entry=True)
+            unit.queue.append(fn)
+    while unit.queue:
+        fn = unit.queue.pop(0)
+        Words(unit, unit.functions[fn]).compile(fn)
+    a = link(program, unit, granularity)
+    a.compile_s = time.perf_counter() - t0
+    return a
+
+
+def cache_dir() -> Path:
+    """Where compiled automata are kept: $SEQFAULT_CACHE, or the user's cache directory."""
+    env = os.environ.get("SEQFAULT_CACHE")
+    if env:
+        return Path(env)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("seqfault"))
+
+
+_memory: dict[str, Automaton] = {}
+
+
+def build(program: Program, granularity: str = "merged") -> Automaton:
+    """The automaton of a program, from the cache where the same text was compiled before."""
+    key = program.key(granularity)
+    if key in _memory:
+        return _memory[key]
+    path = cache_dir() / f"{key}.automaton"
+    try:
+        a = pickle.loads(path.read_bytes())
+        a.cached = True
+        _memory[key] = a
+        return a
+    except Exception:  # no cache, an old one, a truncated one: all mean compiling
+        pass
+    a = compile_program(program, granularity)
+    _memory[key] = a
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
+            f.write(pickle.dumps(a))
+        os.replace(f.name, path)
+    except OSError:
+        pass  # a read-only home only costs the time to compile
+    return a

@@ -1,0 +1,173 @@
+"""Finding and reading the Python source of Kernel Python functions."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from seqfault.compile.ir import CompileError
+from seqfault.kernel.places import Place
+from seqfault.kernel.types import KernelTypeError, PtrType, Struct, Type, as_type
+
+Func = Callable[..., Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A function's tree, with line numbers of its file, and what its names mean."""
+
+    fn: Func
+    name: str
+    file: str
+    node: ast.FunctionDef
+    text: str
+    scope: Mapping[str, Any]
+    params: tuple[tuple[str, Any], ...]
+    results: tuple[Any, ...]
+
+    def node_names(self) -> set[str]:
+        """Every name that the function reads."""
+        return {n.id for n in ast.walk(self.node) if isinstance(n, ast.Name)}
+
+
+def short_file(path: str) -> str:
+    """A file's name as shown: relative to the package, or to the current directory where it lies there."""
+    marker = os.sep + "seqfault" + os.sep
+    if marker in path and "site-packages" + os.sep + "seqfault" in path or "src" + marker in path:
+        return path.rsplit(marker, 1)[1]
+    rel = os.path.relpath(path)
+    return path if rel.startswith("..") else rel
+
+
+@lru_cache(maxsize=None)
+def source_of(fn: Func) -> Source:
+    """Read a function.  Raises `CompileError` when it has no source or its signature is not typed."""
+    file = inspect.getsourcefile(fn) or "?"
+    try:
+        lines, first = inspect.getsourcelines(fn)
+    except OSError as e:
+        raise CompileError(file, 0, f"the source of {fn.__name__} cannot be read: {e}") from None
+    text = textwrap.dedent("".join(lines))
+    tree = ast.parse(text)
+    ast.increment_lineno(tree, first - 1)
+    node = tree.body[0]
+    name = short_file(file)
+    if not isinstance(node, ast.FunctionDef):
+        raise CompileError(name, first, f"{type(node).__name__} where a function was expected", "use def")
+    scope = dict(fn.__globals__)
+    if fn.__closure__:
+        for k, c in zip(fn.__code__.co_freevars, fn.__closure__, strict=True):
+            scope[k] = c.cell_contents
+    a = node.args
+    if a.vararg or a.kwarg or a.kwonlyargs or a.defaults or a.posonlyargs:
+        raise CompileError(
+            name, node.lineno, f"{node.name} has default, keyword or variable arguments", "pass each by position"
+        )
+    params = []
+    for p in a.args:
+        if p.annotation is None:
+            raise CompileError(
+                name, p.lineno, f"parameter {p.arg!r} of {node.name} has no type", f"write `{p.arg}: type`"
+            )
+        params.append((p.arg, _annotation(p.annotation, scope, name)))
+    results: tuple[Any, ...] = ()
+    if node.returns is not None and not (isinstance(node.returns, ast.Constant) and node.returns.value is None):
+        r = _annotation(node.returns, scope, name)
+        results = r if isinstance(r, tuple) else (r,)
+    return Source(fn, node.name, name, node, text, scope, tuple(params), results)
+
+
+def _annotation(node: ast.expr, scope: Mapping[str, Any], file: str) -> Any:
+    src = ast.unparse(node)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        src = node.value
+    try:
+        return as_type(src, scope, f"{file}:{node.lineno}")
+    except KernelTypeError as e:
+        raise CompileError(file, node.lineno, f"{src!r} is no type of Kernel Python", str(e).split("; ")[-1]) from None
+
+
+def annotation(node: ast.expr, src: Source) -> Any:
+    """The type that an annotation inside a function names."""
+    return _annotation(node, src.scope, src.file)
+
+
+def lookup(name: str, src: Source) -> Any:
+    """What a global name means in a function; raises KeyError."""
+    if name in src.scope:
+        return src.scope[name]
+    import builtins
+
+    return getattr(builtins, name) if name in ("min", "max", "range", "len", "int", "bool") else _missing(name)
+
+
+def _missing(name: str) -> Any:
+    raise KeyError(name)
+
+
+def body_of(src: Source) -> list[ast.stmt]:
+    """The statements of a function without its docstring."""
+    b = src.node.body
+    if b and isinstance(b[0], ast.Expr) and isinstance(b[0].value, ast.Constant) and isinstance(b[0].value.value, str):
+        return b[1:]
+    return b
+
+
+def is_empty(src: Source) -> bool:
+    return all(isinstance(s, ast.Pass) for s in body_of(src))
+
+
+def code_nodes(tree: ast.AST) -> Iterable[ast.AST]:
+    """Every node of a function that is executed: not its annotations."""
+    work = list(getattr(tree, "body", []))
+    while work:
+        n = work.pop()
+        yield n
+        skip = getattr(n, "annotation", None)
+        work += [c for c in ast.iter_child_nodes(n) if c is not skip]
+
+
+def reach(entries: Iterable[Func], binds: Mapping[Place, Func]) -> tuple[list[Source], list[Struct]]:
+    """Every function that `entries` can call, with places bound, and every struct they name."""
+    seen: dict[Func, Source] = {}
+    structs: dict[str, Struct] = {}
+    work = list(entries)
+
+    def note(t: Any) -> None:
+        if isinstance(t, PtrType):
+            t = t.target
+        if isinstance(t, Struct):
+            structs[t.name] = t
+        elif isinstance(t, Type) and hasattr(t, "elem"):
+            note(t.elem)
+
+    while work:
+        fn = work.pop()
+        if fn in seen:
+            continue
+        src = source_of(fn)
+        seen[fn] = src
+        for _, t in src.params:
+            note(t)
+        for t in src.results:
+            note(t)
+        for n in code_nodes(src.node):
+            if isinstance(n, ast.AnnAssign):
+                note(_annotation(n.annotation, src.scope, src.file))
+            if not (isinstance(n, ast.Name) and n.id in src.scope):
+                continue
+            v = src.scope[n.id]
+            if isinstance(v, Place):
+                work.append(binds.get(v, v.default))
+            elif isinstance(v, Struct):
+                note(v)
+            elif inspect.isfunction(v) and not hasattr(v, "__kernel_word__"):
+                work.append(v)
+    ordered = sorted(seen.values(), key=lambda s: (s.file, s.node.lineno))
+    return ordered, sorted(structs.values(), key=lambda s: s.name)

@@ -1,0 +1,129 @@
+"""Where a design does something in the mm text.  The text calls these; a protocol says what they do.
+
+Named ``function/what``: the function of the kernel and the point in it.
+"""
+
+from __future__ import annotations
+
+from seqfault.kernel import place, ptr
+from seqfault.mm.types import errno_t, file, mm_struct, vm_area_struct, vpn_t  # noqa: F401
+
+VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV, VM_FAULT_RETRY = 1, 2, 4, 8
+
+
+# -- mm/mmap.c
+@place("__vma_link_rb/init")
+def vma_link_rb_init(vma: ptr[vm_area_struct]):
+    """Before the node is linked into the tree."""
+
+
+@place("__vma_link_rb/begin")
+def vma_link_rb_begin(mm: ptr[mm_struct]):
+    """Before the stores that link and rebalance (vma_rb_insert)."""
+
+
+@place("__vma_link_rb/end")
+def vma_link_rb_end(mm: ptr[mm_struct]):
+    """After the tree is balanced again."""
+
+
+@place("vma_rb_erase/begin")
+def vma_rb_erase_begin(mm: ptr[mm_struct]):
+    """Before the stores that take a node out of the tree."""
+
+
+@place("vma_rb_erase/end")
+def vma_rb_erase_end(mm: ptr[mm_struct], vma: ptr[vm_area_struct]):
+    """After a node left the tree."""
+
+
+@place("__vma_adjust/begin")
+def vma_adjust_begin(vma: ptr[vm_area_struct], next: ptr[vm_area_struct]):
+    """On entry; `next` may be NULL."""
+
+
+@place("__vma_adjust/error")
+def vma_adjust_error(vma: ptr[vm_area_struct], next: ptr[vm_area_struct]):
+    """Before the return with the error of anon_vma_clone (vma and next may be exchanged by then: case 8)."""
+
+
+@place("__vma_adjust/locked")
+def vma_adjust_locked(vma: ptr[vm_area_struct], next: ptr[vm_area_struct]):
+    """After i_mmap_rwsem is taken (each time around `again`), before any bound changes."""
+
+
+@place("__vma_adjust/next.fput")
+def vma_adjust_next_fput(next: ptr[vm_area_struct]):
+    """Drops the file of the removed VMA; default: fput now.  (Its default body is in mm/file.py.)"""
+
+
+@place("__vma_adjust/next.free.before")
+def vma_adjust_next_free_before(next: ptr[vm_area_struct]):
+    """Before the removed VMA is freed."""
+
+
+@place("__vma_adjust/next.free.after")
+def vma_adjust_next_free_after(next: ptr[vm_area_struct]):
+    """After the removed VMA is freed."""
+
+
+@place("__vma_adjust/next.again")
+def vma_adjust_next_again(next: ptr[vm_area_struct]):
+    """`next` is now the VMA behind the removed one (may be NULL)."""
+
+
+@place("__vma_adjust/end")
+def vma_adjust_end(vma: ptr[vm_area_struct], next: ptr[vm_area_struct]):
+    """Before validate_mm; `next` may be NULL, and equals vma.vm_next or vma as the text left it."""
+
+
+@place("mmap_region/flags.begin")
+def mmap_region_flags_begin(vma: ptr[vm_area_struct]):
+    """Before the tail of mmap_region changes vm_flags and vm_page_prot."""
+
+
+@place("mmap_region/flags.end")
+def mmap_region_flags_end(vma: ptr[vm_area_struct]):
+    """After it."""
+
+
+@place("expand_downwards/begin")
+def expand_downwards_begin(vma: ptr[vm_area_struct]):
+    """Before vm_start and vm_pgoff move down."""
+
+
+@place("expand_downwards/end")
+def expand_downwards_end(vma: ptr[vm_area_struct]):
+    """After it."""
+
+
+# -- mm/mprotect.c, mm/madvise.c
+@place("mprotect_fixup/begin")
+def mprotect_fixup_begin(vma: ptr[vm_area_struct]):
+    """Before vm_flags and vm_page_prot change."""
+
+
+@place("mprotect_fixup/end")
+def mprotect_fixup_end(vma: ptr[vm_area_struct]):
+    """After change_protection."""
+
+
+# -- mm/memory.c
+@place("unmap_page_range/begin")
+def unmap_page_range_begin(vma: ptr[vm_area_struct]):
+    """Before tlb_start_vma."""
+
+
+@place("unmap_page_range/end")
+def unmap_page_range_end(vma: ptr[vm_area_struct]):
+    """After tlb_end_vma."""
+
+
+@place("free_pgtables/begin")
+def free_pgtables_begin(vma: ptr[vm_area_struct]):
+    """Before unlink_anon_vmas of one VMA."""
+
+
+@place("free_pgtables/end")
+def free_pgtables_end(vma: ptr[vm_area_struct]):
+    """After it."""

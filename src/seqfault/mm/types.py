@@ -1,0 +1,201 @@
+"""The structs of Linux's memory management, 4.12 (include/linux/mm_types.h), at page granularity.
+
+Addresses are page numbers.  "Protected by" names the lock that Linux asks a writer to hold.
+"""
+
+from __future__ import annotations
+
+from seqfault.kernel import Size, array, integer, ptr, struct
+from seqfault.kernel.rcu import srcu_struct as srcu_struct
+from seqfault.kernel.rwsem import rw_semaphore
+from seqfault.kernel.spinlock import spinlock_t
+from seqfault.kernel.task import NR_CPUS, NR_TASKS, cpumask_t
+
+NR_PAGES = Size("NR_PAGES", 8)
+PTRS_PER_PTE = Size("PTRS_PER_PTE", 4)
+NR_PTE_TABLES = Size("NR_PTE_TABLES", 4)
+NR_VMAS = Size("NR_VMAS", 8)
+NR_FRAMES = Size("NR_FRAMES", 10)
+NR_ANON_VMAS = Size("NR_ANON_VMAS", 4)
+NR_AVCS = Size("NR_AVCS", 8)
+NR_FILES = Size("NR_FILES", 1)
+FILE_PAGES = Size("FILE_PAGES", 4)
+PGOFF_MAX = Size("PGOFF_MAX", 15)
+NR_OPS = Size("NR_OPS", 6)
+NR_VALUES = Size("NR_VALUES", 15)
+
+vpn_t = integer(0, NR_PAGES, "vpn_t")
+pgoff_t = integer(0, PGOFF_MAX, "pgoff_t")
+pte_t = integer(0, NR_FRAMES * 4 + 3, "pte_t")
+pfn_t = integer(0, NR_FRAMES, "pfn_t")
+prot_t = integer(0, 7, "prot_t")
+flags_t = integer(0, 63, "flags_t")
+data_t = integer(0, NR_VALUES, "data_t")
+errno_t = integer(-64, 63, "errno_t")
+
+VM_READ, VM_WRITE, VM_EXEC, VM_SHARED, VM_GROWSDOWN, VM_LOCKED = 1, 2, 4, 8, 16, 32
+VM_ACCESS_FLAGS = 7
+PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC = 0, 1, 2, 4
+EPERM, EAGAIN, ENOMEM, EACCES, EFAULT, EEXIST, EINVAL = 1, 11, 12, 13, 14, 17, 22
+SIGBUS, SIGSEGV = 7, 11
+ZERO_PFN = 0
+
+
+@struct
+class rb_node:
+    """A node of the red-black tree.  A cleared node (RB_CLEAR_NODE) is its own parent.
+
+    Linux packs parent and colour into one word; no reader without the lock looks at either, except for
+    whether the node is cleared.
+    """
+
+    rb_left: ptr["vm_area_struct"]
+    rb_right: ptr["vm_area_struct"]
+    rb_parent: ptr["vm_area_struct"]
+    rb_black: bool
+
+
+@struct(pool=NR_VMAS)
+class vm_area_struct:
+    """[vm_start, vm_end) of an address space.  Every field is protected by mmap_sem for writing."""
+
+    vm_start: vpn_t
+    vm_end: vpn_t
+    vm_next: ptr["vm_area_struct"]
+    vm_prev: ptr["vm_area_struct"]
+    vm_rb: rb_node
+    vm_flags: flags_t
+    vm_page_prot: integer(0, 3)
+    vm_pgoff: pgoff_t
+    vm_file: ptr["file"]
+    anon_vma: ptr["anon_vma"]
+    anon_vma_chain: ptr["anon_vma_chain"]
+
+
+@struct(pool=NR_ANON_VMAS)
+class anon_vma:
+    """The pages of a set of VMAs, for the reverse map.  `refcount` and `degree` under `rwsem`."""
+
+    rwsem: rw_semaphore
+    refcount: integer(0, 15)
+
+
+@struct(pool=NR_AVCS)
+class anon_vma_chain:
+    """Links a VMA to an anon_vma.  Protected by mmap_sem and page_table_lock (the list `same_vma`), the
+    anon_vma's lock (its tree)."""
+
+    vma: ptr["vm_area_struct"]
+    anon_vma: ptr["anon_vma"]
+    next_same_vma: ptr["anon_vma_chain"]
+
+
+@struct(pool=NR_FILES, static=True)
+class file:
+    """An open file and its address_space.  `pages`: its page cache, pfn of each page, or 0.
+
+    i_mmap_rwsem protects the interval tree `i_mmap`; here only how many VMAs are in it.
+    """
+
+    f_count: integer(0, 15)
+    i_mmap_rwsem: rw_semaphore
+    i_mmap_vmas: integer(0, 15)
+    i_size: pgoff_t
+    pages: array[pfn_t, FILE_PAGES]
+
+
+@struct(pool=NR_FRAMES)
+class page:
+    """A page frame.  Frame 0 is the zero page.
+
+    `refcount` (_refcount) and `mapcount` (_mapcount + 1) change by atomic steps; `index` and `mapping`
+    say where the reverse map finds it (an anon_vma, or NULL for a page of a file); `data` is its content.
+    """
+
+    refcount: integer(0, 15)
+    mapcount: integer(0, 15)
+    mapping: ptr["anon_vma"]
+    mapping_file: ptr["file"]
+    index: pgoff_t
+    data: data_t
+
+
+@struct(pool=NR_PTE_TABLES)
+class pte_table:
+    """A page of page-table entries; `ptl` protects its entries against other writers."""
+
+    ptl: spinlock_t
+    pte: array[pte_t, PTRS_PER_PTE]
+
+
+@struct(pool=1, static=True)
+class mm_struct:
+    """An address space.  `pmd[i]` points to the table of pages i * PTRS_PER_PTE onwards, or is NULL."""
+
+    mmap_sem: rw_semaphore
+    page_table_lock: spinlock_t
+    mmap: ptr[vm_area_struct]
+    mm_rb: ptr[vm_area_struct]
+    map_count: integer(0, NR_VMAS)
+    pmd: array[ptr[pte_table], NR_PAGES // PTRS_PER_PTE]
+
+
+@struct
+class tlb_entry:
+    """A translation held by a CPU: the entry that it was filled from; 0: none."""
+
+    pte: pte_t
+
+
+@struct(pool=NR_CPUS, static=True)
+class cpu_tlb:
+    """The TLB of a CPU and its mailbox for shootdowns.
+
+    `ipi_start`..`ipi_end`: the range that another CPU asks it to flush, `ipi_from` that process plus
+    one (0: nothing asked).  `walking`: the hardware walks the page tables, interrupts wait.
+    """
+
+    entry: array[tlb_entry, NR_PAGES]
+    ipi_from: integer(0, NR_TASKS)
+    ipi_start: vpn_t
+    ipi_end: vpn_t
+    walking: bool
+
+
+@struct
+class op_rom:
+    """One operation: its kind (see mm/cpu.py) and arguments."""
+
+    kind: integer(0, 15)
+    addr: vpn_t
+    len: vpn_t
+    prot: prot_t
+    flags: integer(0, 63)
+    file: ptr[file]
+    pgoff: pgoff_t
+    value: data_t
+
+
+@struct(pool=1, rom=True)
+class scenario_rom:
+    """What a scenario fixes: how many operations each CPU has, how many pages a walker may fill."""
+
+    nr_ops: array[integer(0, NR_OPS), NR_CPUS]
+    op: array[op_rom, NR_OPS * NR_CPUS]
+
+
+@struct(pool=1, static=True)
+class results:
+    """What each operation of each CPU returned: 0 or more, or -errno, or -100 - signal; reads: the value."""
+
+    ret: array[integer(-128, 127), NR_OPS * NR_CPUS]
+
+
+@struct(pool=1, static=True)
+class faults_left:
+    """How many more allocations may fail (a scenario's choice)."""
+
+    n: integer(0, 3)
+
+
+__all__ = [n for n in dir() if not n.startswith("_") and n not in ("annotations",)]
