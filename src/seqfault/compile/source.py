@@ -157,10 +157,12 @@ def reach(entries: Iterable[Func], binds: Mapping[Place, Func]) -> tuple[list[So
             note(t)
         for t in src.results:
             note(t)
+        local = {p for p, _ in src.params}
+        local |= {n.id for n in code_nodes(src.node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
         for n in code_nodes(src.node):
             if isinstance(n, ast.AnnAssign):
                 note(_annotation(n.annotation, src.scope, src.file))
-            if not (isinstance(n, ast.Name) and n.id in src.scope):
+            if not (isinstance(n, ast.Name) and n.id in src.scope) or n.id in local:
                 continue
             v = src.scope[n.id]
             if isinstance(v, Place):

@@ -5,7 +5,8 @@ Named ``function/what``: the function of the kernel and the point in it.
 
 from __future__ import annotations
 
-from seqfault.kernel import place, ptr
+from seqfault.kernel import kmem_cache_free, place, ptr
+from seqfault.mm.file import fput
 from seqfault.mm.types import errno_t, file, mm_struct, vm_area_struct, vpn_t  # noqa: F401
 
 VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV, VM_FAULT_RETRY = 1, 2, 4, 8
@@ -54,12 +55,19 @@ def vma_adjust_locked(vma: ptr[vm_area_struct], next: ptr[vm_area_struct]):
 
 @place("__vma_adjust/next.fput")
 def vma_adjust_next_fput(next: ptr[vm_area_struct]):
-    """Drops the file of the removed VMA; default: fput now.  (Its default body is in mm/file.py.)"""
+    """Drops the file of the removed VMA, if it has one; default: fput now."""
+    fput(next.vm_file)
 
 
 @place("__vma_adjust/next.free.before")
 def vma_adjust_next_free_before(next: ptr[vm_area_struct]):
     """Before the removed VMA is freed."""
+
+
+@place("__vma_adjust/next.free")
+def vma_adjust_next_free(next: ptr[vm_area_struct]):
+    """Frees the removed VMA, whose file is dropped already; default: now."""
+    kmem_cache_free(next)
 
 
 @place("__vma_adjust/next.free.after")
@@ -75,6 +83,14 @@ def vma_adjust_next_again(next: ptr[vm_area_struct]):
 @place("__vma_adjust/end")
 def vma_adjust_end(vma: ptr[vm_area_struct], next: ptr[vm_area_struct]):
     """Before validate_mm; `next` may be NULL, and equals vma.vm_next or vma as the text left it."""
+
+
+@place("remove_vma/free")
+def vm_area_free(vma: ptr[vm_area_struct]):
+    """Drops the file of an unmapped VMA and frees it; default: both now."""
+    if vma.vm_file:
+        fput(vma.vm_file)
+    kmem_cache_free(vma)
 
 
 @place("mmap_region/flags.begin")

@@ -29,12 +29,16 @@ pgoff_t = integer(0, PGOFF_MAX, "pgoff_t")
 pte_t = integer(0, NR_FRAMES * 4 + 3, "pte_t")
 pfn_t = integer(0, NR_FRAMES, "pfn_t")
 prot_t = integer(0, 7, "prot_t")
+pgprot_t = integer(0, 3, "pgprot_t")
 flags_t = integer(0, 63, "flags_t")
 data_t = integer(0, NR_VALUES, "data_t")
 errno_t = integer(-64, 63, "errno_t")
+addr_or_errno_t = integer(-64, NR_PAGES, "addr_or_errno_t")
 
 VM_READ, VM_WRITE, VM_EXEC, VM_SHARED, VM_GROWSDOWN, VM_LOCKED = 1, 2, 4, 8, 16, 32
 VM_ACCESS_FLAGS = 7
+VM_SOFTDIRTY = 0  # not modelled: the store that sets it is, the bit is not
+MAP_SHARED, MAP_PRIVATE, MAP_GROWSDOWN, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 4, 16, 32
 PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC = 0, 1, 2, 4
 EPERM, EAGAIN, ENOMEM, EACCES, EFAULT, EEXIST, EINVAL = 1, 11, 12, 13, 14, 17, 22
 SIGBUS, SIGSEGV = 7, 11
@@ -65,7 +69,7 @@ class vm_area_struct:
     vm_prev: ptr["vm_area_struct"]
     vm_rb: rb_node
     vm_flags: flags_t
-    vm_page_prot: integer(0, 3)
+    vm_page_prot: pgprot_t
     vm_pgoff: pgoff_t
     vm_file: ptr["file"]
     anon_vma: ptr["anon_vma"]
@@ -74,10 +78,15 @@ class vm_area_struct:
 
 @struct(pool=NR_ANON_VMAS)
 class anon_vma:
-    """The pages of a set of VMAs, for the reverse map.  `refcount` and `degree` under `rwsem`."""
+    """The pages of a set of VMAs, for the reverse map.
+
+    `refcount` changes by atomic steps.  `rb_root`: how many chains its interval tree holds, under `rwsem`
+    (the tree itself serves reverse-map walks, which are not modelled; its emptiness decides when to free).
+    """
 
     rwsem: rw_semaphore
     refcount: integer(0, 15)
+    rb_root: integer(0, NR_AVCS)
 
 
 @struct(pool=NR_AVCS)

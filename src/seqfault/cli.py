@@ -1,0 +1,172 @@
+"""The command line.  Exit codes: 0 holds, 1 violated, 3 incomplete, 2 bad input."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+import seqfault
+
+app = typer.Typer(
+    name="seqfault",
+    help="A laboratory for page faults that do not take the address-space lock.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+EXIT = {"holds": 0, "violated": 1, "incomplete": 3}
+BAD_INPUT = 2
+UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+class BadInput(Exception):
+    """One line for the user; exit code 2."""
+
+
+def size(text: str) -> int:
+    """Bytes from ``512M``, ``2G``, ``1.5GiB``."""
+    m = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
+    if not m or float(m[1]) <= 0:
+        raise BadInput(f"--max-memory {text!r} is no size; write for example 512M or 2G")
+    return int(float(m[1]) * UNITS[m[2]])
+
+
+def version(show: bool) -> None:
+    if show:
+        print(f"seqfault {seqfault.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """A laboratory for page faults that do not take the address-space lock."""
+
+
+Proto = Annotated[str, typer.Argument(metavar="PROTOCOL", help="A protocol's name (see `seqfault list`) or a file: path/to/my_protocol.py.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md) instead of text.")]
+
+
+@app.command()
+def check(
+    protocol: Proto,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option("--scenario", "-s", metavar="NAME|FILE", help="A scenario, a pattern such as 'case8/*', or a TOML file. May be repeated. Default: all."),
+    ] = None,
+    json: Json = False,
+    max_states: Annotated[int, typer.Option(help="States of one scenario.", min=1)] = 20_000_000,
+    max_memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory of one scenario's exploration, e.g. 2G.")] = "4G",
+    timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for all of it.", min=0.001)] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Worker processes; 0: one a processor.", min=0)] = 0,
+    resume: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep finished results in FILE and take them from there.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also the size of the automaton, every scenario, every counter.")] = False,
+    examples: Annotated[int, typer.Option(help="How many counterexamples to draw.", min=0)] = 1,
+) -> None:
+    """Explore every interleaving of the scenarios: is the protocol right?"""
+    from seqfault.report.commands import run_check
+
+    run_check(protocol, scenario or [], json, max_states, size(max_memory), timeout, jobs, resume, verbose, examples)
+
+
+@app.command()
+def replay(
+    schedule: Annotated[str, typer.Argument(metavar="SCHEDULE", help="A schedule string, as a counterexample prints it.")],
+    json: Json = False,
+    full: Annotated[bool, typer.Option("--full", help="Every step, not only those that matter.")] = False,
+) -> None:
+    """Run one interleaving again and draw it."""
+    from seqfault.report.commands import run_replay
+
+    run_replay(schedule, json, full)
+
+
+@app.command("list")
+def list_(
+    pattern: Annotated[list[str] | None, typer.Argument(metavar="[PATTERN]...", help="Only scenarios like these.")] = None,
+    json: Json = False,
+) -> None:
+    """The protocols and the scenarios."""
+    from seqfault.report.commands import run_list
+
+    run_list(pattern or [], json)
+
+
+@app.command()
+def run(
+    script: Annotated[str, typer.Argument(metavar="SCRIPT", help="A file of operations, one a line; - for standard input.")],
+    protocol: Annotated[str, typer.Option("--protocol", "-p", metavar="PROTOCOL", help="Whose text runs.")] = "mmap-sem",
+    json: Json = False,
+) -> None:
+    """Run operations one after the other; print the maps and the page tables after each."""
+    from seqfault.report.commands import run_script
+
+    run_script(script, protocol, json)
+
+
+@app.command()
+def text(
+    protocol: Proto,
+    function: Annotated[str, typer.Argument(metavar="FUNCTION", help="For example __vma_adjust.")],
+) -> None:
+    """A function of the mm text with the protocol's calls in their places."""
+    from seqfault.report.commands import run_text
+
+    run_text(protocol, function)
+
+
+def fail(message: str) -> int:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"seqfault: {message}", markup=False)
+    return BAD_INPUT
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """Entry point; returns by `SystemExit` with the exit code."""
+    from seqfault.compile.ir import CompileError
+    from seqfault.kernel.types import KernelTypeError
+
+    try:
+        code = app(args=argv, standalone_mode=False)
+    except BadInput as e:
+        code = fail(str(e))
+    except (CompileError, KernelTypeError) as e:
+        code = fail(str(e))
+    except KeyboardInterrupt:
+        code = fail("interrupted") and 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 0
+    except Exception as e:
+        from seqfault.protocols import ProtocolError
+        from seqfault.scenarios.model import ScenarioError
+
+        if isinstance(e, typer.Exit):
+            code = e.exit_code
+        elif isinstance(e, typer.Abort):
+            code = 130
+        elif hasattr(e, "format_message"):  # a usage error of typer's
+            code = fail(e.format_message().replace("\n", " "))
+        elif isinstance(e, ProtocolError | ScenarioError):
+            code = fail(str(e))
+        else:
+            raise
+    raise SystemExit(code or 0)
+
+
+def dump(value: Any) -> None:
+    """Print JSON."""
+    print(jsonlib.dumps(value, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""Checking a protocol: exploration, refinement of mmap-sem, verdicts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from seqfault.compile.automaton import Automaton
+from seqfault.compile.ir import Where
+from seqfault.explore.engine import Exploration, explore
+from seqfault.explore.model import automaton_for, program_for
+from seqfault.kernel.places import Protocol
+from seqfault.protocols import load
+from seqfault.scenarios.model import Scenario, initial_cells
+
+HOLDS, VIOLATED, INCOMPLETE = "holds", "violated", "incomplete"
+BASELINE = "mmap-sem"
+LIMIT_KINDS = frozenset({"pool-exhausted", "endless-step"})  # these say that the model was too small, not that the text is wrong
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where exploration of one scenario stops: `states`, `memory` in bytes, `seconds` (None: no limit)."""
+
+    states: int = 20_000_000
+    memory: int = 8 << 30
+    seconds: float | None = None
+
+
+@dataclass
+class Violation:
+    """One distinct violation in one scenario.
+
+    `kind`: see docs/violations.md.  `object`: the struct concerned, or "".  `function`, `line`, `file`:
+    where it shows.  `schedule`: the shortest path, process and choice of each step.  `count`: how many steps of the exploration
+    show it.  `baseline`: mmap-sem shows it as well.
+    """
+
+    kind: str
+    object: str
+    function: str
+    file: str
+    line: int
+    schedule: list[tuple[int, int]] = field(default_factory=list)
+    count: int = 1
+    baseline: bool = False
+    pc: int = -1
+    index: int = -1
+    site: str = ""
+    detail: str = ""
+
+    def key(self) -> tuple[str, str, str]:
+        """What makes two violations the same across scenarios: kind, object, function."""
+        return self.kind, self.object, self.function
+
+
+@dataclass
+class ScenarioResult:
+    """What exploring one scenario gave."""
+
+    name: str
+    verdict: str
+    states: int = 0
+    transitions: int = 0
+    depth: int = 0
+    seconds: float = 0.0
+    violations: list[Violation] = field(default_factory=list)
+    speculative_successes: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+    outcomes: int = 0
+    reason: str = ""
+    lock_edges: list[tuple[str, str, str, str]] = field(default_factory=list)
+
+
+def _where(a: Automaton, pc: int) -> Where:
+    w = a.where[pc]
+    return w
+
+
+def place_of(w: Where) -> tuple[str, str, int]:
+    """Function, file and line to name for an instruction.
+
+    Inside an inlined word of the language's own library (spin_lock, write_seqcount_end, ...) the caller is named: that is where a
+    reader looks.
+    """
+    chain = [*w.chain, (w.function, w.file, w.line)]
+    for i in range(len(chain) - 1, -1, -1):
+        fn, file, line = chain[i]
+        if not file.startswith("kernel/") or i == 0:
+            return fn, file, line
+    return w.function, w.file, w.line
+
+
+def violations_of(a: Automaton, ex: Exploration) -> list[Violation]:
+    """The distinct violations of an exploration, with a shortest path to each."""
+    out: dict[tuple[str, str, str], Violation] = {}
+    for v in ex.violations:
+        fn, file, line = place_of(a.where[v.pc]) if v.pc >= 0 else ("", "", 0)
+        pool = a.pools[v.pool].name if v.pool >= 0 else ""
+        new = Violation(a.kinds[v.kind], pool, fn, file, line, ex.path_of(v), v.count, pc=v.pc, index=v.index)
+        new.site = a.where[v.pc].site if v.pc >= 0 else ""
+        old = out.get(new.key())
+        if old is None:
+            out[new.key()] = new
+        else:
+            old.count += new.count
+            if len(new.schedule) < len(old.schedule):
+                new.count = old.count
+                out[new.key()] = new
+    return list(out.values())
+
+
+def run_one(protocol: Protocol, scenario: Scenario, limits: Limits, progress: Callable[[Any], None] | None = None, **options: Any) -> tuple[Automaton, Exploration, list[Violation]]:
+    """Explore one scenario under one protocol, without comparing it to anything."""
+    a = automaton_for(protocol, scenario)
+    cells = initial_cells(program_for(protocol, scenario).layout(), protocol, scenario)
+    running = [p.role != 0 or (p.cpu < len(scenario.cpus) and bool(scenario.cpus[p.cpu])) for p in a.processes]
+    words = a.pack(cells, running)
+    ex = explore(
+        a,
+        words,
+        a.rom(cells),
+        max_states=limits.states,
+        max_memory=limits.memory,
+        timeout=limits.seconds,
+        progress=progress,
+        **options,
+    )
+    return a, ex, violations_of(a, ex)
+
+
+_baselines: dict[tuple[str, Limits], tuple[set[int], set[tuple[str, str]], bool]] = {}
+
+
+def baseline_of(scenario: Scenario, limits: Limits) -> tuple[set[int], set[tuple[str, str]], bool]:
+    """mmap-sem's outcomes and violations in a scenario, and whether they are all."""
+    key = (scenario.name, limits)
+    if key not in _baselines:
+        _, ex, vs = run_one(load(BASELINE), scenario, limits)
+        _baselines[key] = set(ex.outcomes), {(v.kind, v.object) for v in vs}, ex.complete
+    return _baselines[key]
+
+
+def sequential_outcomes(protocol: Protocol, scenario: Scenario, limits: Limits) -> tuple[set[int], bool]:
+    """Outcomes of the sequential orders of a scenario's operations (switches only at `seq_point`)."""
+    _, ex, _ = run_one(protocol, scenario, limits, mode="seq", exclusive=True)
+    return set(ex.outcomes), ex.complete
+
+
+def check_scenario(
+    protocol: Protocol, scenario: Scenario, limits: Limits | None = None, progress: Callable[[Any], None] | None = None
+) -> ScenarioResult:
+    """Explore `scenario` under `protocol`, apply every oracle, compare its outcomes with mmap-sem's
+    (mmap-sem's with the sequential orders)."""
+    limits = limits or Limits()
+    t0 = time.perf_counter()
+    a, ex, vs = run_one(protocol, scenario, limits, progress)
+    r = ScenarioResult(scenario.name, HOLDS, ex.states, ex.transitions, ex.depth)
+    r.counters = {a.counters[i]: int(n) for i, n in enumerate(ex.counters) if n}
+    r.speculative_successes = r.counters.get(protocol.speculative, 0) if protocol.speculative else 0
+    r.outcomes = len(ex.outcomes)
+    incomplete = "" if ex.complete else ex.reason
+    limited = [v for v in vs if v.kind in LIMIT_KINDS]
+    if limited and not incomplete:
+        incomplete = f"{limited[0].kind} of {limited[0].object or 'the model'}"
+    vs = [v for v in vs if v.kind not in LIMIT_KINDS]
+    if protocol.name == BASELINE:
+        allowed, whole = sequential_outcomes(protocol, scenario, limits)
+        base_vs: set[tuple[str, str]] = set()
+        against = "the sequential orders"
+    else:
+        allowed, base_vs, whole = baseline_of(scenario, limits)
+        against = BASELINE
+    if whole:
+        new = [(ex.outcomes[h], h) for h in ex.outcomes if h not in allowed]
+        if new:
+            state, _ = min(new)
+            v = Violation("new-outcome", "", "", "", 0, ex.path_to(state), len(new))
+            v.detail = f"{len(new)} of {len(ex.outcomes)} outcomes are not among the {len(allowed)} of {against}"
+            vs.append(v)
+    elif not incomplete:
+        incomplete = f"the exploration of {against} did not finish"
+    for v in vs:
+        v.baseline = (v.kind, v.object) in base_vs
+    r.violations = sorted(vs, key=lambda v: (v.baseline, len(v.schedule), v.kind, v.object))
+    r.verdict = VIOLATED if vs else INCOMPLETE if incomplete else HOLDS
+    r.reason = incomplete
+    r.seconds = time.perf_counter() - t0
+    return r
+
+
+@dataclass
+class Report:
+    """A protocol checked over scenarios.  `memory`: the memory model."""
+
+    protocol: str
+    memory: str
+    scenarios: list[ScenarioResult]
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        """violated if any scenario is, else incomplete if any is, else holds."""
+        v = {s.verdict for s in self.scenarios}
+        return VIOLATED if VIOLATED in v else INCOMPLETE if INCOMPLETE in v or not v else HOLDS
+
+    @property
+    def speculative_successes(self) -> int:
+        return sum(s.speculative_successes for s in self.scenarios)
+
+    def distinct(self) -> list[tuple[Violation, list[ScenarioResult]]]:
+        """Each distinct violation once, with the scenarios that show it, the smallest first."""
+        groups: dict[tuple[str, str, str], list[tuple[Violation, ScenarioResult]]] = {}
+        for s in self.scenarios:
+            for v in s.violations:
+                groups.setdefault(v.key(), []).append((v, s))
+        out = []
+        for vs in groups.values():
+            vs.sort(key=lambda x: (len(x[0].schedule), x[1].states, x[1].name))
+            out.append((vs[0][0], [s for _, s in vs]))
+        return sorted(out, key=lambda x: (x[0].baseline, -len(x[1]), x[0].kind))
+
+
+def check(
+    protocol: Protocol,
+    scenarios: Sequence[Scenario],
+    limits: Limits | None = None,
+    progress: Callable[[ScenarioResult], None] | None = None,
+) -> Report:
+    """Check every scenario in this process; `progress` is called after each."""
+    t0 = time.perf_counter()
+    out = []
+    for s in scenarios:
+        r = check_scenario(protocol, s, limits)
+        out.append(r)
+        if progress:
+            progress(r)
+    return Report(protocol.name, "sc", out, time.perf_counter() - t0)

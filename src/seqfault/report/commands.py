@@ -1,0 +1,229 @@
+"""What each command does, between the command line and the library."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from seqfault.cli import BAD_INPUT, EXIT, BadInput, dump
+from seqfault.explore.check import Limits, Report, ScenarioResult
+from seqfault.explore.model import automaton_for, program_for
+from seqfault.explore.pool import check_many
+from seqfault.kernel.places import Protocol
+from seqfault.protocols import builtin_names, load
+from seqfault.report import terminal
+from seqfault.report.counterexample import Counterexample, from_schedule, from_violation
+from seqfault.scenarios import builtin, find
+from seqfault.scenarios import load as load_file
+from seqfault.scenarios.model import Scenario
+
+
+def console() -> Console:
+    return Console(highlight=False, soft_wrap=True, emoji=False)
+
+
+def select(names: list[str]) -> list[Scenario]:
+    """Scenarios by name, pattern or file; all when none is named."""
+    if not names:
+        return builtin()
+    out: dict[str, Scenario] = {}
+    for n in names:
+        found = load_file(n) if n.endswith(".toml") or Path(n).is_file() else find([n])
+        for s in found:
+            out[s.name] = s
+    return list(out.values())
+
+
+def run_check(
+    protocol: str,
+    names: list[str],
+    json: bool,
+    max_states: int,
+    max_memory: int,
+    timeout: float | None,
+    jobs: int,
+    resume: Path | None,
+    verbose: bool,
+    examples: int,
+) -> None:
+    """`seqfault check`."""
+    p = load(protocol)
+    scenarios = select(names)
+    err = Console(stderr=True, highlight=False)
+    if verbose and not json:
+        terminal.automata(console(), p, scenarios)
+    else:
+        automaton_for(p, scenarios[0])  # errors in the text come before any worker starts
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[what]}"),
+        TimeElapsedColumn(),
+    )
+    limits = Limits(max_states, max_memory)
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(p.name, total=len(scenarios), what="")
+        states = 0
+
+        def done(r: ScenarioResult, n: int) -> None:
+            nonlocal states
+            states += r.states
+            rate = states / max(0.1, bar.tasks[0].elapsed or 0.1)
+            bar.update(task, completed=n, what=f"{states:,} states {rate / 1e3:,.0f} k/s")
+
+        try:
+            report = check_many(protocol, scenarios, limits, jobs, timeout, done, resume=resume)
+        except OSError as e:
+            raise BadInput(f"--resume {resume}: {e.strerror}; name a file that can be written") from None
+    if json:
+        dump(report_json(report, p, scenarios))
+    else:
+        terminal.report(console(), report, p, scenarios, verbose, examples)
+    raise typer.Exit(EXIT[report.verdict])
+
+
+def report_json(report: Report, protocol: Protocol, scenarios: list[Scenario]) -> dict[str, Any]:
+    """The JSON of check; documented in docs/json.md."""
+    by_name = {s.name: s for s in scenarios}
+    first: set[tuple[str, str, str]] = set()
+    rows = []
+    for r in report.scenarios:
+        vs = []
+        for v in r.violations:
+            cx = None
+            if v.key() not in first and v.schedule:
+                first.add(v.key())
+                cx = from_violation(protocol, by_name[r.name], v)
+            vs.append(
+                {
+                    "kind": v.kind,
+                    "object": v.object,
+                    "function": v.function,
+                    "file": v.file,
+                    "line": v.line,
+                    "site": v.site,
+                    "count": v.count,
+                    "baseline": v.baseline,
+                    "detail": v.detail,
+                    "schedule": cx.schedule_string if cx else terminal.schedule_of(protocol, by_name[r.name], v),
+                    "steps": [asdict(e) for e in cx.events] if cx else [],
+                }
+            )
+        rows.append(
+            {
+                "name": r.name,
+                "verdict": r.verdict,
+                "reason": r.reason,
+                "states": r.states,
+                "transitions": r.transitions,
+                "depth": r.depth,
+                "outcomes": r.outcomes,
+                "seconds": round(r.seconds, 3),
+                "speculative_successes": r.speculative_successes,
+                "counters": r.counters,
+                "violations": vs,
+            }
+        )
+    return {
+        "protocol": report.protocol,
+        "memory": report.memory,
+        "verdict": report.verdict,
+        "scenarios": rows,
+        "speculative_successes": report.speculative_successes,
+    }
+
+
+def run_replay(schedule: str, json: bool, full: bool) -> None:
+    """`seqfault replay`."""
+    cx = from_schedule(schedule)
+    if json:
+        dump(
+            {
+                "protocol": cx.protocol.name,
+                "scenario": cx.scenario.name,
+                "schedule": cx.schedule_string,
+                "violations": [asdict(v) for v in cx.violations],
+                "steps": [asdict(e) for e in cx.events],
+            }
+        )
+    else:
+        show(cx, full)
+    raise typer.Exit(1 if cx.violations else 0)
+
+
+def show(cx: Counterexample, full: bool) -> None:
+    c = console()
+    for line in cx.lines(width=max(60, min(c.width, 160)), full=full):
+        c.print(line, markup=False)
+
+
+def run_list(patterns: list[str], json: bool) -> None:
+    """`seqfault list`."""
+    scenarios = find(patterns) if patterns else builtin()
+    protocols = [load(n) for n in builtin_names()]
+    if json:
+        dump(
+            {
+                "protocols": [{"name": p.name, "title": p.title, "release": p.release} for p in protocols],
+                "scenarios": [terminal.scenario_dict(s) for s in scenarios],
+            }
+        )
+        return
+    terminal.listing(console(), protocols, scenarios, bool(patterns))
+
+
+def text_modules() -> list[ModuleType]:
+    """The modules whose functions `text` can print."""
+    import importlib
+    import pkgutil
+
+    import seqfault.kernel
+    import seqfault.mm
+
+    out = []
+    for pkg in (seqfault.mm, seqfault.kernel):
+        for m in pkgutil.iter_modules(pkg.__path__):
+            out.append(importlib.import_module(f"{pkg.__name__}.{m.name}"))
+    return out
+
+
+def run_text(protocol: str, function: str) -> None:
+    """`seqfault text`."""
+    from seqfault.report.text import function_text, functions_of
+
+    p = load(protocol)
+    modules = text_modules()
+    own = sys.modules.get(next(iter(p.binds.values())).__module__) if p.binds else None
+    fns = functions_of([*modules, *([own] if own else [])])
+    fns |= {f.__name__: f for f in p.binds.values() if f.__name__ not in fns}
+    if function not in fns:
+        import difflib
+
+        near = difflib.get_close_matches(function, fns, 3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise BadInput(f"no function {function!r} in the text{hint}")
+    c = console()
+    lines = function_text(fns[function], p)
+    for n, t, site in lines:
+        mark = "+" if site else " "
+        c.print(f"{mark} {n or '':>5}  {t}" + (f"    # {site}" if site else ""), markup=False)
+
+
+def run_script(script: str, protocol: str, json: bool) -> None:
+    """`seqfault run`."""
+    from seqfault.report.sequential import run_file
+
+    ok = run_file(script, load(protocol), json, console())
+    raise typer.Exit(0 if ok else 1)
+
+
+__all__ = ["BAD_INPUT", "program_for"]

@@ -1,0 +1,147 @@
+"""Results as text for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+
+from seqfault.explore.check import HOLDS, INCOMPLETE, VIOLATED, Report, Violation
+from seqfault.explore.model import automaton_for
+from seqfault.kernel.places import Protocol
+from seqfault.report.counterexample import encode_schedule, from_violation
+from seqfault.scenarios.model import Scenario
+
+LOCATIONS_SHOWN = 8
+
+
+def family(name: str) -> str:
+    return name.split("/")[0]
+
+
+def automata(c: Console, p: Protocol, scenarios: list[Scenario]) -> None:
+    """`check -v`: what was compiled."""
+    seen: set[int] = set()
+    for s in scenarios:
+        a = automaton_for(p, s)
+        if id(a) in seen:
+            continue
+        seen.add(id(a))
+        how = "from the cache" if a.cached else f"compiled in {a.compile_s:.2f} s"
+        mem = min((x.base for x in a.processes), default=a.nw)
+        c.print(
+            f"{p.name}, {sum(x.role == 0 for x in a.processes)} CPUs: {a.locations:,} locations, "
+            f"{a.nw * 64:,} state bits ({mem * 64:,} memory, {(a.nw - mem) * 64:,} processes), {how}",
+            markup=False,
+        )
+        for name, bits in list(a.wide_registers)[:LOCATIONS_SHOWN]:
+            c.print(f"  {bits} bits for {name}: annotate it with its range", markup=False)
+
+
+def headline(v: Violation) -> str:
+    where = f" in {v.function}" if v.function else ""
+    line = f" ({v.file}:{v.line})" if v.file else ""
+    obj = f" of {v.object}" if v.object else ""
+    return f"{v.kind}{obj}{where}{line}"
+
+
+def report(c: Console, r: Report, p: Protocol, scenarios: list[Scenario], verbose: bool, examples: int) -> None:
+    """The result of `seqfault check`."""
+    by_name = {s.name: s for s in scenarios}
+    if verbose:
+        for s in r.scenarios:
+            c.print(f"  {s.name:<44} {s.verdict:<10} {s.states:>9,} states {s.seconds:6.2f} s", markup=False)
+    distinct = r.distinct()
+    own = [(v, ss) for v, ss in distinct if not v.baseline]
+    shared = [(v, ss) for v, ss in distinct if v.baseline]
+    for v, ss in own[:examples]:
+        if v.schedule:
+            cx = from_violation(p, by_name[ss[0].name], v, shrink=True)
+            for line in cx.lines(width=max(60, min(c.width, 120))):
+                c.print(line, markup=False)
+            c.print()
+    if own:
+        c.print(f"{len(own)} distinct violation{'s' * (len(own) > 1)}:")
+        for v, ss in own:
+            c.print(f"  {len(ss):>4} scenario{'s' if len(ss) > 1 else ' '}  {headline(v)}", markup=False)
+            if v.detail:
+                c.print(f"                  {v.detail}", markup=False)
+            c.print(f"                  e.g. {ss[0].name}", markup=False)
+    if shared:
+        c.print("Shown by mmap-sem as well:")
+        for v, ss in shared:
+            c.print(f"  {len(ss):>4} scenarios  {headline(v)}", markup=False)
+    counts = Counter(s.verdict for s in r.scenarios)
+    families = len({family(s.name) for s in r.scenarios})
+    states = sum(s.states for s in r.scenarios)
+    transitions = sum(s.transitions for s in r.scenarios)
+    c.print(
+        f"{p.name} under {r.memory}: {r.verdict} "
+        f"({len(r.scenarios)} scenario{'s' if len(r.scenarios) != 1 else ''} of {families} famil{'ies' if families > 1 else 'y'}: "
+        + ", ".join(f"{n} {k}" for k, n in ((k, counts.get(k, 0)) for k in (HOLDS, VIOLATED, INCOMPLETE)) if n)
+        + ")",
+        markup=False,
+    )
+    c.print(f"  {states:,} states, {transitions:,} transitions, {r.seconds:.1f} s", markup=False)
+    for reason, n in Counter(s.reason for s in r.scenarios if s.reason).items():
+        c.print(f"  {n} scenario{'s' if n > 1 else ''} incomplete: {reason}", markup=False)
+    if p.speculative:
+        n = r.speculative_successes
+        if n:
+            vain = sum(1 for s in r.scenarios if not s.speculative_successes)
+            c.print(f"  speculation succeeded in {len(r.scenarios) - vain} of {len(r.scenarios)} scenarios", markup=False)
+        else:
+            c.print("  vacuous: speculation never succeeded, so this says nothing about it")
+    if verbose:
+        total: Counter[str] = Counter()
+        for s in r.scenarios:
+            total.update(s.counters)
+        for k, n in sorted(total.items()):
+            c.print(f"  {n:>12,}  {k}", markup=False)
+
+
+def schedule_of(p: Protocol, s: Scenario, v: Violation) -> str:
+    return encode_schedule(p, s, v.schedule) if v.schedule else ""
+
+
+def scenario_dict(s: Scenario) -> dict[str, Any]:
+    return {
+        "name": s.name,
+        "prose": s.prose,
+        "setup": [f"cpu{c}: {o.text()}" for c, o in s.setup],
+        "cpus": [[o.text() for o in ops] for ops in s.cpus],
+        "fail_allocations": s.fail_allocations,
+        "fills": [f"cpu{c} {page}" for c, page in s.fills],
+        "expect": {k: list(v) for k, v in s.expect.items()},
+    }
+
+
+def listing(c: Console, protocols: list[Protocol], scenarios: list[Scenario], each: bool) -> None:
+    """`seqfault list`."""
+    if not each:
+        c.print("Protocols:")
+        for p in protocols:
+            c.print(f"  {p.name:<18} {p.title}", markup=False)
+        c.print()
+        c.print(f"Scenarios ({len(scenarios)}), by family:")
+        count = Counter(family(s.name) for s in scenarios)
+        expect = Counter(family(s.name) for s in scenarios if s.expect)
+        for f, n in count.items():
+            note = f", {expect[f]} with an expected verdict" if expect[f] else ""
+            c.print(f"  {f:<18} {n:>4}{note}", markup=False)
+        c.print()
+        c.print("seqfault list 'case8/*' shows each scenario of a family.", markup=False)
+        return
+    for s in scenarios:
+        c.print(s.name, markup=False)
+        if s.prose:
+            c.print(f"    {' '.join(s.prose.split())}", markup=False)
+        if s.setup:
+            c.print("    before: " + "; ".join(o.text() for _, o in s.setup), markup=False)
+        for i, ops in enumerate(s.cpus):
+            c.print(f"    CPU {i}: " + "; ".join(o.text() for o in ops), markup=False)
+        if s.fail_allocations:
+            c.print(f"    allocations that may fail: {s.fail_allocations}")
+        for name, kinds in s.expect.items():
+            c.print(f"    expected of {name}: " + (", ".join(kinds) or "holds"), markup=False)
