@@ -1,16 +1,29 @@
-"""Mapping, unmapping, protecting, splitting and merging, against page-by-page expectations."""
+"""Mapping, unmapping, protecting, splitting and merging: what Linux's text promises, case by case."""
 
 from __future__ import annotations
 
-import random
-from collections import Counter
-
 import pytest
+from maps import (
+    NONE,
+    PAGES,
+    RW,
+    RX,
+    R,
+    W,
+    check_all,
+    layout,
+    machine,
+    mmap,
+    mmap_file,
+    mprotect,
+    munmap,
+    the_file,
+    touch,
+    vmas,
+)
 
-from seqfault.kernel import NULL, KernelBug, Machine, the
-from seqfault.kernel.layout import LIVE, Layout
-from seqfault.kernel.machine import Ptr
-from seqfault.mm.anon_vma import anon_vma_prepare
+from seqfault.kernel import NULL, KernelBug, the
+from seqfault.kernel.layout import LIVE
 from seqfault.mm.mmap import split_vma
 from seqfault.mm.stack import expand_downwards
 from seqfault.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
@@ -24,131 +37,16 @@ from seqfault.mm.types import (
     MAP_SHARED,
     VM_GROWSDOWN,
     VM_SHARED,
-    anon_vma,
-    anon_vma_chain,
     faults_left,
-    file,
     mm_struct,
-    vm_area_struct,
 )
-from seqfault.mm.vma import find_vma, find_vma_prev, validate_mm, vm_get_page_prot
-
-NONE, R, W, RW, RX = 0, 1, 2, 3, 5
-PAGES = 16
-SIZES = {
-    "NR_PAGES": PAGES,
-    "PTRS_PER_PTE": 4,
-    "NR_VMAS": 24,
-    "NR_ANON_VMAS": 20,
-    "NR_AVCS": 32,
-    "NR_FILES": 2,
-    "PGOFF_MAX": 63,
-    "NR_CPUS": 1,
-    "NR_TASKS": 4,
-}
+from seqfault.mm.vma import find_vma, find_vma_prev, validate_mm
 
 
 @pytest.fixture
 def m():
-    machine = Machine(Layout(sizes=SIZES))
-    with machine:
-        yield machine
-
-
-def the_file(i: int = 0) -> Ptr:
-    from seqfault.kernel import pool_object
-
-    return pool_object(file, i)
-
-
-def mmap(start: int, end: int, prot: int = RW, flags: int = 0) -> int:
-    return sys_mmap(start, end - start, prot, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | flags, NULL, 0)
-
-
-def mmap_file(start: int, end: int, prot: int, pgoff: int, shared: bool = False, i: int = 0) -> int:
-    how = MAP_SHARED if shared else MAP_PRIVATE
-    return sys_mmap(start, end - start, prot, MAP_FIXED | how, the_file(i), pgoff)
-
-
-def munmap(start: int, end: int) -> int:
-    return sys_munmap(start, end - start)
-
-
-def mprotect(start: int, end: int, prot: int) -> int:
-    return sys_mprotect(start, end - start, prot)
-
-
-def touch(page: int) -> None:
-    """What the first fault on an anonymous page does to its VMA."""
-    vma = find_vma(the(mm_struct), page)
-    assert vma and vma.vm_start <= page
-    assert anon_vma_prepare(vma) == 0
-
-
-def vmas() -> list[Ptr]:
-    out, vma = [], the(mm_struct).mmap
-    while vma:
-        out.append(vma)
-        vma = vma.vm_next
-    return out
-
-
-def layout() -> list[tuple[int, int, int]]:
-    return [(int(v.vm_start), int(v.vm_end), int(v.vm_flags)) for v in vmas()]
-
-
-def live(m: Machine, s) -> int:
-    pool = m.pool(s)
-    return sum(m.cells[pool.base + i * pool.stride] == LIVE for i in range(pool.n))
-
-
-def subtree(node: Ptr, parent: Ptr) -> tuple[int, list[Ptr]]:
-    if not node:
-        return 1, []
-    rb = node.vm_rb
-    assert rb.rb_parent == parent
-    assert rb.rb_black or (parent and parent.vm_rb.rb_black)
-    a, left = subtree(rb.rb_left, node)
-    b, right = subtree(rb.rb_right, node)
-    assert a == b
-    return a + int(rb.rb_black), [*left, node, *right]
-
-
-def check_all(m: Machine) -> None:
-    """Everything that holds between operations."""
-    mm = the(mm_struct)
-    validate_mm(mm)
-    here = vmas()
-    _, tree = subtree(mm.mm_rb, NULL)
-    assert tree == here
-    assert live(m, vm_area_struct) == len(here) == mm.map_count
-    prev = NULL
-    entries: Counter[Ptr] = Counter()
-    files: Counter[int] = Counter()
-    for v in here:
-        assert v.vm_prev == prev
-        prev = v
-        assert v.vm_page_prot == vm_get_page_prot(v.vm_flags)
-        assert bool(v.anon_vma) == bool(v.anon_vma_chain)
-        if v.anon_vma:
-            avc = v.anon_vma_chain
-            assert avc.vma == v and avc.anon_vma == v.anon_vma and not avc.next_same_vma
-            entries[v.anon_vma] += 1
-        if v.vm_file:
-            files[v.vm_file.k_v] += 1
-        else:
-            assert v.vm_pgoff == v.vm_start
-    for av, n in entries.items():
-        assert av.rb_root == n and av.refcount == 1
-        assert av.rwsem.writer == 0 and av.rwsem.readers == 0
-    assert live(m, anon_vma) == len(entries)
-    assert live(m, anon_vma_chain) == sum(entries.values())
-    for i in range(SIZES["NR_FILES"]):
-        f = the_file(i)
-        assert f.f_count == f.i_mmap_vmas == files[f.k_v]
-        assert f.i_mmap_rwsem.writer == 0
-    assert mm.mmap_sem.writer == 0 and mm.mmap_sem.readers == 0 and mm.page_table_lock.owner == 0
-    assert not m.held
+    with machine() as it:
+        yield it
 
 
 # -- the eight cases
@@ -230,7 +128,7 @@ def test_case6_three_become_one(m) -> None:
 
 @pytest.mark.parametrize("touched", [(2,), (6,), (2, 4), (2, 4, 6)])
 def test_case6_touched(m, touched) -> None:
-    """With the middle untouched, the outer ones may have an anon_vma; it is the last one's that is imported."""
+    """With the middle untouched, an outer one may have an anon_vma; the last one's is imported."""
     mmap(2, 4)
     mmap(4, 6, R)
     mmap(6, 8)
@@ -589,132 +487,3 @@ def test_validate_mm_sees_overlap_and_emptiness(m, field, value) -> None:
     setattr(vmas()[0], field, value)
     with pytest.raises(KernelBug, match="validate-mm"):
         validate_mm(the(mm_struct))
-
-
-# -- random sequences against a dictionary of pages
-Page = tuple[int, int, int]  # flags, file (0: none), offset
-
-
-class Reference:
-    """What each page should be, page by page; knows nothing of VMAs."""
-
-    def __init__(self) -> None:
-        self.page: dict[int, Page] = {}
-
-    def mmap(self, a: int, b: int, flags: int, f: int, pgoff: int) -> None:
-        for p in range(a, b):
-            self.page[p] = (flags, f, pgoff + p - a if f else p)
-
-    def munmap(self, a: int, b: int) -> None:
-        for p in range(a, b):
-            self.page.pop(p, None)
-
-    def mprotect(self, a: int, b: int, prot: int) -> int:
-        for p in range(a, b):
-            if p not in self.page:
-                return -ENOMEM
-            flags, f, off = self.page[p]
-            self.page[p] = (flags & ~7 | prot, f, off)
-        return 0
-
-    def runs(self) -> list[tuple[int, int, Page]]:
-        """Maximal runs of pages that one VMA could hold."""
-        out: list[tuple[int, int, Page]] = []
-        for p in sorted(self.page):
-            flags, f, off = self.page[p]
-            if out:
-                a, b, (fl, ff, o) = out[-1]
-                if b == p and (fl, ff, o + b - a) == (flags, f, off):
-                    out[-1] = (a, p + 1, (fl, ff, o))
-                    continue
-            out.append((p, p + 1, (flags, f, off)))
-        return out
-
-
-def pages_of_vmas() -> dict[int, Page]:
-    out: dict[int, Page] = {}
-    for v in vmas():
-        for p in range(int(v.vm_start), int(v.vm_end)):
-            assert p not in out
-            out[p] = (int(v.vm_flags), v.vm_file.k_v, int(v.vm_pgoff) + p - int(v.vm_start))
-    return out
-
-
-def random_range(rng: random.Random) -> tuple[int, int]:
-    a = rng.randrange(PAGES)
-    return a, min(PAGES, a + rng.randint(1, 6))
-
-
-def random_step(m: Machine, rng: random.Random, ref: Reference, failing: bool) -> None:
-    a, b = random_range(rng)
-    kind = rng.choice(["mmap", "mmap", "file", "munmap", "mprotect", "mprotect", "mprotect"])
-    prot = rng.choice([NONE, R, RW, RW])
-    before = dict(ref.page)
-    if failing and rng.random() < 0.5:
-        the(faults_left).n = 1
-        m.choices = [0] * rng.randrange(4) + [1]
-    if kind == "mmap":
-        got = mmap(a, b, prot)
-        ref.mmap(a, b, prot, 0, 0)
-        want = a
-    elif kind == "file":
-        f, shared = rng.randint(1, 2), rng.random() < 0.5
-        pgoff = a + rng.choice([0, 0, 0, 2])
-        got = mmap_file(a, b, prot, pgoff, shared, f - 1)
-        ref.mmap(a, b, prot | (VM_SHARED if shared else 0), f, pgoff)
-        want = a
-    elif kind == "munmap":
-        got, want = munmap(a, b), 0
-        ref.munmap(a, b)
-    else:
-        got, want = mprotect(a, b, prot), ref.mprotect(a, b, prot)
-    failed = failing and the(faults_left).n == 0 and not m.choices
-    the(faults_left).n, m.choices = 0, []
-    now = pages_of_vmas()
-    if not failed or got >= 0:
-        assert got == want
-        assert now == ref.page
-        return
-    # It ran out of memory: what it had done by then stays.
-    assert got == -ENOMEM
-    for p in set(before) | set(now):
-        old, new = before.get(p), now.get(p)
-        if a <= p < b and kind in ("mmap", "file"):
-            assert new in (old, None)
-        elif a <= p < b and kind == "mprotect":
-            assert new in (old, ref.page.get(p))
-        else:
-            assert new == old
-    ref.page = now
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_random_untouched(m, seed) -> None:
-    """Without anon_vmas everything that can be merged is merged, after every operation."""
-    rng = random.Random(seed)
-    ref = Reference()
-    for _ in range(250):
-        random_step(m, rng, ref, False)
-        got = [
-            (int(v.vm_start), int(v.vm_end), (int(v.vm_flags), v.vm_file.k_v, int(v.vm_pgoff))) for v in vmas()
-        ]
-        assert got == ref.runs()
-        check_all(m)
-    want = {f"vma_merge/case{i}" for i in range(1, 9)}
-    assert seed or want <= set(m.counters), "the sequence does not reach every case"
-
-
-@pytest.mark.parametrize("failing", [False, True])
-@pytest.mark.parametrize("seed", range(4))
-def test_random_touched(m, seed, failing) -> None:
-    rng = random.Random(100 + seed)
-    ref = Reference()
-    for _ in range(250):
-        random_step(m, rng, ref, failing)
-        check_all(m)
-        if ref.page and rng.random() < 0.5:
-            touch(rng.choice(list(ref.page)))
-            check_all(m)
-    munmap(0, PAGES)
-    check_all(m)
-    assert live(m, anon_vma) == live(m, anon_vma_chain) == live(m, vm_area_struct) == 0

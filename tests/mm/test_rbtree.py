@@ -1,4 +1,4 @@
-"""The red-black tree of VMAs: its rules after thousands of changes, and what a lookup without the lock meets."""
+"""The red-black tree of VMAs: its rules after thousands of changes, and lookups between any two stores."""
 
 from __future__ import annotations
 
@@ -6,15 +6,27 @@ import random
 
 import pytest
 
-from seqfault.kernel import Machine, kmem_cache_free, kmem_cache_zalloc, the
+from seqfault.kernel import NULL, Machine, kmem_cache_free, kmem_cache_zalloc, the
 from seqfault.kernel.layout import Layout
-from seqfault.mm.rbtree import RB_CLEAR_NODE, RB_EMPTY_NODE, rb_erase, rb_first, rb_insert_color, rb_link_node, rb_next
+from seqfault.mm.rbtree import (
+    RB_CLEAR_NODE,
+    RB_EMPTY_NODE,
+    rb_erase,
+    rb_first,
+    rb_insert_color,
+    rb_link_node,
+    rb_next,
+)
 from seqfault.mm.types import mm_struct, vm_area_struct
 
 
+def memory(pages: int, vmas: int) -> Layout:
+    sizes = {"NR_PAGES": pages, "NR_VMAS": vmas, "PGOFF_MAX": pages, "PTRS_PER_PTE": 4, "NR_TASKS": 1}
+    return Layout([mm_struct, vm_area_struct], sizes)
+
+
 def machine(pages: int, vmas: int) -> Machine:
-    sizes = {"NR_PAGES": pages, "NR_VMAS": vmas, "PGOFF_MAX": pages, "PTRS_PER_PTE": 4, "NR_CPUS": 1, "NR_TASKS": 1}
-    return Machine(Layout([mm_struct, vm_area_struct], sizes))
+    return Machine(memory(pages, vmas))
 
 
 def insert(mm, at: int):
@@ -46,8 +58,6 @@ def black_height(node, parent, low: int, high: int) -> tuple[int, int]:
 
 
 def check_tree(mm, want: list[int]) -> None:
-    from seqfault.kernel import NULL
-
     _, n = black_height(mm.mm_rb, NULL, 0, 1 << 20)
     assert n == len(want)
     got, node = [], rb_first(mm)
@@ -128,8 +138,7 @@ class Watched(Machine):
 
 def test_lookups_between_stores_end_but_may_miss() -> None:
     rng = random.Random(7)
-    sizes = {"NR_PAGES": 32, "NR_VMAS": 16, "PGOFF_MAX": 32, "PTRS_PER_PTE": 4, "NR_CPUS": 1, "NR_TASKS": 1}
-    m = Watched(Layout([mm_struct, vm_area_struct], sizes))
+    m = Watched(memory(32, 16))
     with m:
         mm, there = the(mm_struct), {}
         for _ in range(150):

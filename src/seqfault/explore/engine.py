@@ -52,7 +52,7 @@ WHY_DONE, WHY_PAUSE, WHY_FRONTIER, WHY_TABLE, WHY_OUTCOMES = range(5)
 V_KIND, V_PC, V_POOL, V_INDEX, V_STATE, V_PROCESS, V_CHOICE, V_COUNT = range(8)
 
 
-@njit(inline="always")
+@njit(cache=True)
 def fingerprint(B, nw):  # type: ignore[no-untyped-def]
     h = np.uint64(0x9E3779B97F4A7C15)
     for w in range(nw):

@@ -47,12 +47,12 @@ DYN = 8
 T_LOAD, T_STORE, T_ALLOC, T_FREE, T_EMIT = range(5)
 
 
-@njit(inline="always")
+@njit(cache=True)
 def get(B, tab, s, pb):  # type: ignore[no-untyped-def]
     return tab[s, 3] + ((B[tab[s, 0] + tab[s, 5] * pb] >> tab[s, 1]) & tab[s, 2])
 
 
-@njit(inline="always")
+@njit(cache=True)
 def put(B, tab, s, pb, v):  # type: ignore[no-untyped-def]
     """Store in a register; False if the value does not fit."""
     w = tab[s, 0] + tab[s, 5] * pb
@@ -64,7 +64,7 @@ def put(B, tab, s, pb, v):  # type: ignore[no-untyped-def]
     return span < 0 or (0 <= u <= span)
 
 
-@njit(inline="always")
+@njit(cache=True)
 def violate(viol, dyn, kind, pc, pool, index, process):  # type: ignore[no-untyped-def]
     n = dyn[D_VIOLATIONS]
     if n < viol.shape[0]:
@@ -76,7 +76,7 @@ def violate(viol, dyn, kind, pc, pool, index, process):  # type: ignore[no-untyp
         dyn[D_VIOLATIONS] = n + 1
 
 
-@njit(inline="always")
+@njit(cache=True)
 def event(trace, dyn, kind, pc, a, v):  # type: ignore[no-untyped-def]
     n = dyn[D_TRACE]
     if n < trace.shape[0]:
@@ -87,7 +87,7 @@ def event(trace, dyn, kind, pc, a, v):  # type: ignore[no-untyped-def]
         dyn[D_TRACE] = n + 1
 
 
-@njit(inline="always")
+@njit(cache=True)
 def mix(h):  # type: ignore[no-untyped-def]
     """A bijection of 64 bits that spreads every bit (after Stafford's variants of MurmurHash3's finaliser)."""
     h ^= h >> np.uint64(32)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from numba import njit
 
 
-@njit(inline="always")
+@njit(cache=True)
 def load(B, tab, addr, process):  # type: ignore[no-untyped-def]
     """Raw value of cell `addr`, as `process` sees it."""
     return (B[tab[addr, 0]] >> tab[addr, 1]) & tab[addr, 2]
 
 
-@njit(inline="always")
+@njit(cache=True)
 def store(B, tab, addr, raw, process):  # type: ignore[no-untyped-def]
     """Store a raw value to cell `addr` by `process`."""
     w = tab[addr, 0]

@@ -107,7 +107,7 @@ def reusable_anon_vma(
 
 
 def find_mergeable_anon_vma(vma: ptr[vm_area_struct]) -> ptr[anon_vma]:
-    """A neighbour's anon_vma that a VMA about to get its first page should use, so that they can merge later."""
+    """A neighbour's anon_vma, for a VMA about to get its first page, so that they can merge later."""
     near = vma.vm_next
     if near:
         av = reusable_anon_vma(near, vma, near)
@@ -120,7 +120,7 @@ def find_mergeable_anon_vma(vma: ptr[vm_area_struct]) -> ptr[anon_vma]:
 
 
 def anon_vma_prepare(vma: ptr[vm_area_struct]) -> errno_t:
-    """Make sure that `vma` has an anon_vma before its first anonymous page.  Asks for mmap_sem, for reading."""
+    """Make sure that `vma` has an anon_vma before its first anonymous page.  Needs mmap_sem, for reading."""
     if vma.anon_vma:
         return 0
     return __anon_vma_prepare(vma)

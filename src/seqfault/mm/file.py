@@ -1,7 +1,7 @@
 """Open files and the VMAs that map them.  include/linux/fs.h, fs/file_table.c, mm/interval_tree.c, 4.12.
 
-The interval tree `i_mmap` is reduced to how many VMAs it holds: what walks it (truncation, the reverse map) is
-not modelled.  Its lock is taken where Linux takes it.
+The interval tree `i_mmap` is reduced to how many VMAs it holds: what walks it (truncation, the reverse map)
+is not modelled.  Its lock is taken where Linux takes it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Merging VMAs, and moving their boundaries.  mm/mmap.c, 4.12.
 
-The cases of vma_merge, where AAAA is the range with its new properties, P the VMA before it, N the one after it,
+The cases of vma_merge, where AAAA is the range with its new properties, P the VMA before it, N the one after,
 X one that lies in it exactly:
 
     hole      1  PPPPAAAANNNN -> one      2  PPPPAAAA -> P      3      AAAANNNN -> N
@@ -154,7 +154,7 @@ def __vma_adjust(
     insert: ptr[vm_area_struct],
     expand: ptr[vm_area_struct],
 ) -> errno_t:
-    """Move the bounds of `vma`, and what follows from that for `next`: shrunk, grown, removed (twice in case 6).
+    """Move the bounds of `vma`, and what that means for `next`: shrunk, grown, removed (twice in case 6).
 
     `insert`: the VMA that a split made; `expand`: the one that a merge makes larger.
     """

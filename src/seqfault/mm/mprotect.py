@@ -29,7 +29,7 @@ def mprotect_fixup(
     end: vpn_t,
     newflags: flags_t,
 ) -> tuple[errno_t, ptr[vm_area_struct]]:
-    """Give [start, end) of `vma` new flags.  Also returns the VMA that covers `end` - 1 then (Linux's `pprev`)."""
+    """Give [start, end) of `vma` new flags.  Also returns the VMA that ends it then (Linux's `pprev`)."""
     if newflags == vma.vm_flags:
         return 0, vma
     pgoff: pgoff_t = vma.vm_pgoff + (start - vma.vm_start)

@@ -1,4 +1,4 @@
-"""Whether an allocation fails: the scenario says how often it may.  Stands for mm/slab.c under memory pressure."""
+"""Whether an allocation fails: a scenario says how often it may.  Stands for mm/slab.c without memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from seqfault.mm.types import faults_left
 
 
 def mm_alloc_fails() -> bool:
-    """Asked before each allocation whose caller handles NULL.  One step: the choice is the checker's, not a CPU's."""
+    """Asked before each allocation that may return NULL.  One step: the choice is the checker's."""
     left = the(faults_left)
     with atomic():
         if left.n > 0 and choose(2) == 1:
