@@ -182,7 +182,7 @@ def interval(op: Op, a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
         v = [0, min(x[1] for x in (a, b) if x[0] >= 0)]
     elif op in (Op.OR, Op.XOR) and a[0] >= 0 and b[0] >= 0:
         v = [0, (1 << max(a[1].bit_length(), b[1].bit_length())) - 1]
-    elif op is Op.SHL and a[0] >= 0 and 0 <= b[0] and b[1] <= 62:
+    elif op is Op.SHL and a[0] >= 0 and b[0] >= 0 and b[1] <= 62:
         v = [a[0] << b[0], a[1] << b[1]]
     elif op is Op.SHR and 0 <= b[0] <= b[1] <= 63:
         v = [a[0] >> b[0], a[0] >> b[1], a[1] >> b[0], a[1] >> b[1]]

@@ -31,6 +31,7 @@ def tidy(fn: Function, full: bool) -> None:
         return n
 
     fn.entry = skip(fn.entry)
+    dead: set[int] = set()
     order: list[Node] = []
     seen: set[int] = set()
     work = [fn.entry]
@@ -42,6 +43,22 @@ def tidy(fn: Function, full: bool) -> None:
         order.append(n)
         n.next, n.alt = skip(n.next), skip(n.alt)
         work += [n.alt, n.next]
+    preds: dict[int, int] = {}
+    for n in order:
+        for m in (n.next, n.alt):
+            if m is not None:
+                preds[id(m)] = preds.get(id(m), 0) + 1
+    for n in order:
+        # a mark that begins a block moves to the block's first instruction
+        m = n.next
+        if n.op is Op.NOP and begins_step(n, full) and m is not None and preds[id(m)] == 1 and m is not n:
+            if m.op is Op.NOP or m.op is Op.HALT:
+                continue
+            n.op, n.args, n.access, n.callee, n.moves = m.op, m.args, m.access, m.callee, m.moves
+            n.where, n.next, n.alt = m.where, m.next, m.alt
+            n.stop, n.full_stop, n.seq_stop = n.stop or m.stop, n.full_stop or m.full_stop, n.seq_stop or m.seq_stop
+            dead.add(id(m))
+    order = [n for n in order if id(n) not in dead]
     fn.nodes = order
     fn.calls = [n for n in order if n.op is Op.CALL]
 

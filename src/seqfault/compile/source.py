@@ -8,7 +8,7 @@ import os
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from seqfault.compile.ir import CompileError
@@ -39,13 +39,13 @@ class Source:
 def short_file(path: str) -> str:
     """A file's name as shown: relative to the package, or to the current directory where it lies there."""
     marker = os.sep + "seqfault" + os.sep
-    if marker in path and "site-packages" + os.sep + "seqfault" in path or "src" + marker in path:
+    if (marker in path and "site-packages" + os.sep + "seqfault" in path) or "src" + marker in path:
         return path.rsplit(marker, 1)[1]
     rel = os.path.relpath(path)
     return path if rel.startswith("..") else rel
 
 
-@lru_cache(maxsize=None)
+@cache
 def source_of(fn: Func) -> Source:
     """Read a function.  Raises `CompileError` when it has no source or its signature is not typed."""
     file = inspect.getsourcefile(fn) or "?"

@@ -163,7 +163,8 @@ class Statements(Expressions):
         else:
             self.scope.names[s.target.id] = Val(self.declared(s.target.id, t), t)
         if s.value is not None:
-            self.begin_statement()
+            if not isinstance(s.value, ast.Constant):  # a constant is an initial value, as in a declaration of C
+                self.begin_statement()
             self.assign_name(s.target, self.value(s.value), s)
 
     def s_augassign(self, s: ast.AugAssign) -> None:
@@ -514,4 +515,4 @@ class Statements(Expressions):
             self.finish()
 
 
-__all__ = ["StructName", "Statements"]
+__all__ = ["Statements", "StructName"]

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from seqfault.scenarios.model import Scenario, initial_cells
+
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ir import Where
 from seqfault.explore.engine import Exploration, explore
 from seqfault.explore.model import automaton_for, program_for
 from seqfault.kernel.places import Protocol
 from seqfault.protocols import load
-from seqfault.scenarios.model import Scenario, initial_cells
 
 HOLDS, VIOLATED, INCOMPLETE = "holds", "violated", "incomplete"
 BASELINE = "mmap-sem"

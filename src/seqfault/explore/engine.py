@@ -9,40 +9,54 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
-from seqfault.explore.interp import (
-    D_HASH,
-    D_PC,
-    D_TRACE,
-    D_USED,
-    D_VIOLATIONS,
+from seqfault.explore.interp import get, mix, step
+from seqfault.explore.tables import (
     DISABLED,
-    DYN,
-    ENDS,
     K_DEADLOCK,
+    M_CLASSES,
     M_HALT,
     M_NW,
     M_OBS_BASE,
     M_OBSERVERS,
     M_PC,
-    MAX_CHOICES,
-    META,
+    M_PROCESSES,
+    M_RULES,
+    O_NOSTOP,
+    O_OBSERVERS,
+    O_PROCS,
+    O_RULES,
+    O_SEQPC,
+    O_STOP,
     OK,
-    get,
-    mix,
-    step,
+    P_BASE,
+    P_CPU,
+    P_ROLE,
+    P_WORDS,
+    PROCESS_ROW,
+    TRACE_ROW,
+    X_COUNTED,
+    X_COUNTS,
+    X_DIGITS,
+    X_EDGES,
+    X_HASH,
+    X_RADIX,
+    X_TRACE,
+    X_USED,
+    X_VIOL,
+    X_VIOLATIONS,
+    buffer,
+    program_array,
+    work_array,
 )
 
 SLACK = 4096  # room for the successors of one state
-MAX_VIOLATIONS = 512
-BUFFER = 64
-OUTCOME_SLOTS = 1 << 16
+MAX_DISTINCT = 512
 CHUNK_S = 0.15
 
 # ctl: where a chunk of the exploration stands
@@ -60,74 +74,86 @@ def fingerprint(B, nw):  # type: ignore[no-untyped-def]
     return h | np.uint64(1)
 
 
-@njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
-def encode(digits, radix, used):  # type: ignore[no-untyped-def]
+@njit(cache=True)
+def encode(X, used):  # type: ignore[no-untyped-def]
+    """One number for the choices of a step."""
     c = np.int64(0)
     for k in range(used - 1, -1, -1):
-        c = c * radix[k] + digits[k]
+        c = c * X[X_RADIX + k] + X[X_DIGITS + k]
     return c
 
 
 @njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
-def note(viol, n, distinct, ctl, state, process, choice):  # type: ignore[no-untyped-def]
-    """Enter violations into the table of distinct ones: first occurrence and count."""
-    for i in range(n):
+def note(X, distinct, ctl, state, process, choice):  # type: ignore[no-untyped-def]
+    """Enter a step's violations into the table of distinct ones: first occurrence and count."""
+    for n in range(X[X_VIOLATIONS]):
+        i = X_VIOL + 5 * n
         found = False
         for k in range(ctl[C_DISTINCT]):
-            if distinct[k, V_KIND] == viol[i, 0] and distinct[k, V_PC] == viol[i, 1] and distinct[k, V_POOL] == viol[i, 2]:
+            if distinct[k, V_KIND] == X[i] and distinct[k, V_PC] == X[i + 1] and distinct[k, V_POOL] == X[i + 2]:
                 distinct[k, V_COUNT] += 1
                 found = True
                 break
         if not found and ctl[C_DISTINCT] < distinct.shape[0]:
             k = ctl[C_DISTINCT]
             for j in range(4):
-                distinct[k, j] = viol[i, j]
+                distinct[k, j] = X[i + j]
             distinct[k, V_STATE] = state
             distinct[k, V_PROCESS] = process
             distinct[k, V_CHOICE] = choice
             distinct[k, V_COUNT] = 1
             ctl[C_DISTINCT] = k + 1
+    X[X_VIOLATIONS] = 0
 
 
 @njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
-def at_rest(B, S, nw, code, tab, nostop, masks, rettab, pools, start_raw, meta, obs, rules, kindbuf, digits, radix, viol, counts, edges, trace, dyn):  # type: ignore[no-untyped-def]
-    """Oracles and outcome of the state in S[:nw]; B is scratch.  The outcome's hash is dyn[D_HASH]."""
+def at_rest(B, S, P, X):  # type: ignore[no-untyped-def]
+    """Oracles and outcome of the state S; B is scratch.  The outcome's hash is X[X_HASH]."""
+    nw = P[M_NW]
     for w in range(nw):
         B[w] = S[w]
-    dyn[D_VIOLATIONS] = 0
-    for r in range(rules.shape[0]):
-        st = rules[r, 2]
-        if st >= 0 and get(B, tab, st, 0) != 1:
+    X[X_VIOLATIONS] = 0
+    X[X_COUNTED] = 0
+    for k in range(P[M_RULES]):
+        r = P[O_RULES] + 6 * k
+        st = P[r + 2]
+        if st >= 0 and get(B, P, st, 0) != 1:
             continue
-        v = get(B, tab, rules[r, 0], 0)
-        if (rules[r, 1] == 0 and v != 0) or (rules[r, 1] == 1 and v & 1):
-            n = dyn[D_VIOLATIONS]
-            if n < viol.shape[0]:
-                viol[n, 0] = rules[r, 3]
-                viol[n, 1] = -1 - rules[r, 0]
-                viol[n, 2] = rules[r, 4]
-                viol[n, 3] = rules[r, 5]
-                viol[n, 4] = -1
-                dyn[D_VIOLATIONS] = n + 1
-    dyn[D_HASH] = 1
-    for o in range(meta[M_OBSERVERS]):
+        v = get(B, P, P[r], 0)
+        if (P[r + 1] == 0 and v != 0) or (P[r + 1] == 1 and v & 1):
+            n = X[X_VIOLATIONS]
+            if n < 32:
+                i = X_VIOL + 5 * n
+                X[i] = P[r + 3]
+                X[i + 1] = -2 - P[r]
+                X[i + 2] = P[r + 4]
+                X[i + 3] = P[r + 5]
+                X[i + 4] = -1
+                X[X_VIOLATIONS] = n + 1
+    X[X_HASH] = 1
+    base = P[M_OBS_BASE]
+    for k in range(P[M_OBSERVERS]):
+        o = P[O_OBSERVERS] + 2 * k
         for w in range(nw):
             B[w] = S[w]
-        for w in range(obs[o, 1]):
-            B[meta[M_OBS_BASE] + w] = 0
-        step(B, code, tab, nostop, masks, True, rettab, pools, start_raw, meta, 0, meta[M_OBS_BASE], obs[o, 1], 0, obs[o, 0], digits, radix, 0, viol, counts, edges, trace, dyn)
+        for w in range(P[o + 1]):
+            B[base + w] = 0
+        step(B, P, X, 0, base, P[o + 1], 0, P[o], P[O_NOSTOP], 0)
 
 
 @njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
-def expand(cur, ncur, base, nxt, table, parent, action, ctl, limit, maxsteps, B, code, tab, stop, seqpc, masks, use_masks, exclusive, rettab, pools, start_raw, meta, procs, obs, rules, digits, radix, viol, counts, scratch_counts, edges, trace, dyn, distinct, outcomes, nostop):  # type: ignore[no-untyped-def]
+def expand(cur, ncur, base, nxt, table, parent, action, ctl, limit, maxsteps, exclusive, B, S, P, X, counts, distinct, outcomes):  # type: ignore[no-untyped-def]
     """Expand states of one depth from ctl[C_HEAD] on; why it stopped is ctl[C_WHY]."""
-    nw = meta[M_NW]
+    nw = P[M_NW]
     mask = np.uint64(table.shape[0] - 1)
     room = np.int64(table.shape[0] * 6 // 10)
     head = ctl[C_HEAD]
     tail = ctl[C_TAIL]
     stored = ctl[C_STORED]
-    nproc = procs.shape[0]
+    nproc = P[M_PROCESSES]
+    stops = P[O_STOP]
+    pcslot = P[M_PC]
+    halt = P[M_HALT]
     done = 0
     why = WHY_DONE
     while head < ncur:
@@ -144,44 +170,46 @@ def expand(cur, ncur, base, nxt, table, parent, action, ctl, limit, maxsteps, B,
             why = WHY_PAUSE
             break
         done += 1
-        S = cur[head]
+        for w in range(nw):
+            S[w] = cur[head, w]
         busy = False  # a CPU or an agent can move
         finished = True  # every CPU has
-        alone = -1  # in exclusive mode, the CPU that is inside an operation
+        alone = np.int64(-1)  # in exclusive mode, the CPU that is inside an operation
         for p in range(nproc):
-            if procs[p, 3] == 0:
-                pc = get(S, tab, meta[M_PC], procs[p, 1])
-                if pc != meta[M_HALT]:
+            i = P[O_PROCS] + p * PROCESS_ROW
+            if P[i + P_ROLE] == 0:
+                pc = get(S, P, pcslot, P[i + P_BASE])
+                if pc != halt:
                     finished = False
-                    if exclusive and seqpc[pc] == 0:
+                    if exclusive and P[P[O_SEQPC] + pc] == 0:
                         alone = p
         for p in range(nproc):
-            pb = procs[p, 1]
-            pc = get(S, tab, meta[M_PC], pb)
-            if pc == meta[M_HALT]:
+            i = P[O_PROCS] + p * PROCESS_ROW
+            pb = P[i + P_BASE]
+            pc = get(S, P, pcslot, pb)
+            if pc == halt:
                 continue
-            role = procs[p, 3]
+            role = P[i + P_ROLE]
             if alone >= 0 and role == 0 and alone != p:
                 continue
-            depth = 0
+            depth = np.int64(0)
             while True:
                 for w in range(nw):
                     B[w] = S[w]
-                dyn[D_VIOLATIONS] = 0
-                status = step(B, code, tab, stop, masks, use_masks, rettab, pools, start_raw, meta, p, pb, procs[p, 2], procs[p, 4], pc, digits, radix, depth, viol, scratch_counts, edges, trace, dyn)
-                used = dyn[D_USED]
-                if dyn[D_VIOLATIONS] or status == OK:
-                    choice = encode(digits, radix, used)
-                    if dyn[D_VIOLATIONS]:
-                        note(viol, dyn[D_VIOLATIONS], distinct, ctl, base + head, p, choice)
+                X[X_COUNTED] = 0
+                status = step(B, P, X, p, pb, P[i + P_WORDS], P[i + P_CPU], pc, stops, depth)
+                used = X[X_USED]
+                choice = np.int64(0)
+                if used:
+                    choice = encode(X, used)
+                if X[X_VIOLATIONS]:
+                    note(X, distinct, ctl, base + head, p, choice)
                 if status != DISABLED:
-                    for k in range(counts.shape[0]):
-                        counts[k] += scratch_counts[k]
+                    for k in range(X[X_COUNTED]):
+                        counts[X[X_COUNTS + k]] += 1
                     ctl[C_TRANSITIONS] += 1
                     if role <= 1:
                         busy = True
-                for k in range(counts.shape[0]):
-                    scratch_counts[k] = 0
                 if status == OK:
                     h = fingerprint(B, nw)
                     s = h & mask
@@ -201,35 +229,33 @@ def expand(cur, ncur, base, nxt, table, parent, action, ctl, limit, maxsteps, B,
                         s = (s + np.uint64(1)) & mask
                 # the next combination of choices
                 k = used - 1
-                while k >= 0 and digits[k] + 1 >= radix[k]:
+                while k >= 0 and X[X_DIGITS + k] + 1 >= X[X_RADIX + k]:
                     k -= 1
                 if k < 0:
                     break
-                digits[k] += 1
+                X[X_DIGITS + k] += 1
                 depth = k + 1
         if not busy:
             if finished:
                 ctl[C_FINALS] += 1
-                at_rest(B, S, nw, code, tab, nostop, masks, rettab, pools, start_raw, meta, obs, rules, 0, digits, radix, viol, scratch_counts, edges, trace, dyn)
-                for k in range(counts.shape[0]):
-                    scratch_counts[k] = 0
-                if dyn[D_VIOLATIONS]:
-                    note(viol, dyn[D_VIOLATIONS], distinct, ctl, base + head, -1, 0)
-                oh = dyn[D_HASH]
+                at_rest(B, S, P, X)
+                note(X, distinct, ctl, base + head, -1, 0)
+                oh = X[X_HASH]
                 om = outcomes.shape[0] - 1
-                s2 = np.int64(np.uint64(oh) & np.uint64(om))
+                s2 = oh & om
                 while outcomes[s2, 1] >= 0 and outcomes[s2, 0] != oh:
                     s2 = (s2 + 1) & om
                 if outcomes[s2, 1] < 0:
                     outcomes[s2, 0] = oh
                     outcomes[s2, 1] = base + head
                     ctl[C_OUTCOMES] += 1
-            elif not exclusive or alone < 0 or True:
-                viol[0, 0] = meta[K_DEADLOCK]
-                viol[0, 1] = -1
-                viol[0, 2] = -1
-                viol[0, 3] = 0
-                note(viol, 1, distinct, ctl, base + head, -1, 0)
+            else:
+                X[X_VIOL] = P[K_DEADLOCK]
+                X[X_VIOL + 1] = -1
+                X[X_VIOL + 2] = -1
+                X[X_VIOL + 3] = 0
+                X[X_VIOLATIONS] = 1
+                note(X, distinct, ctl, base + head, -1, 0)
         head += 1
     ctl[C_HEAD] = head
     ctl[C_TAIL] = tail
@@ -307,106 +333,71 @@ class Exploration:
         return path
 
 
-class Tables:
-    """An automaton as the arrays that compiled code reads."""
+class Executor:
+    """Runs single steps of an automaton under one scenario's data."""
 
-    def __init__(self, a: Automaton, rom: NDArray[np.int64], mode: str):
-        self.a = a
-        self.code, self.rettab, self.seqpc = a.code, a.rettab, a.seqpc
-        self.tab, self.masks = a.tab, a.masks
+    def __init__(self, a: Automaton, rom: NDArray[np.int64], mode: str = "merged", dead: bool = True, trace_room: int = 0):
+        self.a, self.mode = a, mode
         self.stop = a.stop[mode]
-        self.nostop = np.zeros_like(self.stop)
-        self.pools = np.array([[p.base, p.stride, p.n, p.state, int(p.typesafe)] for p in a.pools] or [[0] * 5], np.int64)
-        start = np.zeros(max(1, a.ncell), np.int64)
-        for i, c in enumerate(a.cells):
-            start[i] = c.start - a.tab[i, 3]
-        self.start_raw = start
-        kind = {k: i for i, k in enumerate(a.kinds)}
-        meta = np.zeros(META, np.int64)
-        meta[:6] = a.pc_slot, a.held_slot, a.cpu_slot, a.process_slot, a.nw, a.halt_pc
-        for i, k in enumerate(
-            (
-                "range-overflow",
-                "uninitialised-read",
-                "arithmetic-overflow",
-                "division-by-zero",
-                "bad-shift",
-                "null-dereference",
-                "use-after-free",
-                "index-out-of-range",
-                "pool-exhausted",
-                "double-free",
-                "endless-step",
-                "deadlock",
-            )
-        ):
-            meta[6 + i] = kind[k]
-        meta[18:21] = a.observer_base, len(a.observers), len(a.lock_classes)
-        self.meta = meta
-        self.procs = np.array([[p.entry, p.base, p.words, p.role, p.cpu] for p in a.processes], np.int64)
-        self.obs = np.array([[pc, a.observer_words] for pc in a.observers] or [[0, 0]], np.int64)
-        pool_of = {p.name: i for i, p in enumerate(a.pools)}
-        self.rules = np.array(
-            [[r.cell, r.rule, r.state, r.kind, pool_of[a.cells[r.cell].pool], a.cells[r.cell].index] for r in a.rest_rules],
-            np.int64,
-        ).reshape(-1, 6)
-        self.B = np.zeros(a.nw + a.nx, np.int64)
-        for w, v in a.const_words:
-            self.B[w] = v
-        if a.rom_cells:
-            at = int(a.tab[a.rom_cells[0], 0])
-            self.B[at : at + len(rom)] = rom
-        self.digits = np.zeros(MAX_CHOICES, np.int64)
-        self.radix = np.ones(MAX_CHOICES, np.int64)
-        self.viol = np.zeros((BUFFER, 5), np.int64)
-        self.counts = np.zeros(max(1, len(a.counters)), np.int64)
-        self.scratch_counts = np.zeros_like(self.counts)
-        n = max(1, len(a.lock_classes))
-        self.edges = np.zeros((n, n), np.int64)
-        self.no_trace = np.zeros((0, 4), np.int64)
-        self.dyn = np.zeros(DYN, np.int64)
+        self.P = program_array(a, mode, dead and mode != "full")
+        self.X = work_array(a, trace_room)
+        self.B = buffer(a, rom)
 
-    def run(self, words: NDArray[np.int64], p: int, choice: int, use_masks: bool, trace: NDArray[np.int64] | None = None) -> int:
-        """One step of process `p` with the choices that `choice` encodes; `words` is changed in place."""
-        a = self.a
+    def pc(self, words: NDArray[np.int64], p: int) -> int:
+        """Where process `p` stands."""
+        slot = self.a.tab[self.a.pc_slot]
+        return int(words[self.a.processes[p].base] & slot[2])
+
+    def run(self, words: NDArray[np.int64], p: int, choice: int = 0) -> int:
+        """One step of process `p` with the choices that `choice` encodes; `words` is changed in place if it is OK.
+
+        Returns OK, DISABLED or ENDS.  Violations and events are in `X`.
+        """
+        a, x = self.a, self.X
         nw = a.nw
-        self.B[:nw] = words
         info = a.processes[p]
-        pc = int(get_pc(self.B, self.tab, a.pc_slot, info.base))
-        self.dyn[:] = 0
-        digits, code, n = [], choice, 0
-        # the radices are known only as the choices are met: decode them one by one
-        while True:
-            self.digits[: len(digits)] = digits
+        pc = self.pc(words, p)
+        digits: list[int] = []
+        code = choice
+        while True:  # how many alternatives a choice has is known only when it is met
+            x[X_DIGITS : X_DIGITS + len(digits)] = digits
             self.B[:nw] = words
-            self.dyn[:] = 0
-            status = step(
-                self.B, self.code, self.tab, self.stop, self.masks, use_masks, self.rettab, self.pools, self.start_raw,
-                self.meta, p, info.base, info.words, info.cpu, pc, self.digits, self.radix, len(digits), self.viol,
-                self.counts, self.edges, self.no_trace if trace is None else trace, self.dyn,
-            )
-            used = int(self.dyn[D_USED])
-            if used <= n:
+            x[X_VIOLATIONS] = x[X_COUNTED] = x[X_TRACE] = 0
+            status = step(self.B, self.P, x, p, info.base, info.words, info.cpu, pc, int(self.P[O_STOP]), len(digits))
+            if int(x[X_USED]) <= len(digits):
                 break
-            r = int(self.radix[n])
+            r = int(x[X_RADIX + len(digits)])
             digits.append(code % r)
             code //= r
-            n += 1
-        words[:] = self.B[:nw]
+        if status == OK:
+            words[:] = self.B[:nw]
         return int(status)
 
+    def rest(self, words: NDArray[np.int64]) -> int:
+        """Apply the oracles of states at rest; returns the outcome's hash."""
+        self.X[X_TRACE] = 0
+        at_rest(self.B, words, self.P, self.X)
+        return int(self.X[X_HASH])
 
-@njit(cache=True)
-def get_pc(B, tab, slot, pb):  # type: ignore[no-untyped-def]
-    return get(B, tab, slot, pb)
+    def violations(self) -> list[tuple[int, int, int, int]]:
+        """(kind, instruction, struct, object) of each violation of the last step."""
+        n = int(self.X[X_VIOLATIONS])
+        rows = self.X[X_VIOL : X_VIOL + 5 * n].reshape(-1, 5)
+        return [(int(r[0]), int(r[1]), int(r[2]), int(r[3])) for r in rows]
 
+    def trace(self) -> NDArray[np.int64]:
+        """Events of the last step: rows of kind, instruction, cell, value."""
+        at = X_EDGES + int(self.P[M_CLASSES]) ** 2
+        return self.X[at : at + TRACE_ROW * int(self.X[X_TRACE])].reshape(-1, TRACE_ROW).copy()
 
-def settle_entries(t: Tables, words: NDArray[np.int64], use_masks: bool) -> None:
-    """Run each process through the local work before its first step, which nobody can see."""
-    for p, info in enumerate(t.a.processes):
-        pc = int(get_pc(words, t.tab, t.a.pc_slot, info.base))
-        if pc == info.entry and not t.stop[pc]:
-            t.run(words, p, 0, use_masks)
+    def start(self, init: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The initial state, each process run through the local work before its first step, which nobody can see."""
+        words = init.astype(np.uint64).view(np.int64).copy()
+        for p, info in enumerate(self.a.processes):
+            pc = self.pc(words, p)
+            if pc == info.entry and not self.stop[pc]:
+                self.run(words, p)
+        return words
 
 
 def explore(
@@ -429,14 +420,13 @@ def explore(
     makes the result incomplete.  `progress(exploration so far, frontier)` is called several times a second.
     """
     t0 = time.perf_counter()
-    use_masks = dead and mode != "full"
-    t = Tables(automaton, rom, mode)
+    t = Executor(automaton, rom, mode, dead)
     nw = automaton.nw
-    first = init.astype(np.uint64).view(np.int64).copy()
-    if mode == "merged":
-        settle_entries(t, first, use_masks)
-    t.counts[:] = 0
-    t.edges[:] = 0
+    first = t.start(init)
+    counts = np.zeros(max(1, len(automaton.counters)), np.int64)
+    t.X[X_EDGES:] = 0
+    t.X[X_VIOLATIONS] = 0
+    scratch = np.zeros(nw + 1, np.int64)
     ctl = np.zeros(16, np.int64)
     table = np.zeros(1 << 14, np.uint64)
     cur = np.zeros((SLACK, nw), np.int64)
@@ -445,7 +435,7 @@ def explore(
     parent = np.zeros(2 * SLACK, np.int64)
     action = np.zeros(2 * SLACK, np.int64)
     table[int(fingerprint_of(first, nw)) & (len(table) - 1)] = fingerprint_of(first, nw)
-    distinct = np.zeros((MAX_VIOLATIONS, 8), np.int64)
+    distinct = np.zeros((MAX_DISTINCT, 8), np.int64)
     outcomes = np.full((1 << 10, 2), -1, np.int64)
     ex = Exploration(automaton)
     ncur, base, depth = 1, 0, 0
@@ -457,9 +447,8 @@ def explore(
         c0 = time.perf_counter()
         before = int(ctl[C_HEAD])
         expand(
-            cur, ncur, base, nxt, table, parent, action, ctl, max_states, budget, t.B, t.code, t.tab, t.stop, t.seqpc,
-            t.masks, use_masks, exclusive, t.rettab, t.pools, t.start_raw, t.meta, t.procs, t.obs, t.rules, t.digits,
-            t.radix, t.viol, t.counts, t.scratch_counts, t.edges, t.no_trace, t.dyn, distinct, outcomes, t.nostop,
+            cur, ncur, base, nxt, table, parent, action, ctl, max_states, budget, exclusive,
+            t.B, scratch, t.P, t.X, counts, distinct, outcomes,
         )
         now = time.perf_counter()
         why = int(ctl[C_WHY])
@@ -471,9 +460,7 @@ def explore(
             stop_reason = f"limit of {max_states:,} states"
         elif timeout is not None and now - t0 > timeout:
             stop_reason = f"time limit of {timeout:g} s"
-        elif why == WHY_TABLE and used + table.nbytes > max_memory:
-            stop_reason = f"memory limit of {max_memory / (1 << 20):,.0f} MiB"
-        elif why == WHY_FRONTIER and used + nxt.nbytes + parent.nbytes > max_memory:
+        elif (why == WHY_TABLE and used + table.nbytes > max_memory) or (why == WHY_FRONTIER and used + nxt.nbytes + parent.nbytes > max_memory):
             stop_reason = f"memory limit of {max_memory / (1 << 20):,.0f} MiB"
         if progress is not None:
             ex.states, ex.transitions, ex.depth, ex.seconds = int(ctl[C_STORED]), int(ctl[C_TRANSITIONS]), depth, now - t0
@@ -493,7 +480,7 @@ def explore(
         elif why == WHY_OUTCOMES:
             bigger2 = np.full((len(outcomes) * 2, 2), -1, np.int64)
             for h, s in outcomes[outcomes[:, 1] >= 0]:
-                k = int(np.uint64(np.int64(h).view(np.uint64)) & np.uint64(len(bigger2) - 1))
+                k = int(h) & (len(bigger2) - 1)
                 while bigger2[k, 1] >= 0:
                     k = (k + 1) & (len(bigger2) - 1)
                 bigger2[k] = h, s
@@ -511,17 +498,19 @@ def explore(
     n = int(ctl[C_STORED])
     ex.states, ex.transitions, ex.finals, ex.depth = n, int(ctl[C_TRANSITIONS]), int(ctl[C_FINALS]), depth
     ex.parent, ex.action = parent[:n].copy(), action[:n].copy()
-    ex.counters = t.counts.copy()
+    ex.counters = counts
     ex.outcomes = {int(h): int(s) for h, s in outcomes if s >= 0}
     ex.complete, ex.reason = not stop_reason, stop_reason
     for row in distinct[: int(ctl[C_DISTINCT])]:
         k, pc, pool, index, state, process, choice, count = (int(x) for x in row)
         cell = -1
-        if pc < -1 or (pc == -1 and automaton.kinds[k] in ("lock-left-held", "sequence-left-odd")):
-            cell, pc = -1 - pc, -1
+        if pc < -1:  # a rule about a cell
+            cell, pc = -2 - pc, -1
         ex.violations.append(Found(k, pc, pool, index, state, process, choice, count, cell))
-    for i, j in zip(*np.nonzero(t.edges), strict=True):
-        ex.edges.append((int(i), int(j), int(t.edges[i, j]) - 1))
+    n = len(automaton.lock_classes)
+    edges = t.X[X_EDGES : X_EDGES + n * n].reshape(n, n)
+    for i, j in zip(*np.nonzero(edges), strict=True):
+        ex.edges.append((int(i), int(j), int(edges[i, j]) - 1))
     ex.bytes = table.nbytes + cur.nbytes + nxt.nbytes + parent.nbytes + action.nbytes
     ex.seconds = time.perf_counter() - t0
     return ex
@@ -533,4 +522,4 @@ def fingerprint_of(words, nw):  # type: ignore[no-untyped-def]
 
 
 Path = Sequence[tuple[int, int]]
-__all__ = ["D_PC", "D_TRACE", "ENDS", "Any", "Exploration", "Found", "Path", "Tables", "explore", "settle_entries"]
+__all__ = ["Executor", "Exploration", "Found", "Path", "explore"]

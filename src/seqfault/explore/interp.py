@@ -1,7 +1,9 @@
 """Tier 0: one step of one process, interpreted.
 
 The operations are fixed and compiled once, whatever the protocol; an automaton is data.  docs/engine.md has
-their meaning.
+their meaning.  An automaton is one array `P` (header, then tables at the offsets that the header names), what a step
+leaves behind one array `X`: numba counts references for every array that a function is given, which
+with one array for each table took more time than the steps.
 """
 
 from __future__ import annotations
@@ -10,81 +12,104 @@ import numpy as np
 from numba import njit
 
 from seqfault.explore.memory_sc import load, store
-
-OK, DISABLED, ENDS = 0, 1, 2
-MAX_INSTRUCTIONS = 100_000
-MAX_CHOICES = 16
-
-# meta: what the interpreter must know of an automaton besides its tables
-(
-    M_PC,
-    M_HELD,
-    M_CPU,
-    M_PROCESS,
-    M_NW,
-    M_HALT,
-    K_RANGE,
-    K_UNINIT,
-    K_OVERFLOW,
+from seqfault.explore.tables import (
+    DISABLED,
+    ENDS,
     K_DIV,
-    K_SHIFT,
-    K_NULL,
-    K_UAF,
-    K_INDEX,
-    K_POOL,
     K_DOUBLE_FREE,
     K_ENDLESS,
-    K_DEADLOCK,
-    M_OBS_BASE,
-    M_OBSERVERS,
+    K_INDEX,
+    K_NULL,
+    K_OVERFLOW,
+    K_POOL,
+    K_RANGE,
+    K_SHIFT,
+    K_UAF,
+    K_UNINIT,
     M_CLASSES,
-) = range(21)
-META = 21
-# dyn: what a step leaves behind
-D_VIOLATIONS, D_USED, D_TRACE, D_HASH, D_PC = range(5)
-DYN = 8
-# events of a trace
-T_LOAD, T_STORE, T_ALLOC, T_FREE, T_EMIT = range(5)
+    M_CPU,
+    M_HELD,
+    M_NW,
+    M_PC,
+    M_PROCESS,
+    M_REGION,
+    M_USE_MASKS,
+    MAX_COUNTED,
+    MAX_INSTRUCTIONS,
+    MAX_VIOLATIONS,
+    O_CODE,
+    O_MASKS,
+    O_POOLS,
+    O_RETTAB,
+    O_START,
+    O_TAB,
+    OK,
+    ROW,
+    SLOT,
+    T_ALLOC,
+    T_EMIT,
+    T_FREE,
+    T_LOAD,
+    T_STORE,
+    TRACE_ROW,
+    X_COUNTED,
+    X_COUNTS,
+    X_DIGITS,
+    X_EDGES,
+    X_HASH,
+    X_RADIX,
+    X_STAND,
+    X_TRACE,
+    X_TRACE_ROOM,
+    X_USED,
+    X_VIOL,
+    X_VIOLATIONS,
+)
 
 
 @njit(cache=True)
-def get(B, tab, s, pb):  # type: ignore[no-untyped-def]
-    return tab[s, 3] + ((B[tab[s, 0] + tab[s, 5] * pb] >> tab[s, 1]) & tab[s, 2])
+def get(B, P, s, pb):  # type: ignore[no-untyped-def]
+    """Value of slot `s` of a process whose region begins at word `pb`."""
+    i = np.uintp(P[O_TAB] + s * SLOT)
+    return P[i + np.uintp(3)] + ((B[np.uintp(P[i] + (P[i + np.uintp(5)] & pb))] >> P[i + np.uintp(1)]) & P[i + np.uintp(2)])
 
 
 @njit(cache=True)
-def put(B, tab, s, pb, v):  # type: ignore[no-untyped-def]
+def put(B, P, s, pb, v):  # type: ignore[no-untyped-def]
     """Store in a register; False if the value does not fit."""
-    w = tab[s, 0] + tab[s, 5] * pb
-    m = tab[s, 2]
-    sh = tab[s, 1]
-    u = v - tab[s, 3]
+    i = np.uintp(P[O_TAB] + s * SLOT)
+    w = np.uintp(P[i] + (P[i + np.uintp(5)] & pb))
+    m = P[i + np.uintp(2)]
+    sh = P[i + np.uintp(1)]
+    u = v - P[i + np.uintp(3)]
     B[w] = (B[w] & ~(m << sh)) | ((u & m) << sh)
-    span = tab[s, 4]
+    span = P[i + np.uintp(4)]
     return span < 0 or (0 <= u <= span)
 
 
 @njit(cache=True)
-def violate(viol, dyn, kind, pc, pool, index, process):  # type: ignore[no-untyped-def]
-    n = dyn[D_VIOLATIONS]
-    if n < viol.shape[0]:
-        viol[n, 0] = kind
-        viol[n, 1] = pc
-        viol[n, 2] = pool
-        viol[n, 3] = index
-        viol[n, 4] = process
-        dyn[D_VIOLATIONS] = n + 1
+def violate(X, kind, pc, pool, index, process):  # type: ignore[no-untyped-def]
+    n = X[X_VIOLATIONS]
+    if n < MAX_VIOLATIONS:
+        i = X_VIOL + 5 * n
+        X[i] = kind
+        X[i + 1] = pc
+        X[i + 2] = pool
+        X[i + 3] = index
+        X[i + 4] = process
+        X[X_VIOLATIONS] = n + 1
 
 
 @njit(cache=True)
-def event(trace, dyn, kind, pc, a, v):  # type: ignore[no-untyped-def]
-    n = dyn[D_TRACE]
-    if n < trace.shape[0]:
-        trace[n, 0] = kind
-        trace[n, 1] = pc
-        trace[n, 2] = a
-        trace[n, 3] = v
-        dyn[D_TRACE] = n + 1
+def event(P, X, kind, pc, a, v):  # type: ignore[no-untyped-def]
+    n = X[X_TRACE]
+    if n < X[X_TRACE_ROOM]:
+        i = X_EDGES + P[M_CLASSES] * P[M_CLASSES] + TRACE_ROW * n
+        X[i] = kind
+        X[i + 1] = pc
+        X[i + 2] = a
+        X[i + 3] = v
+        X[X_TRACE] = n + 1
 
 
 @njit(cache=True)
@@ -99,120 +124,69 @@ def mix(h):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
-def step(B, code, tab, stop, masks, use_masks, rettab, pools, start_raw, meta, p, pb, words, cpu, pc, digits, radix, depth, viol, counts, edges, trace, dyn):  # type: ignore[no-untyped-def]
-    """Run process `p` from `pc` to where its next step begins.
+def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyped-def]
+    """Run process `p`, whose region is `words` words from `pb` on, from `pc` to where its next step begins.
 
-    `B`: state words and extra words, changed in place.  `digits[:depth]`: which alternatives of CHOOSE to take
-    (0 after that); dyn[D_USED] tells how many were met, `radix` of how many each.  `viol` rows: kind, pc, pool,
-    index, process.  Returns OK, DISABLED (the step cannot be taken now) or ENDS (no state follows); dyn[D_PC]
-    is where the process stands then.
+    `B`: state words and extra words, changed in place.  `stops`: offset in P of the table of where steps begin.
+    X[X_DIGITS:][:depth]: which alternatives of CHOOSE to take (0 after that); X[X_USED] tells how many were
+    met, X[X_RADIX:] of how many each.  X[X_VIOL:]: rows of kind, pc, pool, index, process.  Returns OK, DISABLED (the
+    step cannot be taken now) or ENDS (no state follows); X[X_STAND] is where the process stands then.
     """
-    B[tab[meta[M_CPU], 0]] = cpu
-    B[tab[meta[M_PROCESS], 0]] = p
+    put(B, P, P[M_CPU], 0, cpu)
+    put(B, P, P[M_PROCESS], 0, p)
     used = 0
     first = True
     n = 0
     while True:
-        op = code[pc, 0]
-        if not first and stop[pc]:
+        if not first and P[np.uintp(stops + pc)]:
             break
+        q = np.uintp(P[O_CODE] + pc * ROW)
+        op = P[q]
         if op == 36:
             break
         first = False
         n += 1
         if n > MAX_INSTRUCTIONS:
-            violate(viol, dyn, meta[K_ENDLESS], pc, -1, 0, p)
-            dyn[D_USED] = used
+            violate(X, P[K_ENDLESS], pc, -1, 0, p)
+            X[X_USED] = used
             return ENDS
-        a = code[pc, 1]
-        b = code[pc, 2]
-        c = code[pc, 3]
-        nx = code[pc, 8]
-        if op == 30:  # LOAD
-            addr = b + get(B, tab, c, pb) * code[pc, 4] + get(B, tab, code[pc, 5], pb) * code[pc, 6]
-            raw = load(B, tab, addr, p)
-            span = tab[addr, 4]
-            if span >= 0 and raw > span and tab[addr, 2] != 0:
-                violate(viol, dyn, meta[K_UNINIT], pc, -1, addr, p)
-                raw = 0
-            v = tab[addr, 3] + raw
-            if not put(B, tab, a, pb, v):
-                violate(viol, dyn, meta[K_RANGE], pc, -1, 0, p)
-                dyn[D_USED] = used
-                return ENDS
-            event(trace, dyn, T_LOAD, pc, addr, v)
-        elif op == 31:  # STORE
-            addr = b + get(B, tab, c, pb) * code[pc, 4] + get(B, tab, code[pc, 5], pb) * code[pc, 6]
-            v = get(B, tab, a, pb)
-            u = v - tab[addr, 3]
-            span = tab[addr, 4]
-            if span >= 0 and (u < 0 or u > span) and tab[addr, 2] != 0:
-                violate(viol, dyn, meta[K_RANGE], pc, -1, addr, p)
-                dyn[D_USED] = used
-                return ENDS
-            store(B, tab, addr, u, p)
-            event(trace, dyn, T_STORE, pc, addr, v)
-        elif op == 32:  # CHKPTR
-            x = get(B, tab, a, pb)
-            if x == 0:
-                violate(viol, dyn, meta[K_NULL], pc, b, 0, p)
-                dyn[D_USED] = used
-                return ENDS
-            if pools[b, 3] >= 0:
-                st = get(B, tab, pools[b, 0] + (x - 1) * pools[b, 1], 0)
-                if st != 1 and not (st == 2 and pools[b, 4] != 0):
-                    violate(viol, dyn, meta[K_UAF], pc, b, x - 1, p)
-        elif op == 1:  # MOV
-            if not put(B, tab, a, pb, get(B, tab, b, pb)):
-                violate(viol, dyn, meta[K_RANGE], pc, -1, 0, p)
-                dyn[D_USED] = used
-                return ENDS
-        elif op == 19:  # BR
-            if get(B, tab, a, pb) == 0:
-                nx = b
-        elif op == 20:
-            if get(B, tab, a, pb) != get(B, tab, b, pb):
-                nx = c
-        elif op == 21:
-            if get(B, tab, a, pb) == get(B, tab, b, pb):
-                nx = c
-        elif op == 22:
-            if not get(B, tab, a, pb) < get(B, tab, b, pb):
-                nx = c
-        elif op == 23:
-            if not get(B, tab, a, pb) <= get(B, tab, b, pb):
-                nx = c
-        elif 2 <= op <= 18 or 24 <= op <= 26:  # arithmetic
-            x = get(B, tab, b, pb)
-            y = np.int64(0)
-            if op != 12 and op != 13 and op != 14 and op != 26:
-                y = get(B, tab, c, pb)
+        a = P[q + np.uintp(1)]
+        b = P[q + np.uintp(2)]
+        c = P[q + np.uintp(3)]
+        nx = P[q + np.uintp(8)]
+        if op < 19 or (op > 23 and op < 30):  # arithmetic
+            if op == 0:
+                pc = nx
+                continue
+            x = get(B, P, b, pb)
+            y = get(B, P, c, pb) if op <= 11 or (op > 14 and op < 26) else np.int64(0)
             bad = np.int64(-1)
-            r = np.int64(0)
+            r = x
             if op == 2:
                 r = x + y
-                if code[pc, 4] == 0 and ((x ^ r) & (y ^ r)) < 0:
-                    bad = meta[K_OVERFLOW]
+                if P[q + np.uintp(4)] == 0 and ((x ^ r) & (y ^ r)) < 0:
+                    bad = P[K_OVERFLOW]
             elif op == 3:
                 r = x - y
-                if code[pc, 4] == 0 and ((x ^ y) & (x ^ r)) < 0:
-                    bad = meta[K_OVERFLOW]
+                if P[q + np.uintp(4)] == 0 and ((x ^ y) & (x ^ r)) < 0:
+                    bad = P[K_OVERFLOW]
             elif op == 4:
                 r = x * y
-                if code[pc, 4] == 0 and x != 0:
+                if P[q + np.uintp(4)] == 0 and x != 0:
                     if x == -1:
                         if y == -9223372036854775808:
-                            bad = meta[K_OVERFLOW]
+                            bad = P[K_OVERFLOW]
                     elif r // x != y or r % x != 0:
-                        bad = meta[K_OVERFLOW]
+                        bad = P[K_OVERFLOW]
             elif op == 5 or op == 6:
                 if y == 0:
-                    bad = meta[K_DIV]
+                    bad = P[K_DIV]
                 elif y == -1:
+                    r = np.int64(0)
                     if op == 5:
                         r = -x
                         if x == -9223372036854775808:
-                            bad = meta[K_OVERFLOW]
+                            bad = P[K_OVERFLOW]
                 elif op == 5:
                     r = x // y
                 else:
@@ -225,17 +199,18 @@ def step(B, code, tab, stop, masks, use_masks, rettab, pools, start_raw, meta, p
                 r = x ^ y
             elif op == 10:
                 if y < 0:
-                    bad = meta[K_SHIFT]
+                    bad = P[K_SHIFT]
                 elif y > 63:
-                    if code[pc, 4] == 0 and x != 0:
-                        bad = meta[K_OVERFLOW]
+                    r = np.int64(0)
+                    if P[q + np.uintp(4)] == 0 and x != 0:
+                        bad = P[K_OVERFLOW]
                 else:
                     r = x << y
-                    if code[pc, 4] == 0 and (r >> y) != x:
-                        bad = meta[K_OVERFLOW]
+                    if P[q + np.uintp(4)] == 0 and (r >> y) != x:
+                        bad = P[K_OVERFLOW]
             elif op == 11:
                 if y < 0:
-                    bad = meta[K_SHIFT]
+                    bad = P[K_SHIFT]
                 else:
                     r = x >> min(y, np.int64(63))
             elif op == 12:
@@ -245,7 +220,7 @@ def step(B, code, tab, stop, masks, use_masks, rettab, pools, start_raw, meta, p
             elif op == 14:
                 r = -x
                 if x == -9223372036854775808:
-                    bad = meta[K_OVERFLOW]
+                    bad = P[K_OVERFLOW]
             elif op == 15:
                 r = np.int64(1) if x == y else np.int64(0)
             elif op == 16:
@@ -258,118 +233,183 @@ def step(B, code, tab, stop, masks, use_masks, rettab, pools, start_raw, meta, p
                 r = min(x, y)
             elif op == 25:
                 r = max(x, y)
-            else:  # WRAP
+            elif op == 26:  # WRAP
                 if c >= 64:
                     r = x
                 else:
                     m = (np.int64(1) << c) - 1
                     r = x & m
-                    if code[pc, 4] != 0 and (r >> (c - 1)) & 1:
+                    if P[q + np.uintp(4)] != 0 and (r >> (c - 1)) & 1:
                         r -= np.int64(1) << c
-            if bad < 0 and not put(B, tab, a, pb, r):
-                bad = meta[K_RANGE]
+            if bad < 0 and not put(B, P, a, pb, r):
+                bad = P[K_RANGE]
             if bad >= 0:
-                violate(viol, dyn, bad, pc, -1, 0, p)
-                dyn[D_USED] = used
+                violate(X, bad, pc, -1, 0, p)
+                X[X_USED] = used
                 return ENDS
+        elif op == 19:  # BR
+            if get(B, P, a, pb) == 0:
+                nx = b
+        elif op == 20:
+            if get(B, P, a, pb) != get(B, P, b, pb):
+                nx = c
+        elif op == 21:
+            if get(B, P, a, pb) == get(B, P, b, pb):
+                nx = c
+        elif op == 22:
+            if not get(B, P, a, pb) < get(B, P, b, pb):
+                nx = c
+        elif op == 23:
+            if not get(B, P, a, pb) <= get(B, P, b, pb):
+                nx = c
+        elif op == 30:  # LOAD
+            addr = b
+            if P[q + np.uintp(4)] != 0:
+                addr += get(B, P, c, pb) * P[q + np.uintp(4)]
+                if P[q + np.uintp(6)] != 0:
+                    addr += get(B, P, P[q + np.uintp(5)], pb) * P[q + np.uintp(6)]
+            raw = load(B, P, addr, p)
+            t = np.uintp(P[O_TAB] + addr * SLOT)
+            span = P[t + np.uintp(4)]
+            if span >= 0 and raw > span and P[t + np.uintp(2)] != 0:
+                violate(X, P[K_UNINIT], pc, -1, addr, p)
+                raw = 0
+            v = P[t + np.uintp(3)] + raw
+            if not put(B, P, a, pb, v):
+                violate(X, P[K_RANGE], pc, -1, 0, p)
+                X[X_USED] = used
+                return ENDS
+            event(P, X, T_LOAD, pc, addr, v)
+        elif op == 31:  # STORE
+            addr = b
+            if P[q + np.uintp(4)] != 0:
+                addr += get(B, P, c, pb) * P[q + np.uintp(4)]
+                if P[q + np.uintp(6)] != 0:
+                    addr += get(B, P, P[q + np.uintp(5)], pb) * P[q + np.uintp(6)]
+            v = get(B, P, a, pb)
+            t = np.uintp(P[O_TAB] + addr * SLOT)
+            u = v - P[t + np.uintp(3)]
+            span = P[t + np.uintp(4)]
+            if span >= 0 and (u < 0 or u > span) and P[t + np.uintp(2)] != 0:
+                violate(X, P[K_RANGE], pc, -1, addr, p)
+                X[X_USED] = used
+                return ENDS
+            store(B, P, addr, u, p)
+            event(P, X, T_STORE, pc, addr, v)
+        elif op == 32:  # CHKPTR
+            pool = P[O_POOLS] + 5 * b
+            x = get(B, P, a, pb)
+            if x == 0:
+                violate(X, P[K_NULL], pc, b, 0, p)
+                X[X_USED] = used
+                return ENDS
+            if P[pool + 3] >= 0:
+                st = get(B, P, P[pool] + (x - 1) * P[pool + 1], 0)
+                if st != 1 and not (st == 2 and P[pool + 4] != 0):
+                    violate(X, P[K_UAF], pc, b, x - 1, p)
         elif op == 33:  # CHKIDX
-            x = get(B, tab, a, pb)
+            x = get(B, P, a, pb)
             if x < 0 or x >= b:
-                violate(viol, dyn, meta[K_INDEX], pc, -1, 0, p)
-                dyn[D_USED] = used
+                violate(X, P[K_INDEX], pc, -1, 0, p)
+                X[X_USED] = used
                 return ENDS
         elif op == 34:  # CALL
-            put(B, tab, a, pb, b)
-            if use_masks:
+            put(B, P, a, pb, b)
+            if P[M_USE_MASKS]:
                 for w in range(words):
-                    B[pb + w] &= masks[pc, w]
+                    B[pb + w] &= P[P[O_MASKS] + pc * P[M_REGION] + w]
             nx = c
         elif op == 35:  # RET
-            nx = rettab[b + get(B, tab, a, pb)]
+            nx = P[P[O_RETTAB] + b + get(B, P, a, pb)]
         elif op == 37:  # CHECK
-            if get(B, tab, a, pb) == 0:
+            if get(B, P, a, pb) == 0:
                 index = np.int64(0)
                 if c >= 0:
-                    index = get(B, tab, c, pb) - 1
-                violate(viol, dyn, b, pc, code[pc, 4], index, p)
-                if code[pc, 5] != 0:
-                    dyn[D_USED] = used
+                    index = get(B, P, c, pb) - 1
+                violate(X, b, pc, P[q + np.uintp(4)], index, p)
+                if P[q + np.uintp(5)] != 0:
+                    X[X_USED] = used
                     return ENDS
         elif op == 38:  # WAIT
-            if get(B, tab, a, pb) == 0:
-                dyn[D_USED] = used
+            if get(B, P, a, pb) == 0:
+                X[X_USED] = used
                 return DISABLED
         elif op == 39:  # RELAX
-            dyn[D_USED] = used
+            X[X_USED] = used
             return DISABLED
         elif op == 40:  # CHOOSE
             if used >= depth:
-                digits[used] = 0
-            radix[used] = b
-            put(B, tab, a, pb, digits[used])
+                X[X_DIGITS + used] = 0
+            X[X_RADIX + used] = b
+            put(B, P, a, pb, X[X_DIGITS + used])
             used += 1
         elif op == 41:  # COUNT
-            counts[a] += 1
+            if X[X_COUNTED] < MAX_COUNTED:
+                X[X_COUNTS + X[X_COUNTED]] = a
+                X[X_COUNTED] += 1
         elif op == 42:  # EMIT
-            v = get(B, tab, a, pb)
-            dyn[D_HASH] = np.int64(mix(np.uint64(dyn[D_HASH]) * np.uint64(31) ^ np.uint64(v)))
-            event(trace, dyn, T_EMIT, pc, a, v)
+            v = get(B, P, a, pb)
+            X[X_HASH] = np.int64(mix(np.uint64(X[X_HASH]) * np.uint64(31) ^ np.uint64(v)))
+            event(P, X, T_EMIT, pc, a, v)
         elif op == 43:  # ALLOC
+            pool = P[O_POOLS] + 5 * b
             found = np.int64(-1)
             reused = False
             for want in (0, 2):
-                for i in range(pools[b, 2]):
-                    if get(B, tab, pools[b, 0] + i * pools[b, 1], 0) == want:
+                for i in range(P[pool + 2]):
+                    if get(B, P, P[pool] + i * P[pool + 1], 0) == want:
                         found = np.int64(i)
                         reused = want == 2
                         break
                 if found >= 0:
                     break
             if found < 0:
-                violate(viol, dyn, meta[K_POOL], pc, b, 0, p)
-                dyn[D_USED] = used
+                violate(X, P[K_POOL], pc, b, 0, p)
+                X[X_USED] = used
                 return ENDS
-            first_cell = pools[b, 0] + found * pools[b, 1]
-            store(B, tab, first_cell, np.int64(1), p)
-            if not (pools[b, 4] != 0 and reused and c == 0):
-                for k in range(1, pools[b, 1]):
+            first_cell = P[pool] + found * P[pool + 1]
+            store(B, P, first_cell, np.int64(1), p)
+            if not (P[pool + 4] != 0 and reused and c == 0):
+                for k in range(1, P[pool + 1]):
                     s = first_cell + k
-                    if c != 0 or pools[b, 4] != 0 or tab[s, 4] < 0:
-                        store(B, tab, s, start_raw[s], p)
+                    if c != 0 or P[pool + 4] != 0 or P[P[O_TAB] + s * SLOT + 4] < 0:
+                        store(B, P, s, P[P[O_START] + s], p)
                     else:
-                        store(B, tab, s, tab[s, 4] + 1, p)
-            put(B, tab, a, pb, found + 1)
-            event(trace, dyn, T_ALLOC, pc, first_cell, found)
+                        store(B, P, s, P[P[O_TAB] + s * SLOT + 4] + 1, p)
+            put(B, P, a, pb, found + 1)
+            event(P, X, T_ALLOC, pc, first_cell, found)
         elif op == 44:  # FREE
-            x = get(B, tab, a, pb)
+            x = get(B, P, a, pb)
             if x == 0:
-                violate(viol, dyn, meta[K_NULL], pc, b, 0, p)
-                dyn[D_USED] = used
+                violate(X, P[K_NULL], pc, b, 0, p)
+                X[X_USED] = used
                 return ENDS
-            s = pools[b, 0] + (x - 1) * pools[b, 1]
-            if get(B, tab, s, 0) != 1:
-                violate(viol, dyn, meta[K_DOUBLE_FREE], pc, b, x - 1, p)
-            store(B, tab, s, np.int64(2), p)
-            event(trace, dyn, T_FREE, pc, s, x - 1)
+            pool = P[O_POOLS] + 5 * b
+            s = P[pool] + (x - 1) * P[pool + 1]
+            if get(B, P, s, 0) != 1:
+                violate(X, P[K_DOUBLE_FREE], pc, b, x - 1, p)
+            store(B, P, s, np.int64(2), p)
+            event(P, X, T_FREE, pc, s, x - 1)
         elif op == 45:  # LOCKDEP_ACQUIRE
-            held = get(B, tab, meta[M_HELD], pb)
+            held = get(B, P, P[M_HELD], pb)
             if b == 0:
-                for h in range(meta[M_CLASSES]):
-                    if (held >> h) & 1 and edges[h, a] == 0:
-                        edges[h, a] = pc + 1
-            put(B, tab, meta[M_HELD], pb, held | (np.int64(1) << a))
+                for h in range(P[M_CLASSES]):
+                    e = X_EDGES + h * P[M_CLASSES] + a
+                    if (held >> h) & 1 and X[e] == 0:
+                        X[e] = pc + 1
+            put(B, P, P[M_HELD], pb, held | (np.int64(1) << a))
         elif op == 46:  # LOCKDEP_RELEASE
-            held = get(B, tab, meta[M_HELD], pb)
-            put(B, tab, meta[M_HELD], pb, held & ~(np.int64(1) << a))
+            held = get(B, P, P[M_HELD], pb)
+            put(B, P, P[M_HELD], pb, held & ~(np.int64(1) << a))
         elif op == 49:
-            dyn[D_USED] = used
+            X[X_USED] = used
             return ENDS
         pc = nx
-    dyn[D_USED] = used
-    dyn[D_PC] = pc
-    if pb + words <= meta[M_NW]:
-        put(B, tab, meta[M_PC], pb, pc)
-        if use_masks:
+    X[X_USED] = used
+    X[X_STAND] = pc
+    if pb + words <= P[M_NW]:
+        put(B, P, P[M_PC], pb, pc)
+        if P[M_USE_MASKS]:
             for w in range(words):
-                B[pb + w] &= masks[pc, w]
+                B[pb + w] &= P[P[O_MASKS] + pc * P[M_REGION] + w]
     return OK

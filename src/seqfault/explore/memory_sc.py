@@ -5,19 +5,24 @@ A memory model is a file with these functions; the interpreter reaches shared me
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
+from seqfault.explore.tables import O_TAB, SLOT
+
 
 @njit(cache=True)
-def load(B, tab, addr, process):  # type: ignore[no-untyped-def]
+def load(B, P, addr, process):  # type: ignore[no-untyped-def]
     """Raw value of cell `addr`, as `process` sees it."""
-    return (B[tab[addr, 0]] >> tab[addr, 1]) & tab[addr, 2]
+    i = np.uintp(P[O_TAB] + addr * SLOT)
+    return (B[np.uintp(P[i])] >> P[i + np.uintp(1)]) & P[i + np.uintp(2)]
 
 
 @njit(cache=True)
-def store(B, tab, addr, raw, process):  # type: ignore[no-untyped-def]
+def store(B, P, addr, raw, process):  # type: ignore[no-untyped-def]
     """Store a raw value to cell `addr` by `process`."""
-    w = tab[addr, 0]
-    m = tab[addr, 2]
-    s = tab[addr, 1]
+    i = np.uintp(P[O_TAB] + addr * SLOT)
+    w = np.uintp(P[i])
+    m = P[i + np.uintp(2)]
+    s = P[i + np.uintp(1)]
     B[w] = (B[w] & ~(m << s)) | ((raw & m) << s)

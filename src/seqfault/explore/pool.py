@@ -13,11 +13,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from seqfault.scenarios.model import Scenario
+
 from seqfault.explore.check import INCOMPLETE, Limits, Report, ScenarioResult, Violation, check_scenario
 from seqfault.explore.locks import add_lock_cycles
 from seqfault.explore.model import program_for
 from seqfault.protocols import load
-from seqfault.scenarios.model import Scenario
 
 
 def _worker_init() -> None:

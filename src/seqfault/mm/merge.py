@@ -20,6 +20,7 @@ from seqfault.mm.anon_vma import (
 )
 from seqfault.mm.file import i_mmap_lock_write, i_mmap_unlock_write, vma_interval_tree_remove
 from seqfault.mm.places import (
+    vma_adjust_again,
     vma_adjust_begin,
     vma_adjust_end,
     vma_adjust_error,
@@ -29,6 +30,7 @@ from seqfault.mm.places import (
     vma_adjust_next_free,
     vma_adjust_next_free_after,
     vma_adjust_next_free_before,
+    vma_adjust_next_last,
 )
 from seqfault.mm.types import (
     NR_PAGES,
@@ -264,7 +266,9 @@ def __vma_adjust(
             if remove_next == 2:
                 remove_next = 1
                 end = next.vm_end
+                vma_adjust_again(vma, next)
                 continue
+            vma_adjust_next_last(vma, next)
         break
     vma_adjust_end(vma, next)
     validate_mm(mm)

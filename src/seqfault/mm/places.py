@@ -80,6 +80,16 @@ def vma_adjust_next_again(next: ptr[vm_area_struct]):
     """`next` is now the VMA behind the removed one (may be NULL)."""
 
 
+@place("__vma_adjust/again")
+def vma_adjust_again(vma: ptr[vm_area_struct], next: ptr[vm_area_struct]):
+    """Before `goto again`, which removes `next` too (case 6)."""
+
+
+@place("__vma_adjust/next.last")
+def vma_adjust_next_last(vma: ptr[vm_area_struct], next: ptr[vm_area_struct]):
+    """After the last removal: `next` is what stays behind `vma`; NULL, or `vma` itself in case 8."""
+
+
 @place("__vma_adjust/end")
 def vma_adjust_end(vma: ptr[vm_area_struct], next: ptr[vm_area_struct]):
     """Before validate_mm; `next` may be NULL, and equals vma.vm_next or vma as the text left it."""

@@ -1,8 +1,8 @@
 """Red-black trees of VMAs.  lib/rbtree.c and include/linux/rbtree.h, 4.12.
 
 A lookup without the lock follows only `mm_rb`, `rb_left` and `rb_right`, so those change by one WRITE_ONCE
-each, in lib/rbtree.c's order: a lookup may miss a subtree but never runs in a circle.  Parent and colour are one
-word in Linux and two plain stores here; nobody looks at them without the lock (but see RB_EMPTY_NODE).
+each, in lib/rbtree.c's order: a lookup may miss a subtree but never runs in a circle.  Parent and colour are
+one word in Linux and two plain stores here; nobody looks at them without the lock (but see RB_EMPTY_NODE).
 
 The functions name the VMA whose `vm_rb` a node is.  The gap augmentation is not modelled.
 """
@@ -38,7 +38,7 @@ def rb_set_parent_color(node: ptr[vm_area_struct], parent: ptr[vm_area_struct], 
 
 
 def rb_link_node(mm: ptr[mm_struct], node: ptr[vm_area_struct], parent: ptr[vm_area_struct], left: bool):
-    """Hang a red leaf below `parent` (NULL: an empty tree); `left` stands for Linux's pointer to a pointer."""
+    """Hang a red leaf below `parent` (NULL: no tree yet); `left` stands for Linux's pointer to a pointer."""
     rb_set_parent_color(node, parent, RB_RED)
     node.vm_rb.rb_left = NULL
     node.vm_rb.rb_right = NULL

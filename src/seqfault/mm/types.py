@@ -9,7 +9,7 @@ from seqfault.kernel import Size, array, integer, ptr, struct
 from seqfault.kernel.rcu import srcu_struct as srcu_struct
 from seqfault.kernel.rwsem import rw_semaphore
 from seqfault.kernel.spinlock import spinlock_t
-from seqfault.kernel.task import NR_CPUS, NR_TASKS, cpumask_t
+from seqfault.kernel.task import NR_CPUS, NR_TASKS
 
 NR_PAGES = Size("NR_PAGES", 8)
 PTRS_PER_PTE = Size("PTRS_PER_PTE", 4)
@@ -53,9 +53,9 @@ class rb_node:
     whether the node is cleared.
     """
 
-    rb_left: ptr["vm_area_struct"]
-    rb_right: ptr["vm_area_struct"]
-    rb_parent: ptr["vm_area_struct"]
+    rb_left: ptr[vm_area_struct]
+    rb_right: ptr[vm_area_struct]
+    rb_parent: ptr[vm_area_struct]
     rb_black: bool
 
 
@@ -65,15 +65,15 @@ class vm_area_struct:
 
     vm_start: vpn_t
     vm_end: vpn_t
-    vm_next: ptr["vm_area_struct"]
-    vm_prev: ptr["vm_area_struct"]
+    vm_next: ptr[vm_area_struct]
+    vm_prev: ptr[vm_area_struct]
     vm_rb: rb_node
     vm_flags: flags_t
     vm_page_prot: pgprot_t
     vm_pgoff: pgoff_t
-    vm_file: ptr["file"]
-    anon_vma: ptr["anon_vma"]
-    anon_vma_chain: ptr["anon_vma_chain"]
+    vm_file: ptr[file]
+    anon_vma: ptr[anon_vma]
+    anon_vma_chain: ptr[anon_vma_chain]
 
 
 @struct(pool=NR_ANON_VMAS)
@@ -94,9 +94,9 @@ class anon_vma_chain:
     """Links a VMA to an anon_vma.  Protected by mmap_sem and page_table_lock (the list `same_vma`), the
     anon_vma's lock (its tree)."""
 
-    vma: ptr["vm_area_struct"]
-    anon_vma: ptr["anon_vma"]
-    next_same_vma: ptr["anon_vma_chain"]
+    vma: ptr[vm_area_struct]
+    anon_vma: ptr[anon_vma]
+    next_same_vma: ptr[anon_vma_chain]
 
 
 @struct(pool=NR_FILES, static=True)
@@ -123,8 +123,8 @@ class page:
 
     refcount: integer(0, 15)
     mapcount: integer(0, 15)
-    mapping: ptr["anon_vma"]
-    mapping_file: ptr["file"]
+    mapping: ptr[anon_vma]
+    mapping_file: ptr[file]
     index: pgoff_t
     data: data_t
 

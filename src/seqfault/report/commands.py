@@ -10,7 +10,16 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from seqfault.report.counterexample import Counterexample, from_schedule, from_violation
+from seqfault.scenarios.model import Scenario
 
 from seqfault.cli import BAD_INPUT, EXIT, BadInput, dump
 from seqfault.explore.check import Limits, Report, ScenarioResult
@@ -19,10 +28,8 @@ from seqfault.explore.pool import check_many
 from seqfault.kernel.places import Protocol
 from seqfault.protocols import builtin_names, load
 from seqfault.report import terminal
-from seqfault.report.counterexample import Counterexample, from_schedule, from_violation
 from seqfault.scenarios import builtin, find
 from seqfault.scenarios import load as load_file
-from seqfault.scenarios.model import Scenario
 
 
 def console() -> Console:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from seqfault.scenarios.model import Scenario, ScenarioError, execute, make_machine, parse_line
 
 from seqfault.cli import BadInput, dump
 from seqfault.explore.model import program_for
 from seqfault.kernel.machine import KernelBug, Machine, WouldBlock
 from seqfault.kernel.places import Protocol
 from seqfault.report.view import view
-from seqfault.scenarios.model import Scenario, ScenarioError, execute, make_machine, parse_line
 
 ERRNO = {1: "EPERM", 11: "EAGAIN", 12: "ENOMEM", 13: "EACCES", 14: "EFAULT", 17: "EEXIST", 22: "EINVAL"}
 SIGNALS = {7: "SIGBUS", 11: "SIGSEGV"}

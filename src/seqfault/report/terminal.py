@@ -6,12 +6,12 @@ from collections import Counter
 from typing import Any
 
 from rich.console import Console
+from seqfault.report.counterexample import encode_schedule, from_violation
+from seqfault.scenarios.model import Scenario
 
 from seqfault.explore.check import HOLDS, INCOMPLETE, VIOLATED, Report, Violation
 from seqfault.explore.model import automaton_for
 from seqfault.kernel.places import Protocol
-from seqfault.report.counterexample import encode_schedule, from_violation
-from seqfault.scenarios.model import Scenario
 
 LOCATIONS_SHOWN = 8
 

@@ -1,0 +1,159 @@
+"""An automaton as the two arrays that compiled code works on: `P`, what does not change; `X`, what a step leaves.
+
+`P` begins with a header of numbers and offsets; tables follow at the offsets.  One array for each table
+would cost more time in numba's reference counts than the steps take.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqfault.compile.automaton import Automaton
+
+OK, DISABLED, ENDS = 0, 1, 2
+MAX_INSTRUCTIONS = 100_000
+MAX_CHOICES = 16
+MAX_VIOLATIONS = 64  # of one step
+MAX_COUNTED = 64
+ROW = 9
+SLOT = 6
+
+# P: numbers that the interpreter needs, kinds that it reports, then offsets of tables
+(
+    M_PC,
+    M_HELD,
+    M_CPU,
+    M_PROCESS,
+    M_NW,
+    M_HALT,
+    K_RANGE,
+    K_UNINIT,
+    K_OVERFLOW,
+    K_DIV,
+    K_SHIFT,
+    K_NULL,
+    K_UAF,
+    K_INDEX,
+    K_POOL,
+    K_DOUBLE_FREE,
+    K_ENDLESS,
+    K_DEADLOCK,
+    M_OBS_BASE,
+    M_OBSERVERS,
+    M_CLASSES,
+    M_PROCESSES,
+    M_RULES,
+    M_REGION,
+    M_USE_MASKS,
+    O_CODE,
+    O_TAB,
+    O_STOP,
+    O_NOSTOP,
+    O_SEQPC,
+    O_MASKS,
+    O_RETTAB,
+    O_POOLS,
+    O_START,
+    O_PROCS,
+    O_OBSERVERS,
+    O_RULES,
+) = range(37)
+HEADER = 40
+# a process in P[O_PROCS:]
+P_ENTRY, P_BASE, P_WORDS, P_ROLE, P_CPU = range(5)
+PROCESS_ROW = 5
+# X: counts of what a step left, then the lists
+X_VIOLATIONS, X_USED, X_TRACE, X_HASH, X_STAND, X_COUNTED, X_TRACE_ROOM = range(7)
+X_DIGITS = 16
+X_RADIX = X_DIGITS + MAX_CHOICES
+X_VIOL = X_RADIX + MAX_CHOICES
+X_COUNTS = X_VIOL + 5 * MAX_VIOLATIONS
+X_EDGES = X_COUNTS + MAX_COUNTED
+# after the lock edges: the trace
+T_LOAD, T_STORE, T_ALLOC, T_FREE, T_EMIT, T_CHECK = range(6)
+TRACE_ROW = 4
+
+
+
+REPORTED = (
+    "range-overflow",
+    "uninitialised-read",
+    "arithmetic-overflow",
+    "division-by-zero",
+    "bad-shift",
+    "null-dereference",
+    "use-after-free",
+    "index-out-of-range",
+    "pool-exhausted",
+    "double-free",
+    "endless-step",
+    "deadlock",
+)
+
+
+def program_array(a: Automaton, mode: str, use_masks: bool) -> NDArray[np.int64]:
+    """`P` for an automaton whose steps begin where `mode` says."""
+    kind = {k: i for i, k in enumerate(a.kinds)}
+    head = np.zeros(HEADER, np.int64)
+    head[M_PC : M_HALT + 1] = a.pc_slot, a.held_slot, a.cpu_slot, a.process_slot, a.nw, a.halt_pc
+    for i, k in enumerate(REPORTED):
+        head[K_RANGE + i] = kind[k]
+    head[M_OBS_BASE] = a.observer_base
+    head[M_OBSERVERS] = len(a.observers)
+    head[M_CLASSES] = len(a.lock_classes)
+    head[M_PROCESSES] = len(a.processes)
+    head[M_RULES] = len(a.rest_rules)
+    head[M_REGION] = a.masks.shape[1]
+    head[M_USE_MASKS] = use_masks
+    tab = a.tab.copy()
+    tab[:, 5] *= -1  # all ones where relative: a mask is cheaper than a product
+    start = np.array([c.start - int(a.tab[i, 3]) for i, c in enumerate(a.cells)], np.int64)
+    pool_number = {p.name: i for i, p in enumerate(a.pools)}
+    tables: list[tuple[int, object]] = [
+        (O_CODE, a.code),
+        (O_TAB, tab),
+        (O_STOP, a.stop[mode]),
+        (O_NOSTOP, np.zeros(len(a.code))),
+        (O_SEQPC, a.seqpc),
+        (O_MASKS, a.masks),
+        (O_RETTAB, a.rettab),
+        (O_POOLS, [[p.base, p.stride, p.n, p.state, int(p.typesafe)] for p in a.pools]),
+        (O_START, start),
+        (O_PROCS, [[p.entry, p.base, p.words, p.role, p.cpu] for p in a.processes]),
+        (O_OBSERVERS, [[pc, a.observer_words] for pc in a.observers]),
+        (
+            O_RULES,
+            [
+                [r.cell, r.rule, r.state, r.kind, pool_number[a.cells[r.cell].pool], a.cells[r.cell].index]
+                for r in a.rest_rules
+            ],
+        ),
+    ]
+    parts = [head]
+    at = HEADER
+    for slot, table in tables:
+        flat = np.asarray(table, np.int64).reshape(-1)
+        head[slot] = at
+        parts.append(flat)
+        at += len(flat)
+    return np.concatenate([*parts, np.zeros(8, np.int64)])
+
+
+def work_array(a: Automaton, trace_room: int = 0) -> NDArray[np.int64]:
+    """`X`: room for what a step leaves, the order of locks, and `trace_room` events."""
+    x = np.zeros(X_EDGES + len(a.lock_classes) ** 2 + TRACE_ROW * trace_room, np.int64)
+    x[X_TRACE_ROOM] = trace_room
+    x[X_RADIX : X_RADIX + MAX_CHOICES] = 1
+    return x
+
+
+def buffer(a: Automaton, rom: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`B`: room for a state, with the words around it that are no part of it: constants and a scenario's data."""
+    b = np.zeros(a.nw + a.nx + 1, np.int64)
+    for w, v in a.const_words:
+        b[w] = v
+    if a.rom_cells:
+        at = int(a.tab[a.rom_cells[0], 0])
+        b[at : at + len(rom)] = rom
+    return b

@@ -1,0 +1,104 @@
+"""Protocols: one file each.  `load` finds a built-in one by name, or a user's by its file.
+
+A protocol's file defines ``PROTOCOL = Protocol(name, title, ...)`` and binds functions to places of the mm text;
+its docstring says which patch or release it is, and what in it is reconstructed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from difflib import get_close_matches
+from types import ModuleType
+
+from seqfault.kernel.places import Protocol
+
+BUILTIN = {
+    "mmap-sem": "mmap_sem",
+    "spf-seed": "spf_seed",
+    "spf-v5": "spf_v5",
+    "spf-04-alone": "spf_04_alone",
+    "spf-seed-no-next": "spf_seed_no_next",
+}
+
+
+class ProtocolError(Exception):
+    """A protocol cannot be loaded; the message is one line that says why."""
+
+
+_by_file: dict[str, Protocol] = {}
+
+
+def builtin_names() -> list[str]:
+    """Names of the protocols that come with seqfault."""
+    return list(BUILTIN)
+
+
+def load(name: str) -> Protocol:
+    """The protocol of that name, or of that file (anything that ends in .py or has a slash).
+
+    The same object each time.  Raises `ProtocolError`.
+    """
+    if name in BUILTIN:
+        module = importlib.import_module(f"seqfault.protocols.{BUILTIN[name]}")
+        return _of(module, f"protocol {name}")
+    if name.endswith(".py") or os.sep in name:
+        path = os.path.abspath(name)
+        if path not in _by_file:
+            _by_file[path] = _of(_module_of(name, path), name)
+        return _by_file[path]
+    near = get_close_matches(name, BUILTIN, 1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(BUILTIN)}; or give a .py file"
+    raise ProtocolError(f"no protocol named {name!r}; {hint}")
+
+
+def _module_of(name: str, path: str) -> ModuleType:
+    if not os.path.isfile(path):
+        raise ProtocolError(f"{name}: no such file")
+    # The module must stay findable: structs, the compiler and `inspect` look their source up by it.
+    module_name = f"seqfault_protocol_{len(_by_file)}_{os.path.basename(path).removesuffix('.py')}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise ProtocolError(f"{name}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as e:
+        del sys.modules[module_name]
+        raise ProtocolError(f"{name}:{e.lineno}: {e.msg}") from None
+    except Exception as e:
+        del sys.modules[module_name]
+        raise ProtocolError(f"{name}{_line_in(e, path)}: {_one_line(e)}") from e
+    return module
+
+
+def _line_in(e: Exception, path: str) -> str:
+    """Which line of the user's file raised it."""
+    line = ""
+    tb = e.__traceback__
+    while tb:
+        if os.path.abspath(tb.tb_frame.f_code.co_filename) == path:
+            line = f":{tb.tb_lineno}"
+        tb = tb.tb_next
+    return line
+
+
+def _one_line(e: Exception) -> str:
+    text = " ".join(str(e).split())
+    return f"{type(e).__name__}: {text}" if text else type(e).__name__
+
+
+def _of(module: ModuleType, name: str) -> Protocol:
+    p = getattr(module, "PROTOCOL", None)
+    if not isinstance(p, Protocol):
+        what = "defines no PROTOCOL" if p is None else "has a PROTOCOL that is not a Protocol"
+        raise ProtocolError(f"{name}: {what}; write PROTOCOL = Protocol(\"my-protocol\", \"what it does\")")
+    p.file = p.file or module.__file__ or ""
+    p.doc = p.doc or module.__doc__ or ""
+    return p
+
+
+__all__ = ["BUILTIN", "Protocol", "ProtocolError", "builtin_names", "load"]
