@@ -163,7 +163,10 @@ class Statements(Expressions):
         else:
             self.scope.names[s.target.id] = Val(self.declared(s.target.id, t), t)
         if s.value is not None:
-            if not isinstance(s.value, ast.Constant):  # a constant is an initial value, as in a declaration of C
+            initial = isinstance(s.value, ast.Constant) or (
+                isinstance(s.value, ast.Name) and s.value.id not in self.scope.names
+            )
+            if not initial:  # a constant is an initial value, as in a declaration of C: no step
                 self.begin_statement()
             self.assign_name(s.target, self.value(s.value), s)
 

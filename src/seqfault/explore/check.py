@@ -51,6 +51,7 @@ class Violation:
     index: int = -1
     site: str = ""
     detail: str = ""
+    raw_pc: int = -1  # below -1: a rule about cell -2 - raw_pc
 
     def key(self) -> tuple[str, str, str]:
         """What makes two violations the same across scenarios: kind, object, function."""
@@ -75,11 +76,6 @@ class ScenarioResult:
     lock_edges: list[tuple[str, str, str, str]] = field(default_factory=list)
 
 
-def _where(a: Automaton, pc: int) -> Where:
-    w = a.where[pc]
-    return w
-
-
 def place_of(w: Where) -> tuple[str, str, int]:
     """Function, file and line to name for an instruction.
 
@@ -101,6 +97,9 @@ def violations_of(a: Automaton, ex: Exploration) -> list[Violation]:
         fn, file, line = place_of(a.where[v.pc]) if v.pc >= 0 else ("", "", 0)
         pool = a.pools[v.pool].name if v.pool >= 0 else ""
         new = Violation(a.kinds[v.kind], pool, fn, file, line, ex.path_of(v), v.count, pc=v.pc, index=v.index)
+        new.raw_pc = v.pc if v.cell < 0 else -2 - v.cell
+        if v.cell >= 0:
+            new.detail = a.cells[v.cell].name
         new.site = a.where[v.pc].site if v.pc >= 0 else ""
         old = out.get(new.key())
         if old is None:
@@ -162,6 +161,9 @@ def check_scenario(
     r.counters = {a.counters[i]: int(n) for i, n in enumerate(ex.counters) if n}
     r.speculative_successes = r.counters.get(protocol.speculative, 0) if protocol.speculative else 0
     r.outcomes = len(ex.outcomes)
+    for held, taken, pc in ex.edges:
+        fn, _, line = place_of(a.where[pc])
+        r.lock_edges.append((a.lock_classes[held], a.lock_classes[taken], f"{fn}:{line}", scenario.name))
     incomplete = "" if ex.complete else ex.reason
     limited = [v for v in vs if v.kind in LIMIT_KINDS]
     if limited and not incomplete:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from seqfault.mm.memory import free_pgtables, unmap_vmas
-from seqfault.mm.tlb import tlb_finish_mmu, tlb_gather_mmu
-
 from seqfault.kernel import NULL, kmem_cache_alloc, kmem_cache_free, kmem_cache_zalloc, ptr
 from seqfault.kernel.task import might_sleep
 from seqfault.mm.anon_vma import anon_vma_clone
 from seqfault.mm.file import get_file
+from seqfault.mm.memory import free_pgtables, unmap_vmas
 from seqfault.mm.merge import vma_adjust, vma_merge
 from seqfault.mm.places import mmap_region_flags_begin, mmap_region_flags_end, vm_area_free
 from seqfault.mm.slab import mm_alloc_fails
 from seqfault.mm.stack import expand_downwards as expand_downwards
+from seqfault.mm.tlb import tlb_finish_mmu, tlb_gather_mmu
 from seqfault.mm.types import (
     EINVAL,
     ENOMEM,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from seqfault.mm.memory import change_protection
-
 from seqfault.kernel import ptr
+from seqfault.mm.memory import change_protection
 from seqfault.mm.merge import vma_merge
 from seqfault.mm.mmap import split_vma
 from seqfault.mm.places import mprotect_fixup_begin, mprotect_fixup_end

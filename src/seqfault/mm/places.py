@@ -5,11 +5,16 @@ Named ``function/what``: the function of the kernel and the point in it.
 
 from __future__ import annotations
 
-from seqfault.kernel import kmem_cache_free, place, ptr
+from seqfault.kernel import kmem_cache_free, place, ptr, the
+from seqfault.kernel.spinlock import spin_lock
 from seqfault.mm.file import fput
-from seqfault.mm.types import errno_t, file, mm_struct, vm_area_struct, vpn_t  # noqa: F401
+from seqfault.mm.pgtable import pte_lockptr, pte_offset_map_lock
+from seqfault.mm.types import fault_t, mm_struct, vm_area_struct, vm_fault, vpn_t
 
 VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV, VM_FAULT_RETRY = 1, 2, 4, 8
+VM_FAULT_NOPAGE, VM_FAULT_WRITE = 16, 32
+VM_FAULT_ERROR = 7
+FAULT_FLAG_WRITE, FAULT_FLAG_SPECULATIVE = 1, 2
 
 
 # -- mm/mmap.c
@@ -153,3 +158,44 @@ def free_pgtables_begin(vma: ptr[vm_area_struct]):
 @place("free_pgtables/end")
 def free_pgtables_end(vma: ptr[vm_area_struct]):
     """After it."""
+
+
+@place("pte_map_lock")
+def pte_map_lock(vmf: ptr[vm_fault]) -> bool:
+    """Map and lock the table of a fault (RFC v5 02).  False, with no lock held: the VMA changed, retry."""
+    vmf.pte = pte_offset_map_lock(the(mm_struct), vmf.pmd)
+    vmf.ptl = vmf.pte
+    return True
+
+
+@place("pte_spinlock")
+def pte_spinlock(vmf: ptr[vm_fault]) -> bool:
+    """Lock the table of a fault, whose entry is mapped already (RFC v5 03).  False, with no lock held: retry."""
+    vmf.ptl = pte_lockptr(the(mm_struct), vmf.pmd)
+    spin_lock(vmf.ptl.ptl)
+    return True
+
+
+@place("handle_pte_fault/pmd")
+def skip_pmd_checks(vmf: ptr[vm_fault]) -> bool:
+    """Whether a fault that finds no page table goes on without making one; taking its lock must fail then."""
+    return False
+
+
+@place("anon_vma_prepare/notsup")
+def anon_vma_notsup(vmf: ptr[vm_fault]) -> bool:
+    """Before anon_vma_prepare: whether the fault bails out with VM_FAULT_RETRY."""
+    return False
+
+
+@place("do_fault/notsup")
+def do_fault_notsup(vmf: ptr[vm_fault]) -> bool:
+    """At the entry of faults on file mappings: whether they bail out with VM_FAULT_RETRY."""
+    return False
+
+
+# -- arch/x86/mm/fault.c
+@place("do_page_fault/try")
+def do_page_fault_try(mm: ptr[mm_struct], address: vpn_t, write: bool) -> fault_t:
+    """Before mmap_sem is taken.  With VM_FAULT_RETRY or an error the fault is handled again, the classic way."""
+    return VM_FAULT_RETRY

@@ -22,11 +22,13 @@ NR_FILES = Size("NR_FILES", 1)
 FILE_PAGES = Size("FILE_PAGES", 4)
 PGOFF_MAX = Size("PGOFF_MAX", 15)
 NR_OPS = Size("NR_OPS", 6)
+NR_FILLS = Size("NR_FILLS", 2)
 NR_VALUES = Size("NR_VALUES", 15)
 
 vpn_t = integer(0, NR_PAGES, "vpn_t")
 pgoff_t = integer(0, PGOFF_MAX, "pgoff_t")
 pte_t = integer(0, NR_FRAMES * 4 + 3, "pte_t")
+pmd_t = integer(0, NR_PAGES // PTRS_PER_PTE, "pmd_t")
 pfn_t = integer(0, NR_FRAMES, "pfn_t")
 prot_t = integer(0, 7, "prot_t")
 pgprot_t = integer(0, 3, "pgprot_t")
@@ -34,6 +36,10 @@ flags_t = integer(0, 63, "flags_t")
 data_t = integer(0, NR_VALUES, "data_t")
 errno_t = integer(-64, 63, "errno_t")
 addr_or_errno_t = integer(-64, NR_PAGES, "addr_or_errno_t")
+fault_t = integer(0, 63, "fault_t")
+fault_flags_t = integer(0, 3, "fault_flags_t")
+signal_t = integer(0, 15, "signal_t")
+result_t = integer(-128, 127, "result_t")
 
 VM_READ, VM_WRITE, VM_EXEC, VM_SHARED, VM_GROWSDOWN, VM_LOCKED = 1, 2, 4, 8, 16, 32
 VM_ACCESS_FLAGS = 7
@@ -121,7 +127,7 @@ class page:
     say where the reverse map finds it (an anon_vma, or NULL for a page of a file); `data` is its content.
     """
 
-    refcount: integer(0, 15)
+    refcount: integer(0, 15) = 1
     mapcount: integer(0, 15)
     mapping: ptr[anon_vma]
     mapping_file: ptr[file]
@@ -156,19 +162,47 @@ class tlb_entry:
     pte: pte_t
 
 
+@struct
+class flush_ipi:
+    """What one CPU asks another to flush: [start, end).  `sender`: that process plus one; 0: nothing asked."""
+
+    sender: integer(0, NR_TASKS)
+    start: vpn_t
+    end: vpn_t
+
+
 @struct(pool=NR_CPUS, static=True)
 class cpu_tlb:
     """The TLB of a CPU and its mailbox for shootdowns.
 
-    `ipi_start`..`ipi_end`: the range that another CPU asks it to flush, `ipi_from` that process plus
-    one (0: nothing asked).  `walking`: the hardware walks the page tables, interrupts wait.
+    `walking`: an instruction of this CPU walks the page tables; interrupts wait until it is over.
+    `prefetching`: the CPU walks them ahead of any instruction; a flush throws that walk away.
     """
 
     entry: array[tlb_entry, NR_PAGES]
-    ipi_from: integer(0, NR_TASKS)
-    ipi_start: vpn_t
-    ipi_end: vpn_t
+    ipi: flush_ipi
     walking: bool
+    prefetching: bool
+
+
+@struct(pool=NR_CPUS, private=True)
+class vm_fault:
+    """A page fault in progress (include/linux/mm.h), on the stack of the task that has it.
+
+    `pmd`: which entry of the upper level; `pte`, `ptl`: the table that holds the entry of `address`, and the one
+    whose lock is held (they differ if the upper level changed in between).
+    """
+
+    vma: ptr[vm_area_struct]
+    flags: fault_flags_t
+    pgoff: pgoff_t
+    address: vpn_t
+    pmd: pmd_t
+    orig_pte: pte_t
+    cow_page: ptr["page"]
+    page: ptr["page"]
+    pte: ptr["pte_table"]
+    ptl: ptr["pte_table"]
 
 
 @struct
@@ -187,17 +221,23 @@ class op_rom:
 
 @struct(pool=1, rom=True)
 class scenario_rom:
-    """What a scenario fixes: how many operations each CPU has, how many pages a walker may fill."""
+    """What a scenario fixes: the operations of each CPU (those of CPU c from c * NR_OPS on), and which pages its
+    hardware walker may load into its TLB ahead of use, once each, in order, at any time (from c * NR_FILLS on)."""
 
     nr_ops: array[integer(0, NR_OPS), NR_CPUS]
     op: array[op_rom, NR_OPS * NR_CPUS]
+    nr_fills: array[integer(0, NR_FILLS), NR_CPUS]
+    fill: array[vpn_t, NR_FILLS * NR_CPUS]
 
 
-@struct(pool=1, static=True)
+@struct(pool=1, private=True)
 class results:
-    """What each operation of each CPU returned: 0 or more, or -errno, or -100 - signal; reads: the value."""
+    """What each operation of each CPU returned: 0 or more, or -errno, or -100 - signal; reads: the value.
 
-    ret: array[integer(-128, 127), NR_OPS * NR_CPUS]
+    The checker's notes: no CPU reads them.
+    """
+
+    ret: array[result_t, NR_OPS * NR_CPUS]
 
 
 @struct(pool=1, static=True)

@@ -1,7 +1,7 @@
 """Protocols: one file each.  `load` finds a built-in one by name, or a user's by its file.
 
-A protocol's file defines ``PROTOCOL = Protocol(name, title, ...)`` and binds functions to places of the mm text;
-its docstring says which patch or release it is, and what in it is reconstructed.
+A protocol's file defines ``PROTOCOL = Protocol(name, title, ...)`` and binds functions to places of the mm
+text; its docstring says which patch or release it is, and what in it is reconstructed.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _of(module: ModuleType, name: str) -> Protocol:
     p = getattr(module, "PROTOCOL", None)
     if not isinstance(p, Protocol):
         what = "defines no PROTOCOL" if p is None else "has a PROTOCOL that is not a Protocol"
-        raise ProtocolError(f"{name}: {what}; write PROTOCOL = Protocol(\"my-protocol\", \"what it does\")")
+        raise ProtocolError(f'{name}: {what}; write PROTOCOL = Protocol("my-protocol", "what it does")')
     p.file = p.file or module.__file__ or ""
     p.doc = p.doc or module.__doc__ or ""
     return p

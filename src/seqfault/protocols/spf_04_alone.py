@@ -3,8 +3,8 @@
 Only __vma_adjust and unmap_page_range move the count (04), and the page-table lock is taken by spinning with
 interrupts off, as 08 has it before 09.
 
-Places: those of spf-seed without mmap_region/flags.begin, /flags.end and mprotect_fixup/begin, /end; pte_map_lock
-and pte_spinlock are 08's.
+Places: those of spf-seed without mmap_region/flags.begin, /flags.end and mprotect_fixup/begin, /end;
+pte_map_lock and pte_spinlock are 08's.
 """
 
 from __future__ import annotations

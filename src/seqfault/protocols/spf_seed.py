@@ -6,8 +6,8 @@ RFC v5, 16 June 2017, on v4.12-rc5.  Of the series this takes
 - kmem_cache_free at once, where 07 has call_srcu (the rest of 07, mm_seq and the cleared node, stays);
 - 06, 08, 09 and 10 as they are.
 
-As posted: 04, 06, 08, 09.  Reconstructed: 07 and 10 from the mails of the versions next to v5 (see spf_common.py).
-The seed is a reply that quotes 04 and lost a semicolon in the quote; the posting has it.
+As posted: 04, 06, 08, 09.  Reconstructed: 07 and 10, from the mails of the versions next to v5 (see
+spf_common.py).  The seed is a reply that quotes 04 and lost a semicolon in the quote; the posting has it.
 
 Places, patch 04:
     __vma_link_rb/init              seqcount_init
@@ -49,7 +49,10 @@ from seqfault.protocols.spf_common import (
 )
 
 PROTOCOL = Protocol(
-    "spf-seed", "RFC v5, patch 04 at its posted places, VMAs freed at once", doc=__doc__ or "", speculative=SUCCESS
+    "spf-seed",
+    "RFC v5, patch 04 at its posted places, VMAs freed at once",
+    doc=__doc__ or "",
+    speculative=SUCCESS,
 )
 
 

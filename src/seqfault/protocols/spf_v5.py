@@ -1,12 +1,12 @@
 """spf-v5: the whole series "Speculative page faults", RFC v5, 16 June 2017, on v4.12-rc5.
 
-As posted: 04 outside __vma_adjust, 06, 08, 09.  Reconstructed: 05, 07 and 10, whose mails of v5 are not stored.
-05's message is quoted in replies, its diff is that of RFC v4 (10/20), which the merged form of August 2017
+As posted: 04 outside __vma_adjust, 06, 08, 09.  Reconstructed, as v5's own mails are not at hand: 05, 07, 10.
+05's message is quoted in replies to it, its diff is that of RFC v4 (10/20), which the merged form of August 2017
 (PATCH 04/16) repeats; 07's is RFC v4 05/20; 10's is PATCH 09/16 (see spf_common.py).
 
-05 takes the counts in __vma_adjust after i_mmap_rwsem, in every round of `again`, and so after the anon_vma is
-imported and past the error return; the last end leaves `next` out if it is vma.  07 defers the free; the end of
-`next` still comes after it.
+05 takes the counts in __vma_adjust after i_mmap_rwsem, in every round of `again`, and so after the anon_vma
+is imported and past the error return; the last end leaves `next` out if it is vma.  07 defers the free; the
+end of `next` still comes after it.
 
 Places, patches 04 and 05:
     __vma_link_rb/init              seqcount_init

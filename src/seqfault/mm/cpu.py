@@ -1,0 +1,117 @@
+"""A CPU that runs a program: operations on the address space, and instructions that touch its pages.
+
+Instructions go through the TLB; what is not there is walked for in two steps, as there are two levels.  An
+interrupt comes between two instructions only, so lookup and access are one step.  An entry is used as it was
+loaded: that a first write looks at the page table again, to set the dirty bit, is not modelled.
+"""
+
+from __future__ import annotations
+
+from seqfault.kernel import (
+    NULL,
+    atomic,
+    integer,
+    pool_object,
+    seq_point,
+    smp_processor_id,
+    the,
+)
+from seqfault.mm.madvise import sys_madvise
+from seqfault.mm.pgtable import PTE_READ, PTE_WRITE
+from seqfault.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
+from seqfault.mm.types import (
+    NR_CPUS,
+    NR_OPS,
+    PTRS_PER_PTE,
+    cpu_tlb,
+    data_t,
+    mm_struct,
+    page,
+    pgprot_t,
+    pte_t,
+    result_t,
+    results,
+    scenario_rom,
+    signal_t,
+    vpn_t,
+)
+from seqfault.mm.x86_fault import do_page_fault
+
+OP_NONE, OP_MMAP, OP_MUNMAP, OP_MPROTECT, OP_MADVISE, OP_READ, OP_WRITE = 0, 1, 2, 3, 4, 5, 6
+
+op_number_t = integer(0, NR_OPS * NR_CPUS)
+
+
+def access(entry: pte_t, write: bool, value: data_t) -> data_t:
+    """Load or store through a translation.  The frame is named by number, so that it is live is what is checked."""
+    p = pool_object(page, entry >> 2)
+    if write:
+        p.data = value
+        return 0
+    return p.data
+
+
+def touch(addr: vpn_t, write: bool, value: data_t) -> result_t:
+    """One load or store of user code: the value read, or 0; -100 - signal if it gets a signal."""
+    mm = the(mm_struct)
+    tlb = pool_object(cpu_tlb, smp_processor_id())
+    need: pgprot_t = PTE_WRITE if write else PTE_READ
+    while True:
+        with atomic():
+            e: pte_t = tlb.entry[addr].pte
+            if e & need:
+                return access(e, write, value)
+            # Not enough rights: a fault at once, which drops the entry (Intel's manual, 4.10.4.1).
+            table = mm.pmd[addr // PTRS_PER_PTE]
+            walk = e == 0 and table != NULL
+            tlb.entry[addr].pte = 0
+            tlb.walking = walk
+        if walk:
+            with atomic():
+                tlb.walking = False
+                e = table.pte[addr % PTRS_PER_PTE]
+                if e & need:
+                    tlb.entry[addr].pte = e
+                    return access(e, write, value)
+        signal: signal_t = do_page_fault(mm, addr, write)
+        if signal != 0:
+            return -100 - signal
+
+
+def touch_read(addr: vpn_t) -> result_t:
+    return touch(addr, False, 0)
+
+
+def touch_write(addr: vpn_t, value: data_t) -> result_t:
+    return touch(addr, True, value)
+
+
+def do_op(k: op_number_t) -> result_t:
+    """Run operation `k` of the scenario."""
+    rom = the(scenario_rom)
+    kind: integer(0, 15) = rom.op[k].kind
+    addr: vpn_t = rom.op[k].addr
+    len: vpn_t = rom.op[k].len
+    if kind == OP_READ:
+        return touch_read(addr)
+    if kind == OP_WRITE:
+        return touch_write(addr, rom.op[k].value)
+    if kind == OP_MUNMAP:
+        return sys_munmap(addr, len)
+    if kind == OP_MPROTECT:
+        return sys_mprotect(addr, len, rom.op[k].prot)
+    if kind == OP_MADVISE:
+        return sys_madvise(addr, len)
+    if kind == OP_MMAP:
+        return sys_mmap(addr, len, rom.op[k].prot, rom.op[k].flags, rom.op[k].file, rom.op[k].pgoff)
+    return 0
+
+
+def cpu_main():
+    """The program of one CPU: its operations of the scenario, one after the other."""
+    rom = the(scenario_rom)
+    out = the(results)
+    cpu = smp_processor_id()
+    for i in range(rom.nr_ops[cpu]):
+        seq_point()
+        out.ret[cpu * NR_OPS + i] = do_op(cpu * NR_OPS + i)

@@ -1,0 +1,227 @@
+"""Taking page tables and pages away.  mm/memory.c, and change_protection of mm/mprotect.c, 4.12.
+
+Huge pages, swap, special mappings and mmu notifiers are not modelled.
+"""
+
+from __future__ import annotations
+
+from seqfault.kernel import NULL, BUG_ON, ptr, seq_point, the, xchg
+from seqfault.mm.anon_vma import unlink_anon_vmas
+from seqfault.mm.file import unlink_file_vma
+from seqfault.mm.frames import PageAnon, page_remove_rmap
+from seqfault.mm.pgtable import (
+    pmd_addr_end,
+    pmd_index,
+    pmd_none,
+    pte_index,
+    pte_modify,
+    pte_offset_map_lock,
+    pte_present,
+    pte_unmap_unlock,
+    pte_write,
+    vm_normal_page,
+)
+from seqfault.mm.places import (
+    free_pgtables_begin,
+    free_pgtables_end,
+    unmap_page_range_begin,
+    unmap_page_range_end,
+)
+from seqfault.mm.tlb import (
+    __tlb_remove_page,
+    flush_check,
+    flush_tlb_range,
+    mmu_gather,
+    pte_free_tlb,
+    tlb_end_vma,
+    tlb_finish_mmu,
+    tlb_flush_mmu_free,
+    tlb_flush_mmu_tlbonly,
+    tlb_gather_mmu,
+    tlb_remove_tlb_entry,
+    tlb_start_vma,
+)
+from seqfault.mm.types import (
+    NR_PAGES,
+    PTRS_PER_PTE,
+    mm_struct,
+    pgprot_t,
+    pmd_t,
+    pte_t,
+    vm_area_struct,
+    vpn_t,
+)
+
+
+# -- unmapping pages
+def zap_pte_range(tlb: ptr[mmu_gather], pmd: pmd_t, addr: vpn_t, end: vpn_t) -> vpn_t:
+    """Clear the entries of [addr, end), which lie in one table, and gather their pages."""
+    mm = the(mm_struct)
+    while True:  # again:
+        force_flush = False
+        table = pte_offset_map_lock(mm, pmd)
+        while addr < end:
+            ptent: pte_t = table.pte[pte_index(addr)]
+            if pte_present(ptent):
+                p = vm_normal_page(ptent)
+                ptent = xchg(table.pte[pte_index(addr)], 0)  # the hardware may have set bits meanwhile
+                tlb_remove_tlb_entry(tlb, addr)
+                if p:
+                    if not PageAnon(p) and pte_write(ptent):
+                        # Stands for pte_dirty: who cleans the page must not miss writes through old TLB entries.
+                        force_flush = True
+                    page_remove_rmap(p)
+                    if __tlb_remove_page(tlb, p):
+                        force_flush = True
+                        addr += 1
+                        break
+            addr += 1
+        if force_flush:
+            tlb_flush_mmu_tlbonly(tlb)
+        pte_unmap_unlock(table)
+        if not force_flush:
+            return addr
+        tlb_flush_mmu_free(tlb)
+        if addr == end:
+            return addr
+
+
+def zap_pmd_range(tlb: ptr[mmu_gather], vma: ptr[vm_area_struct], addr: vpn_t, end: vpn_t) -> vpn_t:
+    """The part of [addr, end) under one page of upper entries, which is all of it.  Returns where it ends."""
+    mm = the(mm_struct)
+    while addr < end:
+        next: vpn_t = pmd_addr_end(addr, end)
+        if not pmd_none(mm, pmd_index(addr)):
+            next = zap_pte_range(tlb, pmd_index(addr), addr, next)
+        addr = next
+        seq_point()  # cond_resched
+    return addr
+
+
+def unmap_page_range(tlb: ptr[mmu_gather], vma: ptr[vm_area_struct], addr: vpn_t, end: vpn_t):
+    """Unmap the pages of [addr, end) of `vma`."""
+    BUG_ON(addr >= end)
+    unmap_page_range_begin(vma)
+    tlb_start_vma(tlb)
+    while addr < end:
+        addr = zap_pmd_range(tlb, vma, addr, end)
+    tlb_end_vma(tlb)
+    unmap_page_range_end(vma)
+
+
+def unmap_single_vma(tlb: ptr[mmu_gather], vma: ptr[vm_area_struct], start_addr: vpn_t, end_addr: vpn_t):
+    start: vpn_t = max(vma.vm_start, start_addr)
+    if start >= vma.vm_end:
+        return
+    end: vpn_t = min(vma.vm_end, end_addr)
+    if end <= vma.vm_start:
+        return
+    if start != end:
+        unmap_page_range(tlb, vma, start, end)
+
+
+def unmap_vmas(tlb: ptr[mmu_gather], vma: ptr[vm_area_struct], start_addr: vpn_t, end_addr: vpn_t):
+    """Unmap [start_addr, end_addr) of a chain of VMAs."""
+    while vma and vma.vm_start < end_addr:
+        unmap_single_vma(tlb, vma, start_addr, end_addr)
+        vma = vma.vm_next
+
+
+def zap_page_range(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t):
+    """Unmap the pages of [start, end), and keep the VMA and the page tables.  For madvise.
+
+    The entries are gone and stay in the TLBs for a while: what a program sees then is no more than a moment of each
+    page's own, hence the sequential point.
+    """
+    mm = the(mm_struct)
+    tlb = tlb_gather_mmu(mm, start, end)
+    while vma and vma.vm_start < end:
+        unmap_single_vma(tlb, vma, start, end)
+        vma = vma.vm_next
+    seq_point()
+    tlb_finish_mmu(tlb, start, end)
+
+
+# -- freeing page tables
+def free_pte_range(tlb: ptr[mmu_gather], pmd: pmd_t, addr: vpn_t):
+    """Take a table out of the upper level.  It is freed after the flush, when no walk can be in it any more."""
+    mm = the(mm_struct)
+    token = mm.pmd[pmd]
+    mm.pmd[pmd] = NULL
+    pte_free_tlb(tlb, token, addr)
+
+
+def free_pgd_range(tlb: ptr[mmu_gather], addr: vpn_t, end: vpn_t, floor: vpn_t, ceiling: vpn_t):
+    """Free the tables of [addr, end) that nothing in [.., floor) or [ceiling, ..) shares.
+
+    Upper levels are not freed: their pages always exist here.
+    """
+    mm = the(mm_struct)
+    addr -= addr % PTRS_PER_PTE
+    if addr < floor:
+        addr = min(addr + PTRS_PER_PTE, NR_PAGES)
+    ceiling -= ceiling % PTRS_PER_PTE
+    if end > ceiling:
+        end = end - min(end, PTRS_PER_PTE)
+    while addr < end:
+        if not pmd_none(mm, pmd_index(addr)):
+            free_pte_range(tlb, pmd_index(addr), addr)
+        addr = min(addr + PTRS_PER_PTE, NR_PAGES)
+
+
+def free_pgtables(tlb: ptr[mmu_gather], vma: ptr[vm_area_struct], floor: vpn_t, ceiling: vpn_t):
+    """Free what a chain of unmapped VMAs had for page tables, and take them out of the reverse maps first."""
+    while vma:
+        next = vma.vm_next
+        addr: vpn_t = vma.vm_start
+        free_pgtables_begin(vma)
+        unlink_anon_vmas(vma)
+        unlink_file_vma(vma)
+        free_pgtables_end(vma)
+        # VMAs that are near go in one call.
+        while next and next.vm_start <= vma.vm_end + PTRS_PER_PTE:
+            vma = next
+            next = vma.vm_next
+            free_pgtables_begin(vma)
+            unlink_anon_vmas(vma)
+            unlink_file_vma(vma)
+            free_pgtables_end(vma)
+        free_pgd_range(tlb, addr, vma.vm_end, floor, next.vm_start if next else ceiling)
+        vma = next
+
+
+# -- mm/mprotect.c
+def change_pte_range(pmd: pmd_t, addr: vpn_t, end: vpn_t, newprot: pgprot_t) -> vpn_t:
+    """Give the entries of [addr, end), which lie in one table, new rights.  Returns how many there were.
+
+    `dirty_accountable`, which spares known dirty pages of some files a write fault, is not modelled.
+    """
+    mm = the(mm_struct)
+    pages: vpn_t = 0
+    table = pte_offset_map_lock(mm, pmd)
+    while addr < end:
+        oldpte: pte_t = table.pte[pte_index(addr)]
+        if pte_present(oldpte):
+            ptent: pte_t = xchg(table.pte[pte_index(addr)], 0)  # ptep_modify_prot_start
+            table.pte[pte_index(addr)] = pte_modify(ptent, newprot)
+            pages += 1
+        addr += 1
+    pte_unmap_unlock(table)
+    return pages
+
+
+def change_protection(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t, newprot: pgprot_t):
+    mm = the(mm_struct)
+    BUG_ON(start >= end)
+    addr: vpn_t = start
+    pages: vpn_t = 0
+    while addr < end:
+        next: vpn_t = pmd_addr_end(addr, end)
+        if not pmd_none(mm, pmd_index(addr)):
+            pages += change_pte_range(pmd_index(addr), addr, next, newprot)
+        addr = next
+    if pages != 0:  # otherwise no TLB has anything
+        flush_tlb_range(start, end)
+    flush_check(start, end)
+
+
