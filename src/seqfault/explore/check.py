@@ -12,6 +12,7 @@ from seqfault.scenarios.model import Scenario, initial_cells
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ir import Where
 from seqfault.explore.engine import Exploration, explore
+from seqfault.explore.locks import cycles
 from seqfault.explore.model import automaton_for, program_for
 from seqfault.kernel.places import Protocol
 from seqfault.protocols import load
@@ -240,4 +241,24 @@ def check(
         out.append(r)
         if progress:
             progress(r)
-    return Report(protocol.name, "sc", out, time.perf_counter() - t0)
+    report = Report(protocol.name, "sc", out, time.perf_counter() - t0)
+    add_lock_cycles(report)
+    return report
+
+
+def add_lock_cycles(report: Report) -> None:
+    """Add a `lock-order-inversion` for each cycle of lock classes, over everything that was explored, as lockdep would; to the
+    first scenario that completes it."""
+    edges: dict[tuple[str, str], tuple[str, int]] = {}
+    for i, s in enumerate(report.scenarios):
+        for a, b, where, _ in s.lock_edges:
+            edges.setdefault((a, b), (where, i))
+    for ring in cycles(list(edges)):
+        pairs = [(ring[i], ring[(i + 1) % len(ring)]) for i in range(len(ring))]
+        where = [edges[p] for p in pairs]
+        s = report.scenarios[max(i for _, i in where)]
+        fn, _, line = where[-1][0].rpartition(":")
+        v = Violation("lock-order-inversion", " -> ".join([*ring, ring[0]]), fn, "", int(line or 0))
+        v.detail = "; ".join(f"{b} taken under {a} in {w}" for (a, b), (w, _) in zip(pairs, where, strict=True))
+        s.violations.append(v)
+        s.verdict = VIOLATED

@@ -396,7 +396,10 @@ class Executor:
         for p, info in enumerate(self.a.processes):
             pc = self.pc(words, p)
             if pc == info.entry and not self.stop[pc]:
-                self.run(words, p)
+                ahead = words.copy()
+                # where the local work makes a choice, it belongs to the first step
+                if self.run(ahead, p) == OK and not self.X[X_USED]:
+                    words = ahead
         return words
 
 

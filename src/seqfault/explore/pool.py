@@ -15,8 +15,7 @@ from pathlib import Path
 
 from seqfault.scenarios.model import Scenario
 
-from seqfault.explore.check import INCOMPLETE, Limits, Report, ScenarioResult, Violation, check_scenario
-from seqfault.explore.locks import add_lock_cycles
+from seqfault.explore.check import INCOMPLETE, Limits, Report, ScenarioResult, Violation, add_lock_cycles, check_scenario
 from seqfault.explore.model import program_for
 from seqfault.protocols import load
 

@@ -43,7 +43,7 @@ op_number_t = integer(0, NR_OPS * NR_CPUS)
 
 
 def access(entry: pte_t, write: bool, value: data_t) -> data_t:
-    """Load or store through a translation.  The frame is named by number, so that it is live is what is checked."""
+    """Load or store through a translation, to a frame that must be live still."""
     p = pool_object(page, entry >> 2)
     if write:
         p.data = value

@@ -1,7 +1,7 @@
 """Handling a page fault.  mm/memory.c, 4.12, with patches 01 to 03 of RFC v5 "Speculative page faults".
 
-01: no pointer to an entry is used after its lock was dropped.  02, 03: the lock of an entry is taken by pte_map_lock
-and pte_spinlock, which may fail; the fault then ends in VM_FAULT_RETRY.  Both are places.
+01: no pointer to an entry is used after its lock was dropped.  02, 03: the lock of an entry is taken by
+pte_map_lock and pte_spinlock, which may fail; the fault then ends in VM_FAULT_RETRY.  Both are places.
 
 Swap, NUMA hinting (pte_protnone is never true), huge pages, userfaultfd and fault-around are not modelled.
 """
@@ -144,7 +144,10 @@ def do_anonymous_page(vmf: ptr[vm_fault]) -> fault_t:
 
 # -- copy on write
 def wp_page_copy(vmf: ptr[vm_fault]) -> fault_t:
-    """Give the task a page of its own with the old one's content.  Holds a reference on the old one, if counted."""
+    """Give the task a page of its own with the old one's content.
+
+    The caller took a reference on the old one (vmf.page; NULL for the zero page), which is given back here.
+    """
     vma = vmf.vma
     old_page = vmf.page
     if anon_vma_notsup(vmf):
@@ -182,7 +185,7 @@ def wp_page_copy(vmf: ptr[vm_fault]) -> fault_t:
 
 
 def wp_page_reuse(vmf: ptr[vm_fault]):
-    """Write to the page in place.  TLBs of other CPUs may keep the old rights: they fault and find the new ones."""
+    """Write to the page in place.  Other TLBs may keep the old rights: those CPUs fault, and find the new."""
     set_pte_at(vmf, maybe_mkwrite(vmf.orig_pte, vmf.vma))
     pte_unmap_unlock(vmf.ptl)
 
@@ -313,7 +316,7 @@ def do_fault(vmf: ptr[vm_fault]) -> fault_t:
 
 # -- all of them
 def handle_pte_fault(vmf: ptr[vm_fault]) -> fault_t:
-    """Sort a fault by what is there.  Looks at the entry without its lock, so whoever acts on it looks again."""
+    """Sort a fault by what is there.  The entry is read without its lock, so who acts on it looks again."""
     mm = the(mm_struct)
     vmf.pte = NULL
     if not pmd_none(mm, vmf.pmd):
@@ -328,16 +331,15 @@ def handle_pte_fault(vmf: ptr[vm_fault]) -> fault_t:
 
     if not pte_spinlock(vmf):
         return VM_FAULT_RETRY
-    if fault_pte(vmf) == vmf.orig_pte:
-        if vmf.flags & FAULT_FLAG_WRITE and not pte_write(vmf.orig_pte):
-            return do_wp_page(vmf)
-        # Linux sets the accessed and dirty bits.  x86 needs no flush for a fault that was spurious.
+    if fault_pte(vmf) == vmf.orig_pte and vmf.flags & FAULT_FLAG_WRITE and not pte_write(vmf.orig_pte):
+        return do_wp_page(vmf)
+    # Else Linux sets the accessed and dirty bits.  x86 needs no flush for a fault that was spurious.
     pte_unmap_unlock(vmf.ptl)
     return 0
 
 
 def handle_mm_fault(vma: ptr[vm_area_struct], address: vpn_t, flags: fault_flags_t) -> fault_t:
-    """Handle a fault with mmap_sem held for reading.  The upper levels of the page table always exist here."""
+    """Handle a fault with mmap_sem held for reading.  Upper levels of the page table always exist here."""
     vmf = pool_object(vm_fault, smp_processor_id())
     vmf.vma = vma
     vmf.address = address

@@ -1,7 +1,7 @@
 """The page cache of a file.  mm/filemap.c, 4.12, as shmem and ext4 use it for faults.
 
-All pages of a file are in its cache from the start: none is read in, written back or truncated, so the page lock
-that filemap_fault returns with would have nobody to keep out, and is left out.
+All pages of a file are in its cache from the start: none is read in, written back or truncated, so the page
+lock that filemap_fault returns with would have nobody to keep out, and is left out.
 """
 
 from __future__ import annotations

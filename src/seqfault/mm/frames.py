@@ -1,4 +1,4 @@
-"""Page frames: allocation, reference counts, the reverse map's idea of a page.  mm/page_alloc.c, mm/rmap.c, 4.12.
+"""Page frames: allocation, counts, the reverse map's idea of a page.  mm/page_alloc.c, mm/rmap.c, 4.12.
 
 Page locks, LRU lists, memory control groups and the counters of an mm are not modelled.
 """
@@ -44,7 +44,7 @@ def alloc_page() -> ptr[page]:
 
 @place("free_page/check")
 def free_page_check(p: ptr[page]):
-    """No TLB may hold a translation to a frame that is given back, and no page table may map it (bad_page)."""
+    """No TLB may translate to a frame that is given back, and no page table map it (bad_page)."""
     with atomic():
         check(p.mapcount == 0, "wrong-mapcount", p)
         for cpu in range(NR_CPUS):

@@ -5,7 +5,7 @@ Huge pages, swap, special mappings and mmu notifiers are not modelled.
 
 from __future__ import annotations
 
-from seqfault.kernel import NULL, BUG_ON, ptr, seq_point, the, xchg
+from seqfault.kernel import BUG_ON, NULL, ptr, seq_point, the, xchg
 from seqfault.mm.anon_vma import unlink_anon_vmas
 from seqfault.mm.file import unlink_file_vma
 from seqfault.mm.frames import PageAnon, page_remove_rmap
@@ -68,7 +68,7 @@ def zap_pte_range(tlb: ptr[mmu_gather], pmd: pmd_t, addr: vpn_t, end: vpn_t) -> 
                 tlb_remove_tlb_entry(tlb, addr)
                 if p:
                     if not PageAnon(p) and pte_write(ptent):
-                        # Stands for pte_dirty: who cleans the page must not miss writes through old TLB entries.
+                        # For pte_dirty: who cleans the page must not miss writes through old TLB entries.
                         force_flush = True
                     page_remove_rmap(p)
                     if __tlb_remove_page(tlb, p):
@@ -130,8 +130,8 @@ def unmap_vmas(tlb: ptr[mmu_gather], vma: ptr[vm_area_struct], start_addr: vpn_t
 def zap_page_range(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t):
     """Unmap the pages of [start, end), and keep the VMA and the page tables.  For madvise.
 
-    The entries are gone and stay in the TLBs for a while: what a program sees then is no more than a moment of each
-    page's own, hence the sequential point.
+    The entries are gone and stay in the TLBs for a while: each page has a moment of its own at which a
+    program sees it go, hence the sequential point.
     """
     mm = the(mm_struct)
     tlb = tlb_gather_mmu(mm, start, end)
@@ -144,7 +144,7 @@ def zap_page_range(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t):
 
 # -- freeing page tables
 def free_pte_range(tlb: ptr[mmu_gather], pmd: pmd_t, addr: vpn_t):
-    """Take a table out of the upper level.  It is freed after the flush, when no walk can be in it any more."""
+    """Take a table out of the upper level.  It is freed after the flush, when no walk can be in it."""
     mm = the(mm_struct)
     token = mm.pmd[pmd]
     mm.pmd[pmd] = NULL
@@ -223,5 +223,3 @@ def change_protection(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t, newpro
     if pages != 0:  # otherwise no TLB has anything
         flush_tlb_range(start, end)
     flush_check(start, end)
-
-

@@ -1,7 +1,7 @@
-"""What must be true when everything is at rest, and what a program can tell: run by the checker, not by a CPU.
+"""What must be true when everything is at rest, and what a program can tell.  The checker runs it, not a CPU.
 
-A live frame is counted once by its file's page cache and once by each page-table entry that maps it; the zero page
-by nobody.
+A live frame is counted once by its file's page cache and once by each page-table entry that maps it; the zero
+page by nobody.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def pte_pfn(pte: pte_t) -> pfn_t:
 
 
 def pfn_pte(pfn: pfn_t, prot: pgprot_t) -> pte_t:
-    """Of the zero page without rights nothing is left: the entry is none, and the next fault makes it anew."""
+    """Of the zero page without rights nothing is left: the entry is none, and a later fault makes it anew."""
     return pfn << 2 | prot
 
 
@@ -77,7 +77,7 @@ def pte_mkwrite(pte: pte_t) -> pte_t:
 
 
 def maybe_mkwrite(pte: pte_t, vma: ptr[vm_area_struct]) -> pte_t:
-    """Writable, if the VMA still is: who write-protects it for good does so with mmap_sem held for writing."""
+    """Writable, if the VMA is."""
     if vma.vm_flags & VM_WRITE:
         return pte_mkwrite(pte)
     return pte
@@ -92,7 +92,7 @@ def is_zero_pfn(pfn: pfn_t) -> bool:
 
 
 def vm_normal_page(pte: pte_t) -> ptr[page]:
-    """The page that an entry maps; NULL for the zero page, which is special: not counted, not in the reverse map."""
+    """The page that an entry maps; NULL for the zero page, which is not counted, nor in the reverse map."""
     if is_zero_pfn(pte_pfn(pte)):
         return NULL
     return pool_object(page, pte_pfn(pte))
@@ -117,17 +117,17 @@ def pmd_none(mm: ptr[mm_struct], pmd: pmd_t) -> bool:
 
 
 def pte_offset_map(mm: ptr[mm_struct], pmd: pmd_t) -> ptr[pte_table]:
-    """The table under an upper entry.  Linux points to the entry in it; here the address says which one it is."""
+    """The table under an upper entry.  Linux points to the entry in it; here the address says which it is."""
     return mm.pmd[pmd]
 
 
 def pte_lockptr(mm: ptr[mm_struct], pmd: pmd_t) -> ptr[pte_table]:
-    """The table whose lock protects the entries under `pmd` (split locks, in the struct page of the table)."""
+    """The table whose lock protects the entries under `pmd` (split locks, in the table's struct page)."""
     return mm.pmd[pmd]
 
 
 def pte_offset_map_lock(mm: ptr[mm_struct], pmd: pmd_t) -> ptr[pte_table]:
-    """The table under an upper entry, locked.  Linux reads the upper entry for each of the two; a compiler fuses them."""
+    """The table under an upper entry, locked.  Linux writes two reads, which compilers make one."""
     table = pte_offset_map(mm, pmd)
     spin_lock(table.ptl)
     return table

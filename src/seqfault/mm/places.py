@@ -162,7 +162,7 @@ def free_pgtables_end(vma: ptr[vm_area_struct]):
 
 @place("pte_map_lock")
 def pte_map_lock(vmf: ptr[vm_fault]) -> bool:
-    """Map and lock the table of a fault (RFC v5 02).  False, with no lock held: the VMA changed, retry."""
+    """Map and lock the table of a fault (RFC v5 02).  False, with no lock: the VMA changed, retry."""
     vmf.pte = pte_offset_map_lock(the(mm_struct), vmf.pmd)
     vmf.ptl = vmf.pte
     return True
@@ -170,7 +170,7 @@ def pte_map_lock(vmf: ptr[vm_fault]) -> bool:
 
 @place("pte_spinlock")
 def pte_spinlock(vmf: ptr[vm_fault]) -> bool:
-    """Lock the table of a fault, whose entry is mapped already (RFC v5 03).  False, with no lock held: retry."""
+    """Lock the table of a fault, whose entry is mapped already (RFC v5 03).  False, with no lock: retry."""
     vmf.ptl = pte_lockptr(the(mm_struct), vmf.pmd)
     spin_lock(vmf.ptl.ptl)
     return True
@@ -197,5 +197,5 @@ def do_fault_notsup(vmf: ptr[vm_fault]) -> bool:
 # -- arch/x86/mm/fault.c
 @place("do_page_fault/try")
 def do_page_fault_try(mm: ptr[mm_struct], address: vpn_t, write: bool) -> fault_t:
-    """Before mmap_sem is taken.  With VM_FAULT_RETRY or an error the fault is handled again, the classic way."""
+    """Before mmap_sem is taken.  After VM_FAULT_RETRY or an error the fault is handled the classic way."""
     return VM_FAULT_RETRY

@@ -1,8 +1,8 @@
 """TLBs, their shootdown, and the batch of what is unmapped (mmu_gather).
 
 mm/memory.c, asm-generic/tlb.h, arch/x86/mm/tlb.c, arch/x86/include/asm/tlb.h, 4.12.  x86 frees pages and page
-tables only after every CPU has answered an interrupt, so a CPU that has interrupts off keeps both.  Every CPU runs
-threads of the one mm (mm_cpumask is full, none is lazy).
+tables only after every CPU has answered an interrupt, so a CPU that has interrupts off keeps both.  Every CPU
+runs threads of the one mm (mm_cpumask is full, none is lazy).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from seqfault.mm.types import (
     vpn_t,
 )
 
-GATHER_BATCH = Size("GATHER_BATCH", 8)  # pages in the batch; Linux has 8 on the stack, then whole pages of them
+GATHER_BATCH = Size("GATHER_BATCH", 8)  # pages; Linux has 8 on the stack, then whole pages of pointers
 
 
 @struct(pool=NR_CPUS, private=True)
@@ -60,7 +60,7 @@ class mmu_gather:
 
 # -- arch/x86/mm/tlb.c
 def local_flush_tlb(start: vpn_t, end: vpn_t):
-    """INVLPG of each page.  One step: an instruction, whose own walks ahead are thrown away with the entries."""
+    """INVLPG of each page.  One step: what the CPU walked for ahead is thrown away with the entries."""
     tlb = pool_object(cpu_tlb, smp_processor_id())
     with atomic():
         for i in range(start, end):
@@ -69,7 +69,7 @@ def local_flush_tlb(start: vpn_t, end: vpn_t):
 
 
 def send_flush_ipi(ipi: flush_ipi, start: vpn_t, end: vpn_t) -> bool:
-    """Ask a CPU to flush; False while it has another CPU's question (Linux queues them: who waits is the same).
+    """Ask a CPU to flush; False while it has another's question (Linux queues them: who waits is the same).
 
     One step: what the interrupt's handler sees is all there when the interrupt comes.
     """
@@ -83,7 +83,7 @@ def send_flush_ipi(ipi: flush_ipi, start: vpn_t, end: vpn_t) -> bool:
 
 
 def flush_tlb_others(start: vpn_t, end: vpn_t):
-    """smp_call_function_many, which must not be called with interrupts off: two CPUs would wait for each other."""
+    """smp_call_function_many, never called with interrupts off: two CPUs would wait for each other."""
     task = pool_object(task_struct, process_id())
     check(not task.irqs_disabled, "ipi-wait-with-irqs-off", task)
     for cpu in range(NR_CPUS):
@@ -114,8 +114,11 @@ def flush_tlb_page(address: vpn_t):
 
 
 def ipi_agent():
-    """The interrupt handler of a CPU.  It runs between two instructions, with interrupts on; as one step, since
-    nothing of the interrupted code runs before it is over, and nobody else reads this CPU's TLB."""
+    """The interrupt handler of a CPU.
+
+    It runs between two instructions, with interrupts on; as one step, since the interrupted code does not go
+    on before it is over, and nobody else reads this CPU's TLB.
+    """
     cpu = smp_processor_id()
     tlb = pool_object(cpu_tlb, cpu)
     irq = pool_object(cpu_irq, cpu)
@@ -135,8 +138,8 @@ def ipi_agent():
 def walker_agent():
     """The hardware's page walker, which may load a translation long before an instruction needs it, or never.
 
-    Two steps, as there are two levels: it may be left with a table that is freed in between.  A flush on its CPU
-    throws the walk away, with interrupts off or on.
+    Two steps, as there are two levels: it may be left with a table that is freed in between.  A flush on its
+    CPU throws the walk away.
     """
     mm = the(mm_struct)
     cpu = smp_processor_id()
@@ -235,8 +238,8 @@ def tlb_finish_mmu(tlb: ptr[mmu_gather], start: vpn_t, end: vpn_t):
 def flush_check(start: vpn_t, end: vpn_t):
     """After the flush of an operation no TLB holds what the page tables do not grant.
 
-    The checker looks, not a CPU: hence one step.  Where somebody else may be between his own change and his own flush nothing
-    is said: with mmap_sem held for reading by others, or the table's lock held.
+    The checker looks, not a CPU: hence one step.  Where somebody else may be between his own change and his
+    own flush nothing is said: with mmap_sem held for reading by others, or the table's lock held.
     """
     mm = the(mm_struct)
     with atomic():

@@ -164,7 +164,7 @@ class tlb_entry:
 
 @struct
 class flush_ipi:
-    """What one CPU asks another to flush: [start, end).  `sender`: that process plus one; 0: nothing asked."""
+    """What one CPU asks another to flush: [start, end).  `sender`: that process plus one; 0: nothing."""
 
     sender: integer(0, NR_TASKS)
     start: vpn_t
@@ -189,8 +189,8 @@ class cpu_tlb:
 class vm_fault:
     """A page fault in progress (include/linux/mm.h), on the stack of the task that has it.
 
-    `pmd`: which entry of the upper level; `pte`, `ptl`: the table that holds the entry of `address`, and the one
-    whose lock is held (they differ if the upper level changed in between).
+    `pmd`: which entry of the upper level; `pte`, `ptl`: the table that holds the entry of `address`, and the
+    one whose lock is held (they differ if the upper level changed in between).
     """
 
     vma: ptr[vm_area_struct]
@@ -199,10 +199,10 @@ class vm_fault:
     address: vpn_t
     pmd: pmd_t
     orig_pte: pte_t
-    cow_page: ptr["page"]
-    page: ptr["page"]
-    pte: ptr["pte_table"]
-    ptl: ptr["pte_table"]
+    cow_page: ptr[page]
+    page: ptr[page]
+    pte: ptr[pte_table]
+    ptl: ptr[pte_table]
 
 
 @struct
@@ -221,8 +221,9 @@ class op_rom:
 
 @struct(pool=1, rom=True)
 class scenario_rom:
-    """What a scenario fixes: the operations of each CPU (those of CPU c from c * NR_OPS on), and which pages its
-    hardware walker may load into its TLB ahead of use, once each, in order, at any time (from c * NR_FILLS on)."""
+    """What a scenario fixes: the operations of each CPU (those of CPU c from c * NR_OPS on), and which pages
+    its walker may load into the TLB ahead of use, once each, in order, at any time (from c * NR_FILLS on).
+    """
 
     nr_ops: array[integer(0, NR_OPS), NR_CPUS]
     op: array[op_rom, NR_OPS * NR_CPUS]

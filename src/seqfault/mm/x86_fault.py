@@ -1,7 +1,7 @@
 """Page faults of user code.  arch/x86/mm/fault.c, 4.12, with patch 10 of RFC v5 "Speculative page faults".
 
-Faults that drop mmap_sem to wait (FAULT_FLAG_ALLOW_RETRY), the stack pointer's part in growing a stack, protection
-keys, and faults of the kernel itself are not modelled.
+Faults that drop mmap_sem to wait (FAULT_FLAG_ALLOW_RETRY), the stack pointer's part in growing a stack,
+protection keys, and faults of the kernel itself are not modelled.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ flags and rights in vm_fault; read the entry with interrupts off; look whether t
 same; wrap expand_downwards and free_pgtables.
 
 Left out, as the mm text has no such thing: huge pages, protection keys, userfaultfd, upper levels of page
-tables; of 06: clear_refs, madvise's flags, MADV_FREE, memory policies, NUMA, mlock, mremap, and in mprotect_fixup
-the populate call before the end.  The reasons in the counters' names are the tracepoints of later versions,
-except vma_none and error.
+tables; of 06: clear_refs, madvise's flags, MADV_FREE, memory policies, NUMA, mlock, mremap, and in
+mprotect_fixup the populate call before the end.  The reasons in the counters' names are the tracepoints of
+later versions, except vma_none and error.
 """
 
 from __future__ import annotations
@@ -265,8 +265,8 @@ def pte_spinlock_08(vmf: ptr[vm_fault]) -> bool:
 def pte_map_lock_08(vmf: ptr[vm_fault]) -> bool:
     """As 08 has it.
 
-    The idea: with interrupts off, the table that was there at the first check cannot be freed; the second says
-    that it is still the VMA's; after that whoever zaps waits for the lock.
+    The idea: with interrupts off, the table that was there at the first check cannot be freed; the second
+    says that it is still the VMA's; after that whoever zaps waits for the lock.
     """
     mm = the(mm_struct)
     if not vmf.flags & FAULT_FLAG_SPECULATIVE:

@@ -1,9 +1,9 @@
 """spf-seed-no-next: spf-seed without the calls on `next` in __vma_adjust.
 
-Answers "why change the sequence of `next` as well?", the question of the seed that nobody answered on the list.
-Not a posted patch.  The four calls go together, so that every count that is begun is ended: what is left is
-the VMA that __vma_adjust was called for.  In case 8 that one is removed (the text exchanges the two): its
-count is ended before it is freed, and the survivor has none to end.
+Answers "why change the sequence of `next` as well?", the question of the seed that nobody answered on the
+list.  Not a posted patch.  The four calls go together, so that every count that is begun is ended: what is
+left is the VMA that __vma_adjust was called for.  In case 8 that one is removed (the text exchanges the two):
+its count is ended before it is freed, and the survivor has none to end.
 
 Places: those of spf-seed without __vma_adjust/next.free.after and /next.again; __vma_adjust/begin and /end
 have only the call on vma, /next.free.before has case 8's.

@@ -1,8 +1,8 @@
 """spf-v5: the whole series "Speculative page faults", RFC v5, 16 June 2017, on v4.12-rc5.
 
 As posted: 04 outside __vma_adjust, 06, 08, 09.  Reconstructed, as v5's own mails are not at hand: 05, 07, 10.
-05's message is quoted in replies to it, its diff is that of RFC v4 (10/20), which the merged form of August 2017
-(PATCH 04/16) repeats; 07's is RFC v4 05/20; 10's is PATCH 09/16 (see spf_common.py).
+05's message is quoted in replies to it, its diff is that of RFC v4 (10/20), which the merged form of August
+2017 (PATCH 04/16) repeats; 07's is RFC v4 05/20; 10's is PATCH 09/16 (see spf_common.py).
 
 05 takes the counts in __vma_adjust after i_mmap_rwsem, in every round of `again`, and so after the anon_vma
 is imported and past the error return; the last end leaves `next` out if it is vma.  07 defers the free; the
