@@ -8,7 +8,7 @@ import pytest
 
 from seqfault.protocols import Protocol, ProtocolError, builtin_names, load
 
-GOOD = '''
+GOOD = """
 from seqfault.kernel import Protocol, ptr
 from seqfault.mm.places import unmap_page_range_begin
 from seqfault.mm.types import vm_area_struct
@@ -19,7 +19,7 @@ PROTOCOL = Protocol("mine", "a test")
 @PROTOCOL.at(unmap_page_range_begin)
 def nothing(vma: ptr[vm_area_struct]):
     pass
-'''
+"""
 
 
 def test_builtin_ones_load_once_and_say_what_they_are() -> None:
@@ -47,7 +47,10 @@ def test_a_users_file(tmp_path: Path) -> None:
         ("PROTOCOL = 3\n", "not a Protocol"),
         ("def f(:\n", ":1: "),
         ("import nosuchmodule\n", "ModuleNotFoundError"),
-        (GOOD.replace("(vma: ptr[vm_area_struct])", "()"), "takes 0 arguments, but unmap_page_range/begin passes 1"),
+        (
+            GOOD.replace("(vma: ptr[vm_area_struct])", "()"),
+            "takes 0 arguments, but unmap_page_range/begin passes 1",
+        ),
         (GOOD + "\nPROTOCOL.at(unmap_page_range_begin)(nothing)\n", "bound already"),
         (GOOD + "\nPROTOCOL.at(nothing)(nothing)\n", "is not a place of the text"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from seqfault.compile.passes import (
     tidy,
 )
 from seqfault.kernel.layout import Layout
-from seqfault.kernel.types import ArrayType, Struct, resolve_size
+from seqfault.kernel.types import ArrayType, PtrType, Struct, resolve_size
 
 if TYPE_CHECKING:
     from seqfault.compile.program import Program
@@ -339,7 +340,9 @@ class Linker:
         numbering = {name: p.number for name, p in self.layout.pools.items()}
         for f, n in order:
             pc = n.pc
-            where[pc], access[pc] = n.where, n.access
+            where[pc] = n.where
+            if n.access is not None:  # without the types, whose modules cannot be kept in a cache
+                access[pc] = replace(n.access, terms=(), type=None)
             inn = fr.live[f][0]
             code[pc, 0] = n.op
             code[pc, 1:8] = self.encode(n, f, numbering)
@@ -433,7 +436,7 @@ class Linker:
             rest_rules=rules,
             where=where,
             access=access,
-            cells=self.layout.cells,
+            cells=[replace(c, type=f"ptr {c.type.target.name}" if isinstance(c.type, PtrType) else "int") for c in self.layout.cells],
             state_bits=int(nw * 64),
             wide_registers=[x for x in sized if x[1] > 32],
             places=sorted(u.used_places),

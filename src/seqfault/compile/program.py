@@ -153,10 +153,11 @@ def build(program: Program, granularity: str = "merged") -> Automaton:
         pass
     a = compile_program(program, granularity)
     _memory[key] = a
+    data = pickle.dumps(a)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
-            f.write(pickle.dumps(a))
+            f.write(data)
         os.replace(f.name, path)
     except OSError:
         pass  # a read-only home only costs the time to compile

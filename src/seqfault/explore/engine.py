@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
 from seqfault.explore.interp import get, mix, step
+from seqfault.explore.jit import jit
 from seqfault.explore.tables import (
     DISABLED,
     K_DEADLOCK,
@@ -66,7 +66,7 @@ WHY_DONE, WHY_PAUSE, WHY_FRONTIER, WHY_TABLE, WHY_OUTCOMES = range(5)
 V_KIND, V_PC, V_POOL, V_INDEX, V_STATE, V_PROCESS, V_CHOICE, V_COUNT = range(8)
 
 
-@njit(cache=True)
+@jit
 def fingerprint(B, nw):  # type: ignore[no-untyped-def]
     h = np.uint64(0x9E3779B97F4A7C15)
     for w in range(nw):
@@ -74,7 +74,7 @@ def fingerprint(B, nw):  # type: ignore[no-untyped-def]
     return h | np.uint64(1)
 
 
-@njit(cache=True)
+@jit
 def encode(X, used):  # type: ignore[no-untyped-def]
     """One number for the choices of a step."""
     c = np.int64(0)
@@ -83,7 +83,7 @@ def encode(X, used):  # type: ignore[no-untyped-def]
     return c
 
 
-@njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+@jit
 def note(X, distinct, ctl, state, process, choice):  # type: ignore[no-untyped-def]
     """Enter a step's violations into the table of distinct ones: first occurrence and count."""
     for n in range(X[X_VIOLATIONS]):
@@ -106,7 +106,7 @@ def note(X, distinct, ctl, state, process, choice):  # type: ignore[no-untyped-d
     X[X_VIOLATIONS] = 0
 
 
-@njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+@jit
 def at_rest(B, S, P, X):  # type: ignore[no-untyped-def]
     """Oracles and outcome of the state S; B is scratch.  The outcome's hash is X[X_HASH]."""
     nw = P[M_NW]
@@ -141,7 +141,7 @@ def at_rest(B, S, P, X):  # type: ignore[no-untyped-def]
         step(B, P, X, 0, base, P[o + 1], 0, P[o], P[O_NOSTOP], 0)
 
 
-@njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+@jit
 def expand(cur, ncur, base, nxt, table, parent, action, ctl, limit, maxsteps, exclusive, B, S, P, X, counts, distinct, outcomes):  # type: ignore[no-untyped-def]
     """Expand states of one depth from ctl[C_HEAD] on; why it stopped is ctl[C_WHY]."""
     nw = P[M_NW]
@@ -263,7 +263,7 @@ def expand(cur, ncur, base, nxt, table, parent, action, ctl, limit, maxsteps, ex
     ctl[C_WHY] = why
 
 
-@njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+@jit
 def rehash(old, new):  # type: ignore[no-untyped-def]
     mask = np.uint64(new.shape[0] - 1)
     for i in range(old.shape[0]):
@@ -519,7 +519,7 @@ def explore(
     return ex
 
 
-@njit(cache=True)
+@jit
 def fingerprint_of(words, nw):  # type: ignore[no-untyped-def]
     return fingerprint(words, nw)
 

@@ -9,8 +9,8 @@ with one array for each table took more time than the steps.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from seqfault.explore.jit import jit
 from seqfault.explore.memory_sc import load, store
 from seqfault.explore.tables import (
     DISABLED,
@@ -67,14 +67,14 @@ from seqfault.explore.tables import (
 )
 
 
-@njit(cache=True)
+@jit
 def get(B, P, s, pb):  # type: ignore[no-untyped-def]
     """Value of slot `s` of a process whose region begins at word `pb`."""
     i = np.uintp(P[O_TAB] + s * SLOT)
     return P[i + np.uintp(3)] + ((B[np.uintp(P[i] + (P[i + np.uintp(5)] & pb))] >> P[i + np.uintp(1)]) & P[i + np.uintp(2)])
 
 
-@njit(cache=True)
+@jit
 def put(B, P, s, pb, v):  # type: ignore[no-untyped-def]
     """Store in a register; False if the value does not fit."""
     i = np.uintp(P[O_TAB] + s * SLOT)
@@ -87,7 +87,7 @@ def put(B, P, s, pb, v):  # type: ignore[no-untyped-def]
     return span < 0 or (0 <= u <= span)
 
 
-@njit(cache=True)
+@jit
 def violate(X, kind, pc, pool, index, process):  # type: ignore[no-untyped-def]
     n = X[X_VIOLATIONS]
     if n < MAX_VIOLATIONS:
@@ -100,7 +100,7 @@ def violate(X, kind, pc, pool, index, process):  # type: ignore[no-untyped-def]
         X[X_VIOLATIONS] = n + 1
 
 
-@njit(cache=True)
+@jit
 def event(P, X, kind, pc, a, v):  # type: ignore[no-untyped-def]
     n = X[X_TRACE]
     if n < X[X_TRACE_ROOM]:
@@ -112,7 +112,7 @@ def event(P, X, kind, pc, a, v):  # type: ignore[no-untyped-def]
         X[X_TRACE] = n + 1
 
 
-@njit(cache=True)
+@jit
 def mix(h):  # type: ignore[no-untyped-def]
     """A bijection of 64 bits that spreads every bit (after Stafford's variants of MurmurHash3's finaliser)."""
     h ^= h >> np.uint64(32)
@@ -123,7 +123,7 @@ def mix(h):  # type: ignore[no-untyped-def]
     return h
 
 
-@njit(cache=True, nogil=True, boundscheck=False, error_model="numpy")
+@jit
 def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyped-def]
     """Run process `p`, whose region is `words` words from `pb` on, from `pc` to where its next step begins.
 

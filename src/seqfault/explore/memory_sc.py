@@ -6,19 +6,19 @@ A memory model is a file with these functions; the interpreter reaches shared me
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from seqfault.explore.jit import jit
 from seqfault.explore.tables import O_TAB, SLOT
 
 
-@njit(cache=True)
+@jit
 def load(B, P, addr, process):  # type: ignore[no-untyped-def]
     """Raw value of cell `addr`, as `process` sees it."""
     i = np.uintp(P[O_TAB] + addr * SLOT)
     return (B[np.uintp(P[i])] >> P[i + np.uintp(1)]) & P[i + np.uintp(2)]
 
 
-@njit(cache=True)
+@jit
 def store(B, P, addr, raw, process):  # type: ignore[no-untyped-def]
     """Store a raw value to cell `addr` by `process`."""
     i = np.uintp(P[O_TAB] + addr * SLOT)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from seqfault.mm.cpu import cpu_main
-from seqfault.mm.oracles import OBSERVERS
-from seqfault.mm.tlb import ipi_agent, walker_agent
 from seqfault.scenarios.model import Scenario
 
 from seqfault.compile.automaton import Automaton
@@ -14,6 +11,9 @@ from seqfault.compile.program import AGENT, CPU, ENVIRONMENT, Process, Program, 
 from seqfault.kernel.places import Protocol
 from seqfault.kernel.rcu import rcu_agent
 from seqfault.mm import types as mm_types
+from seqfault.mm.cpu import cpu_main
+from seqfault.mm.oracles import OBSERVERS
+from seqfault.mm.tlb import ipi_agent, walker_agent
 
 
 def mm_program(protocol: Protocol, ncpus: int) -> Program:

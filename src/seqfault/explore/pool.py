@@ -15,7 +15,15 @@ from pathlib import Path
 
 from seqfault.scenarios.model import Scenario
 
-from seqfault.explore.check import INCOMPLETE, Limits, Report, ScenarioResult, Violation, add_lock_cycles, check_scenario
+from seqfault.explore.check import (
+    INCOMPLETE,
+    Limits,
+    Report,
+    ScenarioResult,
+    Violation,
+    add_lock_cycles,
+    check_scenario,
+)
 from seqfault.explore.model import program_for
 from seqfault.protocols import load
 

@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
 from seqfault.explore.engine import Executor, Path
-from seqfault.explore.tables import DISABLED, ENDS, OK, T_ALLOC, T_EMIT, T_FREE, T_LOAD, T_STORE, X_RADIX, X_USED
+from seqfault.explore.tables import (
+    DISABLED,
+    ENDS,
+    OK,
+    T_ALLOC,
+    T_EMIT,
+    T_FREE,
+    T_LOAD,
+    T_STORE,
+    X_RADIX,
+    X_USED,
+)
 
 TRACE_ROOM = 4096
 KINDS = {T_LOAD: "load", T_STORE: "store", T_ALLOC: "alloc", T_FREE: "free", T_EMIT: "emit"}

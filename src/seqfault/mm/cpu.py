@@ -76,6 +76,7 @@ def touch(addr: vpn_t, write: bool, value: data_t) -> result_t:
         signal: signal_t = do_page_fault(mm, addr, write)
         if signal != 0:
             return -100 - signal
+        seq_point()  # the fault may have grown a stack, and the instruction only begins again
 
 
 def touch_read(addr: vpn_t) -> result_t:

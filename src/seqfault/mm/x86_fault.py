@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from seqfault.kernel import ptr
 from seqfault.kernel.rwsem import down_read, up_read
-from seqfault.kernel.task import might_sleep
 from seqfault.mm.fault import handle_mm_fault
 from seqfault.mm.places import (
     FAULT_FLAG_WRITE,
@@ -54,7 +53,6 @@ def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
     if not fault & (VM_FAULT_RETRY | VM_FAULT_ERROR):
         return 0
 
-    might_sleep()
     down_read(mm.mmap_sem)
     vma = find_vma(mm, address)
     if not vma:

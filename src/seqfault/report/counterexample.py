@@ -21,7 +21,6 @@ from seqfault.explore.check import Limits, Violation, place_of, run_one, violati
 from seqfault.explore.model import automaton_for, program_for
 from seqfault.explore.replay import ScheduleError, Step, fewest_switches, replay, switches
 from seqfault.kernel.places import Protocol
-from seqfault.kernel.types import PtrType
 from seqfault.protocols import load
 from seqfault.scenarios import find
 from seqfault.scenarios.model import Scenario, initial_cells
@@ -249,9 +248,9 @@ def is_hidden(a: Automaton, cell: int) -> bool:
     return a.cells[cell].pool in ("task_struct", "vm_fault", "scenario_rom", "mmu_gather", "results")
 
 
-def value_text(t: Any, v: int) -> str:
-    if isinstance(t, PtrType):
-        return f"{t.target.name}[{v - 1}]" if v else "NULL"
+def value_text(t: str, v: int) -> str:
+    if t.startswith("ptr "):
+        return f"{t[4:]}[{v - 1}]" if v else "NULL"
     return str(v)
 
 
