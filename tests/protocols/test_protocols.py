@@ -316,7 +316,6 @@ def test_strict_runs_of_the_seed_stop_at_the_use_after_free() -> None:
             mmap(4, 6)
 
 
-@pytest.mark.xfail(reason="write_seqcount_end does not tell the checker that a nested count is given back")
 def test_no_lock_is_thought_to_be_held() -> None:
     m = machine("spf-v5")
     with m:

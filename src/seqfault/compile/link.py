@@ -454,6 +454,11 @@ class Linker:
             for i, (t, stride) in enumerate(a.terms):
                 c[2 + 2 * i], c[3 + 2 * i] = self.operand(t, f), stride
             return c
+        if op is Op.LOCKDEP_RELEASE:  # the classes of that lock, the most deeply nested first
+            name = n.args[0]
+            known = self.unit.lock_classes
+            c[:4] = (known.get(f"{name}/{k}" if k else name, -1) for k in (3, 2, 1, 0))
+            return c
         if op in (Op.CHKPTR, Op.FREE):
             return [self.operand(n.args[0], f), numbering[n.args[1]], 0, 0, 0, 0, 0]
         if op is Op.ALLOC:

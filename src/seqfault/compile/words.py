@@ -236,7 +236,9 @@ class Words(Statements):
         self.emit(Op.LOCKDEP_ACQUIRE, c, t.value)
 
     def w_lock_release(self, node: ast.Call) -> None:
-        self.emit(Op.LOCKDEP_RELEASE, self.lock_class(node))
+        self.lock_class(node)
+        loc = self.location(node.args[0])
+        self.emit(Op.LOCKDEP_RELEASE, f"{loc.pool}.{loc.path}")
 
 
 __all__ = ["Special", "Words"]

@@ -398,9 +398,13 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                     if (held >> h) & 1 and X[e] == 0:
                         X[e] = pc + 1
             put(B, P, P[M_HELD], pb, held | (np.int64(1) << a))
-        elif op == 46:  # LOCKDEP_RELEASE
+        elif op == 46:  # LOCKDEP_RELEASE: the most deeply nested class of this lock that is held
             held = get(B, P, P[M_HELD], pb)
-            put(B, P, P[M_HELD], pb, held & ~(np.int64(1) << a))
+            for k in range(1, 5):
+                x = P[q + np.uintp(k)]
+                if x >= 0 and (held >> x) & 1:
+                    put(B, P, P[M_HELD], pb, held & ~(np.int64(1) << x))
+                    break
         elif op == 49:
             X[X_USED] = used
             return ENDS

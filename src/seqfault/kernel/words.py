@@ -323,12 +323,14 @@ def lock_acquire(lock: Any, subclass: int = 0, trylock: bool = False) -> None:
 
 
 @word
-def lock_release(lock: Any, subclass: int = 0) -> None:
-    """Tell the checker that this process gives `lock` back."""
+def lock_release(lock: Any) -> None:
+    """Tell the checker that this process gives `lock` back: the most deeply nested subclass of it that is held."""
     held = current().held
-    key = f"{lock!r}/{subclass}"
-    if key in held:
-        held.remove(key)
+    for sub in (3, 2, 1, 0):
+        key = f"{lock!r}/{sub}"
+        if key in held:
+            held.remove(key)
+            return
 
 
 # -- arithmetic that wraps

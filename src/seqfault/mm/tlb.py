@@ -20,6 +20,7 @@ from seqfault.kernel import (
     pool_object,
     process_id,
     ptr,
+    seq_point,
     smp_processor_id,
     struct,
     the,
@@ -123,6 +124,7 @@ def ipi_agent():
     tlb = pool_object(cpu_tlb, cpu)
     irq = pool_object(cpu_irq, cpu)
     while True:
+        seq_point()
         with atomic():
             wait_for(tlb.ipi.sender != 0)
             wait_for(not irq.disabled)
@@ -146,6 +148,7 @@ def walker_agent():
     tlb = pool_object(cpu_tlb, cpu)
     rom = the(scenario_rom)
     for i in range(rom.nr_fills[cpu]):
+        seq_point()
         addr: vpn_t = rom.fill[cpu * NR_FILLS + i]
         with atomic():
             table = mm.pmd[addr // PTRS_PER_PTE]

@@ -53,6 +53,12 @@ def function_text(fn: Callable[..., Any], protocol: Protocol) -> list[tuple[int,
     replaced: dict[int, tuple[int, list[tuple[str, str]]]] = {}
     tail: list[tuple[int, str, str]] = []
     shown: set[Place] = set()
+    only = {
+        id(body[0])
+        for n in ast.walk(src.node)
+        for body in (getattr(n, "body", None), getattr(n, "orelse", None))
+        if isinstance(body, list) and len(body) == 1
+    }
     for stmt in ast.walk(src.node):
         if isinstance(stmt, ast.Expr):
             hit = place_called(stmt.value, src)
@@ -61,6 +67,8 @@ def function_text(fn: Callable[..., Any], protocol: Protocol) -> list[tuple[int,
                 fn2 = protocol.binds.get(place, place.default)
                 indent = " " * stmt.col_offset
                 body = [] if is_empty(source_of(fn2)) else filled(call, fn2)
+                if not body and id(stmt) in only:
+                    body = ["pass"]
                 end = stmt.end_lineno or stmt.lineno
                 replaced[stmt.lineno] = (end, [(indent + b, place.name) for b in body])
     for node in ast.walk(src.node):
