@@ -17,7 +17,7 @@ from seqfault.compile.automaton import Automaton
 from seqfault.compile.builder import Unit
 from seqfault.compile.ir import Function
 from seqfault.compile.link import link
-from seqfault.compile.source import Func, reach
+from seqfault.compile.source import Func, Source, reach
 from seqfault.compile.words import Words
 from seqfault.kernel.layout import Layout
 from seqfault.kernel.places import Place
@@ -56,6 +56,9 @@ class Program:
     sizes: dict[str, int] = field(default_factory=dict)
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     structs: tuple[Struct, ...] = ()
+    _layout: Layout | None = field(default=None, repr=False)
+    _reach: tuple[list[Source], list[Struct]] | None = field(default=None, repr=False)
+    _keys: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.sizes.setdefault("NR_TASKS", len(self.processes))
@@ -66,12 +69,25 @@ class Program:
 
     def layout(self) -> Layout:
         """The memory of this program; the same for plain Python and for the automaton."""
-        _, structs = reach(self.entries(), self.binds)
-        return Layout([*structs, *self.structs], self.sizes, self.fields)
+        if self._layout is None:
+            _, structs = self.reach()
+            self._layout = Layout([*structs, *self.structs], self.sizes, self.fields)
+        return self._layout
+
+    def reach(self) -> tuple[list[Source], list[Struct]]:
+        """Every function and struct of the program."""
+        if self._reach is None:
+            self._reach = reach(self.entries(), self.binds)
+        return self._reach
 
     def key(self, granularity: str) -> str:
         """A hash of everything that the automaton depends on."""
-        sources, _ = reach(self.entries(), self.binds)
+        if granularity not in self._keys:
+            self._keys[granularity] = self._hash(granularity)
+        return self._keys[granularity]
+
+    def _hash(self, granularity: str) -> str:
+        sources, _ = self.reach()
         lay = self.layout()
         h = hashlib.sha256(f"{seqfault.__version__} {compiler_hash()} {granularity}".encode())
         for s in sources:

@@ -52,7 +52,7 @@ def run_file(path: str, protocol: Protocol, json: bool, console: Console) -> boo
         raise BadInput(f"{path} has no operations; write for example `mmap 2-4 rw` on a line")
     ncpus = max(2, 1 + max(c for _, _, c, _ in parsed))
     program = program_for(protocol, Scenario("run", (), tuple(() for _ in range(ncpus))))
-    m: Machine = make_machine(program, protocol)
+    m: Machine = make_machine(program.layout(), protocol)
     ok = True
     for n, line, cpu, op in parsed:
         bug = ""
