@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -78,17 +79,29 @@ class ScenarioResult:
 
 
 def place_of(w: Where) -> tuple[str, str, int]:
-    """Function, file and line to name for an instruction.
+    """Function, file and line to name for an instruction: where a reader of the mm text should look.
 
-    Inside an inlined word of the language's own library (spin_lock, write_seqcount_end, ...) the caller is named: that is where a
-    reader looks.
+    Inside the language's own library (spin_lock, write_seqcount_end, ...) that is its caller; inside what a protocol does at a
+    place, the function that has the place.
     """
     chain = [*w.chain, (w.function, w.file, w.line)]
-    for i in range(len(chain) - 1, -1, -1):
-        fn, file, line = chain[i]
-        if not file.startswith("kernel/") or i == 0:
+    if w.site:
+        for outer, inner in itertools.pairwise(chain):
+            if outer[1].startswith("mm/") and not inner[1].startswith(("mm/", "kernel/")):
+                return outer
+    return statement_of(w)
+
+
+def statement_of(w: Where) -> tuple[str, str, int]:
+    """Function, file and line of the statement as somebody wrote it, outside the language's own library."""
+    chain = [*w.chain, (w.function, w.file, w.line)]
+    for fn, file, line in reversed(chain):
+        if not file.startswith("kernel/"):
             return fn, file, line
-    return w.function, w.file, w.line
+    return chain[0]
+
+
+SEVERITY = ("use-after-free", "double-free", "null-dereference", "uninitialised-read", "leak", "deadlock")
 
 
 def violations_of(a: Automaton, ex: Exploration) -> list[Violation]:
@@ -224,7 +237,11 @@ class Report:
         for vs in groups.values():
             vs.sort(key=lambda x: (len(x[0].schedule), x[1].states, x[1].name))
             out.append((vs[0][0], [s for _, s in vs]))
-        return sorted(out, key=lambda x: (x[0].baseline, -len(x[1]), x[0].kind))
+        rank = {k: i for i, k in enumerate(SEVERITY)}
+        # what a protocol's own call does comes first, then what is worst, then what is most frequent
+        return sorted(
+            out, key=lambda x: (x[0].baseline, not x[0].site, rank.get(x[0].kind, 99), -len(x[1]), x[0].kind, x[0].function)
+        )
 
 
 def check(

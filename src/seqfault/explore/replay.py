@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -128,21 +129,75 @@ def switches(path: Path) -> int:
     return sum(1 for a, b in itertools.pairwise(path) if a[0] != b[0])
 
 
+def shows(ex: Executor, first: NDArray[np.int64], path: Path, target: tuple[int, int, int]) -> bool:
+    """Whether a schedule can be followed and ends with the violation (kind, instruction, struct)."""
+    words = first.copy()
+    for n, (p, choice) in enumerate(path):
+        if ex.pc(words, p) == ex.a.halt_pc:
+            return False
+        status = ex.run(words, p, choice)
+        if status == DISABLED or (status == ENDS and n + 1 < len(path)):
+            return False
+        if n + 1 == len(path) and any((k, pc, pool) == target for k, pc, pool, _ in ex.violations()):
+            return True
+    if target[1] >= 0:
+        return False
+    if at_rest(ex, words):
+        ex.rest(words)
+        return any((k, pc, pool) == target for k, pc, pool, _ in ex.violations())
+    return ex.a.kinds[target[0]] == "deadlock" and stuck(ex, words)
+
+
+def join_turns(ex: Executor, first: NDArray[np.int64], path: Path, target: tuple[int, int, int]) -> list[tuple[int, int]]:
+    """Move turns next to others of the same process, as long as the violation stays; then leave steps out at the end
+    of turns."""
+    turns = [list(g) for _, g in itertools.groupby(path, key=lambda x: x[0])]
+    changed = True
+    while changed:
+        changed = False
+        for i in range(len(turns)):
+            for j in range(i + 2, len(turns)):
+                if turns[j][0][0] != turns[i][0][0]:
+                    continue
+                for new in (
+                    [*turns[:i], turns[i] + turns[j], *turns[i + 1 : j], *turns[j + 1 :]],
+                    [*turns[:i], *turns[i + 1 : j], turns[i] + turns[j], *turns[j + 1 :]],
+                ):
+                    flat = [x for t in new for x in t]
+                    if shows(ex, first, flat, target):
+                        turns = [list(g) for _, g in itertools.groupby(flat, key=lambda x: x[0])]
+                        changed = True
+                        break
+                break
+            if changed:
+                break
+        if not changed:  # a turn of somebody else may not be needed at all
+            for i in range(len(turns) - 1):
+                flat = [x for k, t in enumerate(turns) if k != i for x in t]
+                if flat and shows(ex, first, flat, target):
+                    turns = [list(g) for _, g in itertools.groupby(flat, key=lambda x: x[0])]
+                    changed = True
+                    break
+    return [x for t in turns for x in t]
+
+
 def fewest_switches(
     automaton: Automaton,
     init: NDArray[np.uint64],
     rom: NDArray[np.int64],
     path: list[tuple[int, int]],
     target: tuple[int, int, int],
-    limit: int = 200_000,
+    seconds: float = 2.0,
 ) -> list[tuple[int, int]]:
     """A schedule to the same violation (kind, instruction, struct) with the fewest context switches, then the fewest steps.
 
-    Searches states together with who moved last, in order of (switches, steps).  Returns `path` itself when `limit`
-    pairs were seen first.
+    First joins turns of the given path, then searches states together with who moved last, in order of (switches, steps). When
+    that takes more than `seconds`, the joined path is the answer.
     """
     ex = Executor(automaton, rom)
     first = ex.start(init)
+    path = join_turns(ex, first, path, target)
+    end = time.perf_counter() + seconds
     nproc = len(automaton.processes)
     halt = automaton.halt_pc
     rest_kind = target[1] < 0
@@ -166,7 +221,7 @@ def fewest_switches(
         if (raw, who) in seen:
             continue
         seen.add((raw, who))
-        if len(seen) > limit:
+        if time.perf_counter() > end:
             return path
         words = np.frombuffer(raw, np.int64).copy()
         moved = False
@@ -174,9 +229,8 @@ def fewest_switches(
             if ex.pc(words, p) == halt:
                 continue
             cost = sw + (1 if who not in (-1, p) else 0)
-            if cost > bound:
-                if not rest_kind:
-                    continue
+            if cost > bound and not rest_kind:
+                continue
             choice = 0
             while True:
                 w = words.copy()

@@ -36,12 +36,20 @@ def choose(cx: Counterexample, room: int) -> list[int]:
     want: list[list[int]] = [[], [], [], [], [], []]
     target = object_of(events[bad[-1]].cell) if bad and events[bad[-1]].cell else ""
     fights = conflicts(events)
-    last_who = ""
+    who = events[bad[-1]].process if bad else ""
+    got = -1
     for i, e in enumerate(events):
         if e.kind == "violation":
             want[0].append(i)
             continue
+        if is_lock(e) and (e.kind != "store" or (i + 1 < len(events) and same_lock_again(e, events[i + 1]))):
+            continue
         touches = target and object_of(e.cell) == target
+        if target and e.kind == "load" and e.value == target and e.process == who:
+            got = i  # where the pointer came from
+        if not e.process.startswith("cpu"):
+            want[5 if e.kind != "free" else 2].append(i)
+            continue
         if touches and e.kind in ("free", "alloc"):
             want[0].append(i)
         elif e.kind == "free":
@@ -56,16 +64,34 @@ def choose(cx: Counterexample, room: int) -> list[int]:
             want[4].append(i)
         elif touches and e.kind == "store":
             want[4].append(i)
-        if e.process != last_who:
-            want[3].append(i)
-            last_who = e.process
     chosen: set[int] = set(bad[-1:])
+    if got >= 0:
+        chosen.add(got)
     for group in want:
         for i in reversed(group):  # what is near the violation matters more
             if len(chosen) >= room:
                 break
             chosen.add(i)
-    return sorted(chosen)
+    return sorted(chosen | one_for_each_turn(events, chosen))
+
+
+def one_for_each_turn(events: list[Event], chosen: set[int]) -> set[int]:
+    """Of every turn between two context switches at least one event: its last store, else its last one."""
+    out: set[int] = set()
+    turn: list[int] = []
+    for i, e in enumerate([*events, None]):
+        if turn and (e is None or e.process != events[turn[0]].process):
+            if not chosen & set(turn) and events[turn[0]].process != "at rest":
+                stores = [k for k in turn if events[k].kind == "store" and not is_lock(events[k])]
+                out.add((stores or turn)[-1])
+            turn = []
+        if e is not None:
+            turn.append(i)
+    return out
+
+
+def same_lock_again(a: Event, b: Event) -> bool:
+    return a.process == b.process and a.cell == b.cell and b.kind == "store"
 
 
 def is_lock(e: Event) -> bool:
@@ -87,6 +113,12 @@ def short_cell(cell: str) -> str:
 def phrase(e: Event) -> str:
     """What happened, in a few words."""
     c, v = short_cell(e.cell), short_cell(e.value)
+    if e.kind == "store" and is_lock(e):
+        name = c.rsplit(".", 1)[0]
+        return {
+            "disabled": "interrupts off" if v == "1" else "interrupts on",
+            "readers": f"readers of {name}: {int(v):b}",
+        }.get(c.rsplit(".", 1)[1], f"takes {name}" if v != "0" else f"releases {name}")
     return {
         "load": f"{c} is {v}",
         "store": f"{c} = {v}",
@@ -124,54 +156,60 @@ def draw(cx: Counterexample, width: int, max_lines: int) -> list[str]:
     if not columns:
         return [*head, *tail]
     n = len(columns)
-    w = (width - 3 * (n - 1)) // n
-    names = []
+    step = {1: 0, 2: 28, 3: 20}.get(n, max(8, (width - 36) // max(1, n - 1)))
+    starts = {c: i * step for i, c in enumerate(columns)}
     for c in columns:
         ops = ""
         if c.startswith("cpu") and int(c[3:]) < len(s.cpus):
             ops = ": " + "; ".join(o.text() for o in s.cpus[int(c[3:])])
-        names.append(clip(title(c) + ops, w))
-    head.append(" | ".join(x.ljust(w) for x in names).rstrip())
-    head.append("-+-".join("-" * w for _ in columns))
+        head.append(clip(" " * starts[c] + title(c) + ops, width))
+    head.append("-" * width)
     room = max_lines - len(head) - len(tail)
     # a line for each event, and one for each change of function
     shown = choose(cx, room)
     while True:
-        body = render(cx, shown, columns, w)
+        shown = [i for k, i in enumerate(shown) if k == 0 or not same(cx.events[i], cx.events[shown[k - 1]])]
+        body = render(cx, shown, starts, width)
         if len(body) <= room or len(shown) <= 2:
             break
         shown = choose(cx, len(shown) - 1)
+        if len(shown) > room:  # more turns than lines: the last ones
+            shown = shown[-room:]
+            body = render(cx, shown, starts, width)[-room:]
+            break
     return [*head, *body, *tail]
 
 
-def render(cx: Counterexample, shown: list[int], columns: list[str], w: int) -> list[str]:
+def same(a: Event, b: Event) -> bool:
+    """Two events that would make the same line."""
+    return (a.process, a.kind, a.cell, a.value, a.source) == (b.process, b.kind, b.cell, b.value, b.source)
+
+
+def render(cx: Counterexample, shown: list[int], starts: dict[str, int], width: int) -> list[str]:
+    """Each event at its process's column; the text may run on to the right, where nobody else moves in that line."""
     out: list[str] = []
     last: dict[str, str] = {}
     for i in shown:
         e = cx.events[i]
         if e.process == "at rest":
-            out.append(clip(f"at rest: {phrase(e)}", w * len(columns) + 3 * (len(columns) - 1)))
+            out.append(clip(f"at rest: {phrase(e)}", width))
             continue
-        fn = f"{e.function}()"
+        at = " " * starts[e.process]
+        w = width - len(at)
         if last.get(e.process) != e.function:
             last[e.process] = e.function
-            out.append(line(columns, e.process, fn, w))
-        mark = "**" if e.kind == "violation" else "  "
-        text = f"{e.line:>4}{mark}{e.source}"
+            out.append(clip(f"{at}{e.function}()", width))
         said = phrase(e)
-        if len(text) + len(said) + 4 <= w:
-            out.append(line(columns, e.process, f"{text}  [{said}]", w))
-        elif e.kind == "violation":
-            out.append(line(columns, e.process, clip(text, w), w))
-            out.append(line(columns, e.process, clip(f"     *** {said} ***", w), w))
+        if e.kind == "violation":
+            said = f"*** {said} ***"
+        text = f"{e.line:>4}  {e.source}"
+        keep = max(14, w - len(said) - 2)
+        if len(text) + len(said) + 2 > w and keep < 26 and e.kind == "violation":
+            out.append(clip(f"{at}{text}", width))
+            out.append(clip(f"{at}      {said}", width))
         else:
-            keep = max(12, w - len(said) - 4)
-            out.append(line(columns, e.process, clip(f"{clip(text, keep)}  [{said}]", w), w))
+            out.append(clip(f"{at}{clip(text, keep)}  {said}", width))
     return out
-
-
-def line(columns: list[str], who: str, text: str, w: int) -> str:
-    return " | ".join((clip(text, w) if c == who else "").ljust(w) for c in columns).rstrip()
 
 
 def clip(text: str, w: int) -> str:

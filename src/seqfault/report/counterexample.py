@@ -17,7 +17,7 @@ import numpy as np
 from seqfault.cli import BadInput
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ir import Where
-from seqfault.explore.check import Limits, Violation, place_of, run_one, violations_of
+from seqfault.explore.check import Limits, Violation, place_of, run_one, statement_of, violations_of
 from seqfault.explore.model import automaton_for, program_for
 from seqfault.explore.replay import ScheduleError, Step, fewest_switches, replay, switches
 from seqfault.kernel.places import Protocol
@@ -189,11 +189,17 @@ def shrink_operations(p: Protocol, s: Scenario, v: Violation) -> tuple[Scenario,
                 _, _, vs = run_one(p, t, Limits(states=SHRINK_STATES))
                 hit = next((x for x in vs if x.key() == v.key()), None)
                 if hit is not None:
-                    s, v, changed = t, hit, True
+                    left = left_out(s.name, c, i)
+                    s, v, changed = replace(t, name=left), hit, True
                     break
             if changed:
                 break
     return s, v
+
+
+def left_out(name: str, cpu: int, i: int) -> str:
+    """The name of a scenario without operation `i` of `cpu`: ``case8/x~1.0`` (find() understands it)."""
+    return f"{name}{',' if '~' in name else '~'}{cpu}.{i}"
 
 
 def from_schedule(text: str) -> Counterexample:
@@ -264,7 +270,7 @@ def _lines(path: str) -> tuple[str, ...]:
 
 def source_line(w: Where) -> str:
     """The source text of an instruction, of the function that a reader should look at."""
-    fn, file, line = place_of(w)
+    _, file, line = statement_of(w)
     import seqfault
 
     root = Path(seqfault.__file__).parent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import tomllib
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,9 @@ def find(patterns: list[str]) -> list[Scenario]:
     """Scenarios by name, glob pattern or family.  Raises `ScenarioError` when a pattern matches none."""
     out: dict[str, Scenario] = {}
     for p in patterns:
+        if "~" in p:
+            out[p] = without(p)
+            continue
         hits = [
             s
             for s in everything()
@@ -75,6 +79,21 @@ def find(patterns: list[str]) -> list[Scenario]:
             raise ScenarioError(f"no scenario is named or matches {p!r}{hint}")
         out |= {s.name: s for s in hits}
     return list(out.values())
+
+
+def without(name: str) -> Scenario:
+    """``case8/x~1.0,0.1``: a scenario with operations left out, in that order: the first of CPU 1, then the second of CPU 0."""
+    base, _, dropped = name.partition("~")
+    s = find([base])[0]
+    for d in dropped.split(","):
+        cpu, _, i = d.partition(".")
+        if not (cpu.isdigit() and i.isdigit() and int(cpu) < len(s.cpus) and int(i) < len(s.cpus[int(cpu)])):
+            raise ScenarioError(f"{name!r}: {base} has no operation {d!r} to leave out; write ~CPU.NUMBER, from 0")
+        cpus = tuple(
+            tuple(o for k, o in enumerate(ops) if (c, k) != (int(cpu), int(i))) for c, ops in enumerate(s.cpus)
+        )
+        s = replace(s, cpus=cpus)
+    return replace(s, name=name)
 
 
 __all__ = ["Operation", "Scenario", "ScenarioError", "builtin", "everything", "find", "load", "parse"]
