@@ -64,15 +64,12 @@ def choose(cx: Counterexample, room: int) -> list[int]:
             want[4].append(i)
         elif touches and e.kind == "store":
             want[4].append(i)
-    chosen: set[int] = set(bad[-1:])
-    if got >= 0:
-        chosen.add(got)
-    for group in want:
-        for i in reversed(group):  # what is near the violation matters more
-            if len(chosen) >= room:
-                break
-            chosen.add(i)
-    return sorted(chosen | one_for_each_turn(events, chosen))
+    ranked: list[int] = bad[-1:] + ([got] if got >= 0 else [])
+    for n, group in enumerate(want):
+        ranked += reversed(group)  # what is near the violation matters more
+        if n == 1:
+            ranked += sorted(one_for_each_turn(events, set(ranked)))
+    return sorted(list(dict.fromkeys(ranked))[:room])
 
 
 def one_for_each_turn(events: list[Event], chosen: set[int]) -> set[int]:
@@ -81,7 +78,7 @@ def one_for_each_turn(events: list[Event], chosen: set[int]) -> set[int]:
     turn: list[int] = []
     for i, e in enumerate([*events, None]):
         if turn and (e is None or e.process != events[turn[0]].process):
-            if not chosen & set(turn) and events[turn[0]].process != "at rest":
+            if not chosen & set(turn) and events[turn[0]].process.startswith("cpu"):
                 stores = [k for k in turn if events[k].kind == "store" and not is_lock(events[k])]
                 out.add((stores or turn)[-1])
             turn = []
@@ -173,10 +170,6 @@ def draw(cx: Counterexample, width: int, max_lines: int) -> list[str]:
         if len(body) <= room or len(shown) <= 2:
             break
         shown = choose(cx, len(shown) - 1)
-        if len(shown) > room:  # more turns than lines: the last ones
-            shown = shown[-room:]
-            body = render(cx, shown, starts, width)[-room:]
-            break
     return [*head, *body, *tail]
 
 

@@ -161,8 +161,12 @@ def expand() -> Iterator[Scenario]:
         "fault-above": "write 4 6",
         "grow-too": "write 2 6",
     }.items():
+        # A stack grows with mmap_sem held for reading, and 4.12 does not keep other faults of the VMA out meanwhile:
+        # mmap-sem itself is at fault there (docs/findings.md), so these are kept apart.
+        apart = label in ("fault-above", "grow-too")
+        family = "linux-4.12" if apart else "expand"
         for kind in ("read 3", "write 3 7"):
-            yield scenario(f"expand/{label}-{kind.split()[0]}", setup, [[op], [kind, "read 3"]])
+            yield scenario(f"{family}/{label}-{kind.split()[0]}", setup, [[op], [kind, "read 3"]])
         yield scenario(f"expand/{label}-grown-before", [*below, "write 3 2"], [[op], ["write 4 7", "read 3"]])
 
 
