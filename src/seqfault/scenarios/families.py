@@ -163,11 +163,13 @@ def expand() -> Iterator[Scenario]:
     }.items():
         # A stack grows with mmap_sem held for reading, and 4.12 does not keep other faults of the VMA out meanwhile:
         # mmap-sem itself is at fault there (docs/findings.md), so these are kept apart.
-        apart = label in ("fault-above", "grow-too")
-        family = "linux-4.12" if apart else "expand"
-        for kind in ("read 3", "write 3 7"):
-            yield scenario(f"{family}/{label}-{kind.split()[0]}", setup, [[op], [kind, "read 3"]])
-        yield scenario(f"expand/{label}-grown-before", [*below, "write 3 2"], [[op], ["write 4 7", "read 3"]])
+        for kind in ("read", "write"):
+            apart = label == "fault-above" or (label, kind) == ("grow-too", "write")
+            fault = "read 3" if kind == "read" else "write 3 7"
+            family = "linux-4.12" if apart else "expand"
+            yield scenario(f"{family}/{label}-{kind}", setup, [[op], [fault, "read 3"]])
+        family = "linux-4.12" if label == "grow-too" else "expand"
+        yield scenario(f"{family}/{label}-grown-before", [*below, "write 3 2"], [[op], ["write 4 7", "read 3"]])
 
 
 def files() -> Iterator[Scenario]:
