@@ -65,7 +65,7 @@ def check(
         typer.Option("--scenario", "-s", metavar="NAME|FILE", help="A scenario, a pattern such as 'case8/*', or a TOML file. May be repeated. Default: all."),
     ] = None,
     json: Json = False,
-    max_states: Annotated[int, typer.Option(help="States of one scenario.", min=1)] = 20_000_000,
+    max_states: Annotated[int, typer.Option(help="States of one scenario.", min=1)] = 40_000_000,
     max_memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory of one scenario's exploration, e.g. 2G.")] = "4G",
     timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for all of it.", min=0.001)] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Worker processes; 0: one a processor.", min=0)] = 0,

@@ -27,7 +27,7 @@ LIMIT_KINDS = frozenset({"pool-exhausted", "endless-step"})  # these say that th
 class Limits:
     """Where exploration of one scenario stops: `states`, `memory` in bytes, `seconds` (None: no limit)."""
 
-    states: int = 20_000_000
+    states: int = 40_000_000
     memory: int = 8 << 30
     seconds: float | None = None
 

@@ -104,6 +104,18 @@ def cases() -> Iterator[Scenario]:
                         yield scenario(f"case{n}/{how}-{spot}-{state}-{kind}", setup, [[op], [fault, f"read {page}"]])
 
 
+def given() -> Iterator[Scenario]:
+    """Cases 4 and 5 with the rights the other way round: what is taken was writable."""
+    for kind in ("read", "write"):
+        for state in ("warm", "read", "written"):
+            fault = [f"{kind} 3" + (" 7" if kind == "write" else ""), "read 3"]
+            setup = ["mmap 0-5 rw", *touches(state, 3, 4), "mprotect 0-3 r"]
+            yield scenario(f"case5/taken-{state}-{kind}", setup, [["mprotect 3-4 r"], fault])
+            fault = [f"{kind} 2" + (" 7" if kind == "write" else ""), "read 2"]
+            setup = ["mmap 0-5 rw", *touches(state, 2, 1), "mprotect 3-5 r"]
+            yield scenario(f"case4/taken-{state}-{kind}", setup, [["mprotect 2-3 r"], fault])
+
+
 SPLITS = {"head": "0-1", "middle": "1-2", "tail": "2-3"}
 
 
@@ -326,6 +338,6 @@ def three_cpus() -> Iterator[Scenario]:
 def generate() -> list[Scenario]:
     """Every generated scenario, in a fixed order."""
     out: list[Scenario] = []
-    for f in (cases, splits, writers, expand, files, tables, same_page, sequences, failures, walker, three_cpus):
+    for f in (cases, given, splits, writers, expand, files, tables, same_page, sequences, failures, walker, three_cpus):
         out += f()
     return out
