@@ -112,7 +112,7 @@ def main() -> int:
         if pan is not None:
             print(f"  Spin      {spread(rows['spin'])} M states/s, by CPU time {spread(rows['spin cpu'])}")
             print(f"  seqfault / Spin {spread(rows['ratio'])}")
-    small = [sys.executable, "-m", "seqfault.cli", "check", "spf-seed", "-s", "case8/next-read", "--examples", "0"]
+    small = [sys.executable, "-m", "seqfault.cli", "check", "spf-seed", "-s", "argued/case8-alone", "--examples", "0"]
     times = []
     for _ in range(args.rounds + 1):
         t0 = time.perf_counter()

@@ -56,6 +56,7 @@ class Scope:
     returns: list[Edge] = field(default_factory=list)
     results: list[Reg] = field(default_factory=list)
     direct: Val | None = None
+    nest: int = 0
     loops: list[tuple[Any, list[Edge]]] = field(default_factory=list)
     assigned: dict[str, int] = field(default_factory=dict)
     all_loads: dict[str, int] = field(default_factory=dict)

@@ -42,10 +42,12 @@ class Statements(Expressions):
         return s
 
     def block(self, body: list[ast.stmt]) -> None:
+        self.scope.nest += 1
         for s in body:
             if not self.open:
                 break  # unreachable
             self.statement(s)
+        self.scope.nest -= 1
 
     def statement(self, s: ast.stmt) -> None:
         self.line = s.lineno
@@ -127,7 +129,8 @@ class Statements(Expressions):
 
     def assign_name(self, target: ast.Name, v: Val, node: ast.AST) -> None:
         old = self.scope.names.get(target.id)
-        if old is None and isinstance(v.op, Const) and v.type is not None and self.scope.assigned[target.id] == 1:
+        once = self.scope.assigned[target.id] == 1 and self.scope.nest == 1  # on every path
+        if old is None and isinstance(v.op, Const) and v.type is not None and once:
             self.scope.names[target.id] = v  # a name for a constant
             return
         if old is None:

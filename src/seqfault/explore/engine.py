@@ -397,8 +397,8 @@ class Executor:
             pc = self.pc(words, p)
             if pc == info.entry and not self.stop[pc]:
                 ahead = words.copy()
-                # where the local work makes a choice, it belongs to the first step
-                if self.run(ahead, p) == OK and not self.X[X_USED]:
+                # local work that makes a choice, or is itself at fault, belongs to the first step
+                if self.run(ahead, p) == OK and not self.X[X_USED] and not self.X[X_VIOLATIONS]:
                     words = ahead
         return words
 

@@ -1,0 +1,74 @@
+"""Ten thousand generated programs run equal in plain Python and in the interpreter: memory after each operation, and what
+is reported."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from generate import module
+
+from seqfault.compile.program import Process, Program, compile_program
+from seqfault.explore.engine import Executor
+from seqfault.explore.tables import ENDS
+from seqfault.kernel import KernelBug, Machine
+
+BATCH, OPERATIONS, BATCHES = 125, 2, 80  # 10,000 programs
+FATAL = {ZeroDivisionError: "division-by-zero", ValueError: "bad-shift", AssertionError: "assertion"}
+
+
+def load(path: Path, seed: int, programs: int, operations: int):
+    name = f"generated_{seed}"
+    f = path / f"{name}.py"
+    f.write_text(module(seed, programs, operations))
+    spec = importlib.util.spec_from_file_location(name, f)
+    mod = importlib.util.module_from_spec(spec)
+    sys.modules[name] = mod
+    spec.loader.exec_module(mod)
+    return mod
+
+
+def plain(m: Machine, fn) -> list[str]:
+    """Kinds that one operation reports; the last one may be fatal."""
+    m.violations.clear()
+    with m:
+        try:
+            fn()
+        except KernelBug as e:
+            return [k for k, _ in m.violations] + [e.kind]
+        except tuple(FATAL) as e:
+            return [k for k, _ in m.violations] + [FATAL[type(e)]]
+    return [k for k, _ in m.violations]
+
+
+@pytest.mark.parametrize("seed", range(BATCHES))
+def test_programs_run_equal(seed: int, tmp_path: Path):
+    mod = load(tmp_path, seed, BATCH, OPERATIONS)
+    fns = [getattr(mod, f"op_{p}_{i}") for p in range(BATCH) for i in range(OPERATIONS)]
+    program = Program("generated", [Process(f, k) for k, f in enumerate(fns)], sizes={"NR_CPUS": 64, "NR_TASKS": 64})
+    a = compile_program(program)
+    layout = program.layout()
+    used = [i for i in range(a.ncell) if a.tab[i, 2] != 0]
+    reported = set()
+    for p in range(BATCH):
+        m = Machine(layout, strict=False)
+        words = a.pack(m.cells)
+        ex = Executor(a, a.rom(m.cells))
+        state = ex.start(words)
+        for i in range(OPERATIONS):
+            k = p * OPERATIONS + i
+            want = plain(m, fns[k])
+            got: list[str] = []
+            status = 0
+            while ex.pc(state, k) != a.halt_pc and status != ENDS:
+                status = ex.run(state, k)
+                got += [a.kinds[v[0]] for v in ex.violations()]
+            assert got == want, fns[k].__name__
+            reported.update(got)
+            if status == ENDS:
+                break
+            cells = a.unpack(state.view("uint64"))
+            assert [cells[c] for c in used] == [m.cells[c] for c in used], fns[k].__name__
+    assert reported  # the programs are not all tame
