@@ -108,7 +108,9 @@ def main() -> int:
                 rows["spin cpu"].append(m / cs / 1e6)
                 rows["ratio"].append(ts / t)
         print(f"record {args.size}: {n:,} states, reductions off, {args.rounds} rounds in turn")
-        print(f"  seqfault  {spread(rows['ours'])} M states/s, by CPU time {spread(rows['ours cpu'])}, {b:.1f} bytes a state")
+        print(
+            f"  seqfault  {spread(rows['ours'])} M states/s, by CPU time {spread(rows['ours cpu'])}, {b:.1f} bytes a state"
+        )
         if pan is not None:
             print(f"  Spin      {spread(rows['spin'])} M states/s, by CPU time {spread(rows['spin cpu'])}")
             print(f"  seqfault / Spin {spread(rows['ratio'])}")

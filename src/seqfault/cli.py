@@ -53,7 +53,12 @@ def root(
     """A laboratory for page faults that do not take the address-space lock."""
 
 
-Proto = Annotated[str, typer.Argument(metavar="PROTOCOL", help="A protocol's name (see `seqfault list`) or a file: path/to/my_protocol.py.")]
+Proto = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROTOCOL", help="A protocol's name (see `seqfault list`) or a file: path/to/my_protocol.py."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md) instead of text.")]
 
 
@@ -62,15 +67,26 @@ def check(
     protocol: Proto,
     scenario: Annotated[
         list[str] | None,
-        typer.Option("--scenario", "-s", metavar="NAME|FILE", help="A scenario, a pattern such as 'case8/*', or a TOML file. May be repeated. Default: all."),
+        typer.Option(
+            "--scenario",
+            "-s",
+            metavar="NAME|FILE",
+            help="A scenario, a pattern such as 'case8/*', or a TOML file. May be repeated. Default: all.",
+        ),
     ] = None,
     json: Json = False,
     max_states: Annotated[int, typer.Option(help="States of one scenario.", min=1)] = 40_000_000,
-    max_memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory of one scenario's exploration, e.g. 2G.")] = "4G",
+    max_memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="Memory of one scenario's exploration, e.g. 2G.")
+    ] = "4G",
     timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for all of it.", min=0.001)] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Worker processes; 0: one a processor.", min=0)] = 0,
-    resume: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep finished results in FILE and take them from there.")] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also the size of the automaton, every scenario, every counter.")] = False,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep finished results in FILE and take them from there.")
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also the size of the automaton, every scenario, every counter.")
+    ] = False,
     examples: Annotated[int, typer.Option(help="How many counterexamples to draw.", min=0)] = 1,
 ) -> None:
     """Explore every interleaving of the scenarios: is the protocol right?"""
@@ -81,7 +97,9 @@ def check(
 
 @app.command()
 def replay(
-    schedule: Annotated[str, typer.Argument(metavar="SCHEDULE", help="A schedule string, as a counterexample prints it.")],
+    schedule: Annotated[
+        str, typer.Argument(metavar="SCHEDULE", help="A schedule string, as a counterexample prints it.")
+    ],
     json: Json = False,
     full: Annotated[bool, typer.Option("--full", help="Every step, not only those that matter.")] = False,
 ) -> None:
@@ -93,7 +111,9 @@ def replay(
 
 @app.command("list")
 def list_(
-    pattern: Annotated[list[str] | None, typer.Argument(metavar="[PATTERN]...", help="Only scenarios like these.")] = None,
+    pattern: Annotated[
+        list[str] | None, typer.Argument(metavar="[PATTERN]...", help="Only scenarios like these.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """The protocols and the scenarios."""
@@ -104,8 +124,12 @@ def list_(
 
 @app.command()
 def run(
-    script: Annotated[str, typer.Argument(metavar="SCRIPT", help="A file of operations, one a line; - for standard input.")],
-    protocol: Annotated[str, typer.Option("--protocol", "-p", metavar="PROTOCOL", help="Whose text runs.")] = "mmap-sem",
+    script: Annotated[
+        str, typer.Argument(metavar="SCRIPT", help="A file of operations, one a line; - for standard input.")
+    ],
+    protocol: Annotated[
+        str, typer.Option("--protocol", "-p", metavar="PROTOCOL", help="Whose text runs.")
+    ] = "mmap-sem",
     json: Json = False,
 ) -> None:
     """Run operations one after the other; print the maps and the page tables after each."""

@@ -37,7 +37,7 @@ from seqfault.kernel.task import (
 @struct(pool=3)
 class thing:
     n: integer(0, 7)
-    next: ptr["thing"]
+    next: ptr[thing]
 
 
 @struct(pool=1)

@@ -23,7 +23,8 @@ Words = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class PoolInfo:
-    """Objects of one struct: object i begins at cell `base` + i * `stride`; `state` is 0 if that cell tells whether it lives, else -1."""
+    """Objects of one struct: object i begins at cell `base` + i * `stride`; `state` is 0 if that cell tells
+    whether it lives, else -1."""
 
     name: str
     base: int

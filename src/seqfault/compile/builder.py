@@ -230,9 +230,7 @@ class Builder:
             x = self.compute(Op.MUL, INT, b, Const(sb))
             y = self.compute(Op.MUL, INT, c, Const(sc))
             terms = ((a, sa), (self.compute(Op.ADD, INT, x.op, y.op).op, 1))
-        return replace(
-            loc, type=loc.type.elem, terms=terms, path=f"{loc.path}[]", spans=(*loc.spans, (n, step))
-        )
+        return replace(loc, type=loc.type.elem, terms=terms, path=f"{loc.path}[]", spans=(*loc.spans, (n, step)))
 
     def shared(self, loc: Loc) -> bool:
         s = self.layout.pools[loc.pool].struct

@@ -86,15 +86,21 @@ class Expressions(Builder):
         v = self.any(node)
         if isinstance(v, Loc):
             if isinstance(v.type, Struct | ArrayType):
-                self.fail(node, f"{ast.unparse(node)} is a whole {'array' if isinstance(v.type, ArrayType) else 'struct'}",
-                          "read one of its fields")
+                self.fail(
+                    node,
+                    f"{ast.unparse(node)} is a whole {'array' if isinstance(v.type, ArrayType) else 'struct'}",
+                    "read one of its fields",
+                )
             return self.load(v, node)
         if isinstance(v, Val):
             return v
         if inspect.isfunction(v) or isinstance(v, StructName):
             self.fail(node, f"{ast.unparse(node)!r} is used as a value", "functions and structs are no values; call it")
-        self.fail(node, f"{ast.unparse(node)!r} is {type(v).__name__}, not a number or pointer",
-                  "Kernel Python has integers, bools and pointers")
+        self.fail(
+            node,
+            f"{ast.unparse(node)!r} is {type(v).__name__}, not a number or pointer",
+            "Kernel Python has integers, bools and pointers",
+        )
 
     def any(self, node: ast.expr) -> Any:
         """A `Val`, or a `Loc` that was not loaded yet."""
@@ -118,7 +124,7 @@ class Expressions(Builder):
             return self.binop(node)
         if isinstance(node, ast.UnaryOp):
             return self.unary(node)
-        if isinstance(node, ast.Compare) or isinstance(node, ast.BoolOp):
+        if isinstance(node, (ast.Compare, ast.BoolOp)):
             return self.boolean(node)
         if isinstance(node, ast.IfExp):
             return self.conditional(node)
@@ -134,8 +140,11 @@ class Expressions(Builder):
                     "use `a, b = f()` for several results; annotate the return type if it has one",
                 )
             return r[0]
-        self.fail(node, f"{type(node).__name__} ({ast.unparse(node)[:40]!r}) is outside Kernel Python",
-                  "use names, fields, integer arithmetic, comparisons and calls")
+        self.fail(
+            node,
+            f"{type(node).__name__} ({ast.unparse(node)[:40]!r}) is outside Kernel Python",
+            "use names, fields, integer arithmetic, comparisons and calls",
+        )
 
     def attribute(self, node: ast.Attribute) -> Loc:
         base = self.any(node.value)
@@ -225,8 +234,8 @@ class Expressions(Builder):
                 a, b = self.operands(node.left, node.comparators[0], node)
                 if isinstance(a.op, Const) and isinstance(b.op, Const):
                     return Val(Const(int(self.fold_compare(node.ops[0], a.op.value, b.op.value))), BOOL)
-                x, y = (b, a) if c[2] else (a, b)
-                return self.compute(c[1], BOOL, x.op, y.op)
+                u, v = (b, a) if c[2] else (a, b)
+                return self.compute(c[1], BOOL, u.op, v.op)
         yes, no = self.condition(node)
         if not no or not yes:
             self.open = yes or no
@@ -262,7 +271,12 @@ class Expressions(Builder):
     @staticmethod
     def fold_compare(op: ast.cmpop, a: int, b: int) -> bool:
         return {
-            ast.Eq: a == b, ast.NotEq: a != b, ast.Lt: a < b, ast.LtE: a <= b, ast.Gt: a > b, ast.GtE: a >= b,
+            ast.Eq: a == b,
+            ast.NotEq: a != b,
+            ast.Lt: a < b,
+            ast.LtE: a <= b,
+            ast.Gt: a > b,
+            ast.GtE: a >= b,
         }[type(op)]
 
     def condition(self, node: ast.expr) -> tuple[list[Edge], list[Edge]]:
@@ -298,7 +312,9 @@ class Expressions(Builder):
         for i, (op, right) in enumerate(zip(node.ops, node.comparators, strict=True)):
             c = COMPARE.get(type(op))
             if c is None:
-                self.fail(node, f"the comparison {type(op).__name__}", "use == != < <= > >= (pointers: p, not p, p == NULL)")
+                self.fail(
+                    node, f"the comparison {type(op).__name__}", "use == != < <= > >= (pointers: p, not p, p == NULL)"
+                )
             r = self.value(right)
             self.comparable(left, r, node)
             if isinstance(left.op, Const) and isinstance(r.op, Const):

@@ -308,7 +308,11 @@ class Linker:
 
         # code
         pc_slot = self.slot(0, 0, (1 << pc_bits) - 1, 0, (1 << pc_bits) - 1, 1)
-        held_slot = self.slot(held_at // 64, held_at % 64, (1 << held_bits) - 1, 0, (1 << held_bits) - 1, 1) if held_bits else -1
+        held_slot = (
+            self.slot(held_at // 64, held_at % 64, (1 << held_bits) - 1, 0, (1 << held_bits) - 1, 1)
+            if held_bits
+            else -1
+        )
         order: list[tuple[Function, Node]] = []
         for f in self.fns:
             for n in f.nodes:
@@ -354,10 +358,10 @@ class Linker:
             elif n.op is Op.CALL:
                 g = n.callee
                 assert g is not None and g.ret_slot is not None and g.entry is not None and n.next is not None
-                k = sites.get(g, 0)
-                sites[g] = k + 1
-                rettab[ret_row[g] + k] = n.next.pc
-                code[pc, 1:4] = self.operand(g.ret_slot, g), k, g.entry.pc
+                nth = sites.get(g, 0)
+                sites[g] = nth + 1
+                rettab[ret_row[g] + nth] = n.next.pc
+                code[pc, 1:4] = self.operand(g.ret_slot, g), nth, g.entry.pc
                 keep = (fr.live[f][1][id(n)] & fr.state[f]) | set(g.params) | {g.ret_slot}
                 masks[pc] = fr.mask(f.offset, keep, header, max_region)
             elif n.op is Op.RET:
@@ -436,7 +440,10 @@ class Linker:
             rest_rules=rules,
             where=where,
             access=access,
-            cells=[replace(c, type=f"ptr {c.type.target.name}" if isinstance(c.type, PtrType) else "int") for c in self.layout.cells],
+            cells=[
+                replace(c, type=f"ptr {c.type.target.name}" if isinstance(c.type, PtrType) else "int")
+                for c in self.layout.cells
+            ],
             state_bits=int(nw * 64),
             wide_registers=[x for x in sized if x[1] > 32],
             places=sorted(u.used_places),

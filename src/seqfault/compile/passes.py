@@ -25,7 +25,9 @@ def tidy(fn: Function, full: bool) -> None:
 
     def skip(n: Node | None) -> Node | None:
         seen = set()
-        while n is not None and n.op is Op.NOP and not begins_step(n, full) and id(n) not in seen and n.next is not None:
+        while (
+            n is not None and n.op is Op.NOP and not begins_step(n, full) and id(n) not in seen and n.next is not None
+        ):
             seen.add(id(n))
             n = n.next
         return n

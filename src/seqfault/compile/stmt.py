@@ -53,8 +53,11 @@ class Statements(Expressions):
         self.line = s.lineno
         handler = getattr(self, "s_" + type(s).__name__.lower(), None)
         if handler is None:
-            self.fail(s, f"the statement {type(s).__name__.lower()!r} is outside Kernel Python",
-                      "see docs/kernel-python.md for what it has")
+            self.fail(
+                s,
+                f"the statement {type(s).__name__.lower()!r} is outside Kernel Python",
+                "see docs/kernel-python.md for what it has",
+            )
         handler(s)
         self.mark_full = False
 
@@ -136,8 +139,11 @@ class Statements(Expressions):
         if old is None:
             reg = Reg(target.id, named=True, type=v.type)
             if v.type is None:
-                self.fail(node, f"{target.id!r} is first assigned NULL, so its type is not known",
-                          f"write `{target.id}: ptr[T] = NULL`")
+                self.fail(
+                    node,
+                    f"{target.id!r} is first assigned NULL, so its type is not known",
+                    f"write `{target.id}: ptr[T] = NULL`",
+                )
             if isinstance(v.type, PtrType):
                 reg.lo, reg.hi = self.layout.bounds(v.type)
             self.fn.regs.append(reg)
@@ -242,14 +248,19 @@ class Statements(Expressions):
     def check_spin(self, s: ast.While, first: int) -> None:
         nodes = self.fn.nodes[first:]
         if not self.atomic and sum(n.stop for n in nodes) > 1:
-            self.fail(s, "a spin loop whose condition makes several accesses",
-                      "make one access (or one `with atomic()` block) in the condition of `while …: cpu_relax()`")
+            self.fail(
+                s,
+                "a spin loop whose condition makes several accesses",
+                "make one access (or one `with atomic()` block) in the condition of `while …: cpu_relax()`",
+            )
 
     def s_for(self, s: ast.For) -> None:
         it = s.iter
         ok = isinstance(it, ast.Call) and isinstance(it.func, ast.Name) and it.func.id == "range" and not it.keywords
         if not ok or s.orelse or not isinstance(s.target, ast.Name):
-            self.fail(s, "a for loop over something else than range(...)", "write `for i in range(a, b):`, or a while loop")
+            self.fail(
+                s, "a for loop over something else than range(...)", "write `for i in range(a, b):`, or a while loop"
+            )
         assert isinstance(it, ast.Call)
         self.begin_statement()
         args = [self.number(a) for a in it.args]
@@ -306,7 +317,12 @@ class Statements(Expressions):
     def s_with(self, s: ast.With) -> None:
         e = s.items[0].context_expr
         w = None
-        if len(s.items) == 1 and s.items[0].optional_vars is None and isinstance(e, ast.Call) and isinstance(e.func, ast.Name):
+        if (
+            len(s.items) == 1
+            and s.items[0].optional_vars is None
+            and isinstance(e, ast.Call)
+            and isinstance(e.func, ast.Name)
+        ):
             w = getattr(self.scope.src.scope.get(e.func.id), "__kernel_word__", None)
         if w != "atomic":
             self.fail(s, f"`with {ast.unparse(e)}`", "only `with atomic():` is in the language")
@@ -398,7 +414,9 @@ class Statements(Expressions):
             return Val(Const(self.array_length(loc)), INT)
         if name in ("int", "bool"):
             if name == "bool":
-                return self.boolean(ast.copy_location(ast.UnaryOp(ast.Not(), ast.UnaryOp(ast.Not(), node.args[0])), node))
+                return self.boolean(
+                    ast.copy_location(ast.UnaryOp(ast.Not(), ast.UnaryOp(ast.Not(), node.args[0])), node)
+                )
             return self.number(node.args[0])
         if len(node.args) != 2:
             self.fail(node, f"{name}() of {len(node.args)} values", "use it with two")

@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from seqfault.scenarios.model import Scenario, initial_cells
-
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ir import Where
 from seqfault.explore.engine import Exploration, explore
@@ -17,10 +15,13 @@ from seqfault.explore.locks import cycles
 from seqfault.explore.model import automaton_for, program_for
 from seqfault.kernel.places import Protocol
 from seqfault.protocols import load
+from seqfault.scenarios.model import Scenario, initial_cells
 
 HOLDS, VIOLATED, INCOMPLETE = "holds", "violated", "incomplete"
 BASELINE = "mmap-sem"
-LIMIT_KINDS = frozenset({"pool-exhausted", "endless-step"})  # these say that the model was too small, not that the text is wrong
+LIMIT_KINDS = frozenset(
+    {"pool-exhausted", "endless-step"}
+)  # these say that the model was too small, not that the text is wrong
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Violation:
     """One distinct violation in one scenario.
 
     `kind`: see docs/violations.md.  `object`: the struct concerned, or "".  `function`, `line`, `file`:
-    where it shows.  `schedule`: the shortest path, process and choice of each step.  `count`: how many steps of the exploration
+    where it shows.  `schedule`: the shortest path, process and choice of each step.  `count`: how many steps of
+    the exploration
     show it.  `baseline`: mmap-sem shows it as well.
     """
 
@@ -81,7 +83,8 @@ class ScenarioResult:
 def place_of(w: Where) -> tuple[str, str, int]:
     """Function, file and line to name for an instruction: where a reader of the mm text should look.
 
-    Inside the language's own library (spin_lock, write_seqcount_end, ...) that is its caller; inside what a protocol does at a
+    Inside the language's own library (spin_lock, write_seqcount_end, ...) that is its caller; inside what a
+    protocol does at a
     place, the function that has the place.
     """
     chain = [*w.chain, (w.function, w.file, w.line)]
@@ -126,7 +129,13 @@ def violations_of(a: Automaton, ex: Exploration) -> list[Violation]:
     return list(out.values())
 
 
-def run_one(protocol: Protocol, scenario: Scenario, limits: Limits, progress: Callable[[Any], None] | None = None, **options: Any) -> tuple[Automaton, Exploration, list[Violation]]:
+def run_one(
+    protocol: Protocol,
+    scenario: Scenario,
+    limits: Limits,
+    progress: Callable[..., None] | None = None,
+    **options: Any,
+) -> tuple[Automaton, Exploration, list[Violation]]:
     """Explore one scenario under one protocol, without comparing it to anything."""
     a = automaton_for(protocol, scenario)
     cells = initial_cells(program_for(protocol, scenario).layout(), protocol, scenario)
@@ -164,7 +173,7 @@ def sequential_outcomes(protocol: Protocol, scenario: Scenario, limits: Limits) 
 
 
 def check_scenario(
-    protocol: Protocol, scenario: Scenario, limits: Limits | None = None, progress: Callable[[Any], None] | None = None
+    protocol: Protocol, scenario: Scenario, limits: Limits | None = None, progress: Callable[..., None] | None = None
 ) -> ScenarioResult:
     """Explore `scenario` under `protocol`, apply every oracle, compare its outcomes with mmap-sem's
     (mmap-sem's with the sequential orders)."""
@@ -240,7 +249,8 @@ class Report:
         rank = {k: i for i, k in enumerate(SEVERITY)}
         # what a protocol's own call does comes first, then what is worst, then what is most frequent
         return sorted(
-            out, key=lambda x: (x[0].baseline, not x[0].site, rank.get(x[0].kind, 99), -len(x[1]), x[0].kind, x[0].function)
+            out,
+            key=lambda x: (x[0].baseline, not x[0].site, rank.get(x[0].kind, 99), -len(x[1]), x[0].kind, x[0].function),
         )
 
 
@@ -264,12 +274,13 @@ def check(
 
 
 def add_lock_cycles(report: Report) -> None:
-    """Add a `lock-order-inversion` for each cycle of lock classes, over everything that was explored, as lockdep would; to the
+    """Add a `lock-order-inversion` for each cycle of lock classes, over everything that was explored, as
+    lockdep would; to the
     first scenario that completes it."""
     edges: dict[tuple[str, str], tuple[str, int]] = {}
     for i, s in enumerate(report.scenarios):
-        for a, b, where, _ in s.lock_edges:
-            edges.setdefault((a, b), (where, i))
+        for a, b, at, _ in s.lock_edges:
+            edges.setdefault((a, b), (at, i))
     for ring in cycles(list(edges)):
         pairs = [(ring[i], ring[(i + 1) % len(ring)]) for i in range(len(ring))]
         where = [edges[p] for p in pairs]

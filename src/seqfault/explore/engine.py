@@ -142,7 +142,9 @@ def at_rest(B, S, P, X):  # type: ignore[no-untyped-def]
 
 
 @jit
-def expand(cur, ncur, base, nxt, table, parent, action, ctl, limit, maxsteps, exclusive, B, S, P, X, counts, distinct, outcomes):  # type: ignore[no-untyped-def]
+def expand(  # type: ignore[no-untyped-def]
+    cur, ncur, base, nxt, table, parent, action, ctl, limit, maxsteps, exclusive, B, S, P, X, counts, distinct, outcomes
+):
     """Expand states of one depth from ctl[C_HEAD] on; why it stopped is ctl[C_WHY]."""
     nw = P[M_NW]
     mask = np.uint64(table.shape[0] - 1)
@@ -295,7 +297,8 @@ class Found:
 class Exploration:
     """What an exploration found.
 
-    `states`, `transitions`, `finals` (states at rest), `depth` (steps of the longest shortest path); `violations`; `outcomes`:
+    `states`, `transitions`, `finals` (states at rest), `depth` (steps of the longest shortest path);
+    `violations`; `outcomes`:
     hash -> first state; `counters`: how often each counted event was on a transition; `edges`: (held lock class,
     taken class, instruction); `complete`: every state was seen, else `reason` says why not.
     """
@@ -336,7 +339,9 @@ class Exploration:
 class Executor:
     """Runs single steps of an automaton under one scenario's data."""
 
-    def __init__(self, a: Automaton, rom: NDArray[np.int64], mode: str = "merged", dead: bool = True, trace_room: int = 0):
+    def __init__(
+        self, a: Automaton, rom: NDArray[np.int64], mode: str = "merged", dead: bool = True, trace_room: int = 0
+    ):
         self.a, self.mode = a, mode
         self.stop = a.stop[mode]
         self.P = program_array(a, mode, dead and mode != "full")
@@ -450,8 +455,24 @@ def explore(
         c0 = time.perf_counter()
         before = int(ctl[C_HEAD])
         expand(
-            cur, ncur, base, nxt, table, parent, action, ctl, max_states, budget, exclusive,
-            t.B, scratch, t.P, t.X, counts, distinct, outcomes,
+            cur,
+            ncur,
+            base,
+            nxt,
+            table,
+            parent,
+            action,
+            ctl,
+            max_states,
+            budget,
+            exclusive,
+            t.B,
+            scratch,
+            t.P,
+            t.X,
+            counts,
+            distinct,
+            outcomes,
         )
         now = time.perf_counter()
         why = int(ctl[C_WHY])
@@ -463,10 +484,17 @@ def explore(
             stop_reason = f"limit of {max_states:,} states"
         elif timeout is not None and now - t0 > timeout:
             stop_reason = f"time limit of {timeout:g} s"
-        elif (why == WHY_TABLE and used + table.nbytes > max_memory) or (why == WHY_FRONTIER and used + nxt.nbytes + parent.nbytes > max_memory):
+        elif (why == WHY_TABLE and used + table.nbytes > max_memory) or (
+            why == WHY_FRONTIER and used + nxt.nbytes + parent.nbytes > max_memory
+        ):
             stop_reason = f"memory limit of {max_memory / (1 << 20):,.0f} MiB"
         if progress is not None:
-            ex.states, ex.transitions, ex.depth, ex.seconds = int(ctl[C_STORED]), int(ctl[C_TRANSITIONS]), depth, now - t0
+            ex.states, ex.transitions, ex.depth, ex.seconds = (
+                int(ctl[C_STORED]),
+                int(ctl[C_TRANSITIONS]),
+                depth,
+                now - t0,
+            )
             progress(ex, int(ctl[C_TAIL]) + ncur - int(ctl[C_HEAD]))
         if stop_reason:
             break

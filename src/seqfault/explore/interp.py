@@ -71,7 +71,9 @@ from seqfault.explore.tables import (
 def get(B, P, s, pb):  # type: ignore[no-untyped-def]
     """Value of slot `s` of a process whose region begins at word `pb`."""
     i = np.uintp(P[O_TAB] + s * SLOT)
-    return P[i + np.uintp(3)] + ((B[np.uintp(P[i] + (P[i + np.uintp(5)] & pb))] >> P[i + np.uintp(1)]) & P[i + np.uintp(2)])
+    return P[i + np.uintp(3)] + (
+        (B[np.uintp(P[i] + (P[i + np.uintp(5)] & pb))] >> P[i + np.uintp(1)]) & P[i + np.uintp(2)]
+    )
 
 
 @jit

@@ -15,7 +15,6 @@ from typing import Any
 import numba
 import platformdirs
 
-
 COMPILED = ("engine.py", "interp.py", "jit.py", "memory_sc.py", "tables.py")
 
 
@@ -29,16 +28,17 @@ def _directory() -> str:
 
 
 _DIRECTORY = _directory()
+config: Any = numba.config
 
 
 def jit(fn: Callable[..., Any]) -> Any:
     """`fn` compiled; kept on disk where a cache can be written, else compiled again in each run."""
-    options = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = _DIRECTORY
+    options: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
+    before = config.CACHE_DIR
+    config.CACHE_DIR = _DIRECTORY
     try:
         return numba.njit(cache=True, **options)(fn)
     except (RuntimeError, OSError):
         return numba.njit(**options)(fn)
     finally:
-        numba.config.CACHE_DIR = before
+        config.CACHE_DIR = before

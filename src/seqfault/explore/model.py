@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from functools import lru_cache
-
-from seqfault.scenarios.model import Scenario
+from typing import cast
 
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.program import AGENT, CPU, ENVIRONMENT, Process, Program, build
 from seqfault.kernel.places import Protocol
 from seqfault.kernel.rcu import rcu_agent
+from seqfault.kernel.types import Struct
 from seqfault.mm import types as mm_types
 from seqfault.mm.cpu import cpu_main
 from seqfault.mm.oracles import OBSERVERS
 from seqfault.mm.tlb import ipi_agent, walker_agent
+from seqfault.scenarios.model import Scenario
 
 
 def mm_program(protocol: Protocol, ncpus: int) -> Program:
@@ -33,7 +34,7 @@ def mm_program(protocol: Protocol, ncpus: int) -> Program:
         binds=protocol.binds,
         sizes={"NR_CPUS": ncpus, "NR_TASKS": 3 * ncpus + 1, **protocol.sizes},
         fields=protocol.fields,
-        structs=(mm_types.mm_struct, mm_types.scenario_rom, mm_types.results),
+        structs=cast(tuple[Struct, ...], (mm_types.mm_struct, mm_types.scenario_rom, mm_types.results)),
     )
 
 

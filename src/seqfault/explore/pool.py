@@ -13,8 +13,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from seqfault.scenarios.model import Scenario
-
 from seqfault.explore.check import (
     INCOMPLETE,
     Limits,
@@ -26,6 +24,7 @@ from seqfault.explore.check import (
 )
 from seqfault.explore.model import program_for
 from seqfault.protocols import load
+from seqfault.scenarios.model import Scenario
 
 
 def _worker_init() -> None:
@@ -46,7 +45,10 @@ class Record:
             for line in path.read_text().splitlines():
                 try:
                     d = json.loads(line)
-                    vs = [Violation(**{**v, "schedule": [tuple(x) for x in v["schedule"]]}) for v in d["result"].pop("violations")]
+                    vs = [
+                        Violation(**{**v, "schedule": [tuple(x) for x in v["schedule"]]})
+                        for v in d["result"].pop("violations")
+                    ]
                     edges = [tuple(e) for e in d["result"].pop("lock_edges")]
                     self.known[d["key"]] = ScenarioResult(**d["result"], violations=vs, lock_edges=edges)  # type: ignore[arg-type]
                 except (ValueError, TypeError, KeyError):
@@ -81,7 +83,8 @@ def check_many(
 ) -> Report:
     """Check `scenarios` with `jobs` worker processes (0: one a processor).
 
-    `timeout`: seconds for all of it; what is not done by then is incomplete.  Ctrl-C likewise.  `progress(result, done)` after each
+    `timeout`: seconds for all of it; what is not done by then is incomplete.  Ctrl-C likewise.
+    `progress(result, done)` after each
     scenario, `tick(done, running)` a few times a second.  `resume`: file to which results are added and from which
     they are taken.  Raises `OSError` if that file cannot be written.
     """

@@ -148,7 +148,9 @@ def shows(ex: Executor, first: NDArray[np.int64], path: Path, target: tuple[int,
     return ex.a.kinds[target[0]] == "deadlock" and stuck(ex, words)
 
 
-def join_turns(ex: Executor, first: NDArray[np.int64], path: Path, target: tuple[int, int, int]) -> list[tuple[int, int]]:
+def join_turns(
+    ex: Executor, first: NDArray[np.int64], path: Path, target: tuple[int, int, int]
+) -> list[tuple[int, int]]:
     """Move turns next to others of the same process, as long as the violation stays; then leave steps out at the end
     of turns."""
     turns = [list(g) for _, g in itertools.groupby(path, key=lambda x: x[0])]
@@ -189,9 +191,11 @@ def fewest_switches(
     target: tuple[int, int, int],
     seconds: float = 2.0,
 ) -> list[tuple[int, int]]:
-    """A schedule to the same violation (kind, instruction, struct) with the fewest context switches, then the fewest steps.
+    """A schedule to the same violation (kind, instruction, struct) with the fewest context switches, then the
+    fewest steps.
 
-    First joins turns of the given path, then searches states together with who moved last, in order of (switches, steps). When
+    First joins turns of the given path, then searches states together with who moved last, in order of
+    (switches, steps). When
     that takes more than `seconds`, the joined path is the answer.
     """
     ex = Executor(automaton, rom)

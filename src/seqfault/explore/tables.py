@@ -75,7 +75,6 @@ T_LOAD, T_STORE, T_ALLOC, T_FREE, T_EMIT, T_CHECK = range(6)
 TRACE_ROW = 4
 
 
-
 REPORTED = (
     "range-overflow",
     "uninitialised-read",

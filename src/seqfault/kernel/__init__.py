@@ -4,7 +4,7 @@ from seqfault.kernel import words as _words
 from seqfault.kernel.machine import KernelBug, Machine, WouldBlock, current
 from seqfault.kernel.places import Place, Protocol, place
 from seqfault.kernel.types import Size, Struct, array, integer, ptr, struct, u8, u16, u32
-from seqfault.kernel.words import *  # noqa: F403
+from seqfault.kernel.words import *
 
 __all__ = [
     "KernelBug",

@@ -75,7 +75,8 @@ class Layout:
     """The memory of one program.
 
     `roots`: the structs with pools that the program uses; others that they point to or embed are
-    found (None: every struct declared so far).  `sizes`: values of the model's sizes.  `extra`: fields that a protocol adds, struct name ->
+    found (None: every struct declared so far).  `sizes`: values of the model's sizes.  `extra`: fields that a
+    protocol adds, struct name ->
     {field: type}.  Raises `KernelTypeError` when a size has no value or a type cannot be laid out.
     """
 
@@ -128,7 +129,8 @@ class Layout:
     def members(self, s: Struct) -> dict[str, Member]:
         """The members of `s`, in order; offsets count from the first field (past the state cell)."""
         if s.name not in self._members:
-            out, off = {}, 0
+            out: dict[str, Member] = {}
+            off = 0
             self._members[s.name] = out
             for k, t in self.struct_fields(s).items():
                 n = self.type_cells(t)

@@ -305,4 +305,16 @@ class Machine:
             raise WouldBlock("waits for something that nobody will do: a self-deadlock in sequential execution")
 
 
-__all__ = ["NULL", "ArrayView", "KernelBug", "Loaded", "Machine", "Ptr", "Size", "View", "WouldBlock", "current", "running"]
+__all__ = [
+    "NULL",
+    "ArrayView",
+    "KernelBug",
+    "Loaded",
+    "Machine",
+    "Ptr",
+    "Size",
+    "View",
+    "WouldBlock",
+    "current",
+    "running",
+]

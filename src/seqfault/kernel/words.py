@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from seqfault.kernel.layout import LIVE
 from seqfault.kernel.machine import NULL, KernelBug, Ptr, View, WouldBlock, current
-from seqfault.kernel.types import Struct
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -227,13 +226,13 @@ def atomic() -> _Atomic:
 
 # -- objects
 @word
-def kmem_cache_alloc(T: Struct) -> Any:
+def kmem_cache_alloc(T: Any) -> Any:
     """A new object with undefined fields.  Never NULL: text that may fail asks its own failure switch first."""
     return current().alloc(T, zero=False)
 
 
 @word
-def kmem_cache_zalloc(T: Struct) -> Any:
+def kmem_cache_zalloc(T: Any) -> Any:
     """A new object with its declared initial values (0 where none is declared)."""
     return current().alloc(T, zero=True)
 
@@ -251,7 +250,7 @@ def is_live(p: Any) -> bool:
 
 
 @word
-def pool_object(T: Struct, i: int) -> Any:
+def pool_object(T: Any, i: int) -> Any:
     """Pointer to object `i` (from 0) of a pool: pfn_to_page, per_cpu_ptr."""
     m = current()
     if not 0 <= int(i) < m.pool(T).n:
@@ -268,7 +267,7 @@ def index_of(p: Any) -> int:
 
 
 @word
-def the(T: Struct) -> Any:
+def the(T: Any) -> Any:
     """The only object of a pool of one."""
     return current().object(T, 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,7 +10,8 @@ if TYPE_CHECKING:
 
 
 def conflicts(events: list[Event]) -> set[int]:
-    """Events on cells that another process touches too, with a store among them; a store that nobody else looks at before
+    """Events on cells that another process touches too, with a store among them; a store that nobody else looks
+    at before
     it is overwritten, and a load of what nobody changed, tell nothing."""
     by_cell: dict[str, list[int]] = {}
     for i, e in enumerate(events):
@@ -17,7 +19,7 @@ def conflicts(events: list[Event]) -> set[int]:
             by_cell.setdefault(e.cell, []).append(i)
     out: set[int] = set()
     for idx in by_cell.values():
-        for a, b in zip(idx, idx[1:], strict=False):
+        for a, b in itertools.pairwise(idx):
             x, y = events[a], events[b]
             if x.process != y.process and (x.kind != "load" or y.kind != "load"):
                 out |= {a, b}
@@ -60,9 +62,7 @@ def choose(cx: Counterexample, room: int) -> list[int]:
             want[2].append(i)
         elif e.site and (e.kind == "store" or i in fights):
             want[3].append(i)
-        elif i in fights:
-            want[4].append(i)
-        elif touches and e.kind == "store":
+        elif i in fights or (touches and e.kind == "store"):
             want[4].append(i)
     ranked: list[int] = bad[-1:] + ([got] if got >= 0 else [])
     for n, group in enumerate(want):

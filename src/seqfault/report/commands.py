@@ -18,8 +18,6 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from seqfault.report.counterexample import Counterexample, from_schedule, from_violation
-from seqfault.scenarios.model import Scenario
 
 from seqfault.cli import BAD_INPUT, EXIT, BadInput, dump
 from seqfault.explore.check import Limits, Report, ScenarioResult
@@ -28,8 +26,10 @@ from seqfault.explore.pool import check_many
 from seqfault.kernel.places import Protocol
 from seqfault.protocols import builtin_names, load
 from seqfault.report import terminal
+from seqfault.report.counterexample import Counterexample, from_schedule, from_violation
 from seqfault.scenarios import builtin, find
 from seqfault.scenarios import load as load_file
+from seqfault.scenarios.model import Scenario
 
 
 def console() -> Console:

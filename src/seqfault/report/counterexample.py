@@ -32,7 +32,8 @@ SHRINK_STATES = 400_000
 @dataclass(frozen=True)
 class Event:
     """One thing that happened.  `process`: who; `kind`: load, store, alloc, free, violation; `cell`: as
-    ``vm_area_struct[2].vm_sequence.sequence``; `value` after; `function`, `file`, `line`, `source`: where; `site`: the place."""
+    ``vm_area_struct[2].vm_sequence.sequence``; `value` after; `function`, `file`, `line`, `source`: where;
+    `site`: the place."""
 
     step: int
     process: str
@@ -76,7 +77,8 @@ class Counterexample:
 
 # -- schedules as text
 def encode_schedule(p: Protocol, s: Scenario, schedule: Sequence[tuple[int, int]]) -> str:
-    """A stable string: protocol, scenario, then runs of steps such as ``0x12.1x3c2`` (process 0 twelve steps, process 1 three
+    """A stable string: protocol, scenario, then runs of steps such as ``0x12.1x3c2`` (process 0 twelve steps,
+    process 1 three
     with choice 2), then a check of the text that it was made from."""
     runs: list[str] = []
     i = 0
@@ -212,7 +214,9 @@ def from_schedule(text: str) -> Counterexample:
         raise BadInput(f"the schedule cannot be followed: {e}{why}") from None
 
 
-def build(p: Protocol, s: Scenario, schedule: list[tuple[int, int]], violations: list[Violation] | None) -> Counterexample:
+def build(
+    p: Protocol, s: Scenario, schedule: list[tuple[int, int]], violations: list[Violation] | None
+) -> Counterexample:
     a, words, rom = start(p, s)
     steps = replay(a, words, rom, schedule)
     found: list[Violation] = []

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from seqfault.scenarios.model import Scenario, ScenarioError, execute, make_machine, parse_line
 
 from seqfault.cli import BadInput, dump
 from seqfault.explore.model import program_for
 from seqfault.kernel.machine import KernelBug, Machine, WouldBlock
 from seqfault.kernel.places import Protocol
 from seqfault.report.view import view
+from seqfault.scenarios.model import Scenario, ScenarioError, execute, make_machine, parse_line
 
 ERRNO = {1: "EPERM", 11: "EAGAIN", 12: "ENOMEM", 13: "EACCES", 14: "EFAULT", 17: "EEXIST", 22: "EINVAL"}
 SIGNALS = {7: "SIGBUS", 11: "SIGSEGV"}
@@ -32,7 +32,9 @@ def read_script(path: str) -> list[tuple[int, str]]:
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text()
     except OSError as e:
-        raise BadInput(f"{path}: {e.strerror}; name a file of operations, one a line, or - for standard input") from None
+        raise BadInput(
+            f"{path}: {e.strerror}; name a file of operations, one a line, or - for standard input"
+        ) from None
     except UnicodeDecodeError:
         raise BadInput(f"{path} is not text; name a file of operations, one a line") from None
     lines = [(i, line.split("#")[0].strip()) for i, line in enumerate(text.splitlines(), 1)]

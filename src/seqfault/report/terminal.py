@@ -6,12 +6,12 @@ from collections import Counter
 from typing import Any
 
 from rich.console import Console
-from seqfault.report.counterexample import encode_schedule, from_violation
-from seqfault.scenarios.model import Scenario
 
 from seqfault.explore.check import HOLDS, INCOMPLETE, VIOLATED, Report, Violation
 from seqfault.explore.model import automaton_for
 from seqfault.kernel.places import Protocol
+from seqfault.report.counterexample import encode_schedule, from_violation
+from seqfault.scenarios.model import Scenario
 
 LOCATIONS_SHOWN = 8
 
@@ -78,7 +78,8 @@ def report(c: Console, r: Report, p: Protocol, scenarios: list[Scenario], verbos
     transitions = sum(s.transitions for s in r.scenarios)
     c.print(
         f"{p.name} under {r.memory}: {r.verdict} "
-        f"({len(r.scenarios)} scenario{'s' if len(r.scenarios) != 1 else ''} of {families} famil{'ies' if families > 1 else 'y'}: "
+        f"({len(r.scenarios)} scenario{'s' if len(r.scenarios) != 1 else ''} "
+        f"of {families} famil{'ies' if families > 1 else 'y'}: "
         + ", ".join(f"{n} {k}" for k, n in ((k, counts.get(k, 0)) for k in (HOLDS, VIOLATED, INCOMPLETE)) if n)
         + ")",
         markup=False,
@@ -90,7 +91,9 @@ def report(c: Console, r: Report, p: Protocol, scenarios: list[Scenario], verbos
         n = r.speculative_successes
         if n:
             vain = sum(1 for s in r.scenarios if not s.speculative_successes)
-            c.print(f"  speculation succeeded in {len(r.scenarios) - vain} of {len(r.scenarios)} scenarios", markup=False)
+            c.print(
+                f"  speculation succeeded in {len(r.scenarios) - vain} of {len(r.scenarios)} scenarios", markup=False
+            )
         else:
             c.print("  vacuous: speculation never succeeded, so this says nothing about it")
     if verbose:

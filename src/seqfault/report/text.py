@@ -88,9 +88,9 @@ def function_text(fn: Callable[..., Any], protocol: Protocol) -> list[tuple[int,
         if n < skip_to:
             continue
         if n in replaced:
-            end, body = replaced[n]
-            out += [(n, t, site) for t, site in body]
-            skip_to = end + 1
+            last, filling = replaced[n]
+            out += [(n, t, site) for t, site in filling]
+            skip_to = last + 1
         else:
             out.append((n, text, ""))
     return out + tail

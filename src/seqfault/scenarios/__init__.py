@@ -82,7 +82,8 @@ def find(patterns: list[str]) -> list[Scenario]:
 
 
 def without(name: str) -> Scenario:
-    """``case8/x~1.0,0.1``: a scenario with operations left out, in that order: the first of CPU 1, then the second of CPU 0."""
+    """``case8/x~1.0,0.1``: a scenario with operations left out, in that order: the first of CPU 1, then the
+    second of CPU 0."""
     base, _, dropped = name.partition("~")
     s = find([base])[0]
     for d in dropped.split(","):

@@ -38,7 +38,8 @@ def scenario(
 
 
 # -- the eight cases of vma_merge: (layout when split, layout when apart, the operation that merges)
-# Pages 0-1 are prev, 2 is what changes, 3-4 is next (in case 4 page 2 is prev's tail, in case 5 page 3 is next's head), 6 is the VMA after.
+# Pages 0-1 are prev, 2 is what changes, 3-4 is next (in case 4 page 2 is prev's tail, in case 5 page 3 is
+# next's head), 6 is the VMA after.
 CASES: dict[int, tuple[list[str], list[str], str]] = {
     1: (["mmap 0-5 rw", "*", "munmap 2-3"], ["mmap 0-2 rw", "mmap 3-5 rw", "*"], "mmap 2-3 rw"),
     2: (["mmap 0-5 rw", "*", "mprotect 3-5 r", "munmap 2-3"], ["mmap 0-2 rw", "mmap 3-5 r", "*"], "mmap 2-3 rw"),
@@ -63,7 +64,12 @@ AFTER = "mmap 6-8 rw"
 
 def touches(state: str, page: int, other: int) -> list[str]:
     """Setup lines that bring the page into `state`."""
-    return {"cold": [], "warm": [f"write {other} 1"], "read": [f"read {page}", f"write {other} 1"], "written": [f"write {page} 2"]}[state]
+    return {
+        "cold": [],
+        "warm": [f"write {other} 1"],
+        "read": [f"read {page}", f"write {other} 1"],
+        "written": [f"write {page} 2"],
+    }[state]
 
 
 def fill_in(layout: list[str], touch: list[str]) -> list[str]:
@@ -130,7 +136,9 @@ def splits() -> Iterator[Scenario]:
                     for kind in ("read", "write"):
                         fault = f"read {page}" if kind == "read" else f"write {page} 7"
                         setup = ["mmap 0-3 rw", *touches(state, page, other), "mmap 6-8 rw"]
-                        yield scenario(f"split-{where}/{what}-page{page}-{state}-{kind}", setup, [[op], [fault, f"read {page}"]])
+                        yield scenario(
+                            f"split-{where}/{what}-page{page}-{state}-{kind}", setup, [[op], [fault, f"read {page}"]]
+                        )
 
 
 def whole(name: str, ops: dict[str, str], setups: dict[str, list[str]], pages: Sequence[int]) -> Iterator[Scenario]:
@@ -142,7 +150,9 @@ def whole(name: str, ops: dict[str, str], setups: dict[str, list[str]], pages: S
                     setup = legal([*layout, "*"] if "*" not in layout else layout, touches(state, page, page ^ 1))
                     for kind in ("read", "write"):
                         fault = f"read {page}" if kind == "read" else f"write {page} 7"
-                        yield scenario(f"{name}/{label}-{lay}-page{page}-{state}-{kind}", setup, [[op], [fault, f"read {page}"]])
+                        yield scenario(
+                            f"{name}/{label}-{lay}-page{page}-{state}-{kind}", setup, [[op], [fault, f"read {page}"]]
+                        )
 
 
 def writers() -> Iterator[Scenario]:
@@ -152,11 +162,15 @@ def writers() -> Iterator[Scenario]:
     yield from whole("munmap", {"both": "munmap 0-4", "across": "munmap 1-3"}, {"two": two}, (1, 2))
     yield from whole("mprotect", {"less": "mprotect 1-3 r", "none": "mprotect 1-3 none"}, {"one": one}, (1,))
     yield from whole("mprotect", {"across": "mprotect 1-3 none"}, {"two": two}, (1, 2))
-    yield from whole("mprotect", {"more": "mprotect 1-3 rw"}, {"readonly": ["mmap 1-3 rw", "*", "mprotect 1-3 r"]}, (1,))
+    yield from whole(
+        "mprotect", {"more": "mprotect 1-3 rw"}, {"readonly": ["mmap 1-3 rw", "*", "mprotect 1-3 r"]}, (1,)
+    )
     yield from whole("mprotect", {"more": "mprotect 1-3 rw"}, {"none": ["mmap 1-3 rw", "*", "mprotect 1-3 none"]}, (1,))
     yield from whole("madvise", {"page": "madvise 1-2 dontneed", "both": "madvise 1-3 dontneed"}, {"one": one}, (1,))
     yield from whole("madvise", {"across": "madvise 1-3 dontneed"}, {"two": two}, (1, 2))
-    yield from whole("mmap-merge", {"over": "mmap 1-2 rw", "over-other": "mmap 1-2 r"}, {"one": ["mmap 0-4 rw"]}, (1, 2))
+    yield from whole(
+        "mmap-merge", {"over": "mmap 1-2 rw", "over-other": "mmap 1-2 r"}, {"one": ["mmap 0-4 rw"]}, (1, 2)
+    )
     yield from whole("mmap-merge", {"apart": "mmap 6-7 r"}, {"one": ["mmap 0-4 rw"]}, (1,))
 
 
@@ -217,7 +231,11 @@ def tables() -> Iterator[Scenario]:
             ["mmap 4-6 rw", *touches(state, 4, 5)],
             [["munmap 4-6", "mmap 4-6 rw"], ["write 4 7", "read 4"]],
         )
-    yield scenario("pgtable-free/two-tables", ["mmap 2-6 rw", "write 3 1", "write 4 1"], [["munmap 2-6"], ["write 3 7", "write 4 7"]])
+    yield scenario(
+        "pgtable-free/two-tables",
+        ["mmap 2-6 rw", "write 3 1", "write 4 1"],
+        [["munmap 2-6"], ["write 3 7", "write 4 7"]],
+    )
 
 
 def same_page() -> Iterator[Scenario]:
@@ -268,17 +286,45 @@ def failures() -> Iterator[Scenario]:
         for spot in ("prev", "area", "next"):
             page, other = SPOTS[spot]
             yield scenario(
-                f"alloc-fail/case{n}-{spot}", legal(split, touches("warm", page, other)), [[op], [f"write {page} 7", f"read {page}"]], fail=1
+                f"alloc-fail/case{n}-{spot}",
+                legal(split, touches("warm", page, other)),
+                [[op], [f"write {page} 7", f"read {page}"]],
+                fail=1,
             )
     # the clone of case 1: only next has an anon_vma
-    yield scenario("alloc-fail/clone-next-only", ["mmap 0-2 rw", "mmap 3-5 rw", "write 4 1"], [["mmap 2-3 rw"], ["write 3 7", "read 3"]], fail=1)
-    yield scenario("alloc-fail/clone-then-fault", ["mmap 0-2 rw", "mmap 3-5 rw", "write 4 1"], [["mmap 2-3 rw", "write 3 6"], ["write 3 7"]], fail=1)
+    yield scenario(
+        "alloc-fail/clone-next-only",
+        ["mmap 0-2 rw", "mmap 3-5 rw", "write 4 1"],
+        [["mmap 2-3 rw"], ["write 3 7", "read 3"]],
+        fail=1,
+    )
+    yield scenario(
+        "alloc-fail/clone-then-fault",
+        ["mmap 0-2 rw", "mmap 3-5 rw", "write 4 1"],
+        [["mmap 2-3 rw", "write 3 6"], ["write 3 7"]],
+        fail=1,
+    )
     for where, rng in SPLITS.items():
         for what in (f"munmap {rng}", f"mprotect {rng} r"):
-            yield scenario(f"alloc-fail/split-{where}-{what.split()[0]}", ["mmap 0-3 rw", "write 1 1"], [[what], ["write 0 7", "read 0"]], fail=1)
+            yield scenario(
+                f"alloc-fail/split-{where}-{what.split()[0]}",
+                ["mmap 0-3 rw", "write 1 1"],
+                [[what], ["write 0 7", "read 0"]],
+                fail=1,
+            )
     for state in ("cold", "warm", "read"):
-        yield scenario(f"alloc-fail/two-faults-{state}", ["mmap 1-3 rw", *touches(state, 1, 2)], [["write 1 6"], ["write 1 7", "read 1"]], fail=1)
-        yield scenario(f"alloc-fail/munmap-{state}", ["mmap 1-3 rw", *touches(state, 1, 2)], [["munmap 1-3"], ["write 1 7"]], fail=1)
+        yield scenario(
+            f"alloc-fail/two-faults-{state}",
+            ["mmap 1-3 rw", *touches(state, 1, 2)],
+            [["write 1 6"], ["write 1 7", "read 1"]],
+            fail=1,
+        )
+        yield scenario(
+            f"alloc-fail/munmap-{state}",
+            ["mmap 1-3 rw", *touches(state, 1, 2)],
+            [["munmap 1-3"], ["write 1 7"]],
+            fail=1,
+        )
 
 
 def walker() -> Iterator[Scenario]:
@@ -300,7 +346,10 @@ def walker() -> Iterator[Scenario]:
                 )
     for fault in ("read 1", "write 1 7"):
         yield scenario(
-            f"walker/cow-{fault.split()[0]}", ["mmap 1-3 rw", "read 1", "write 2 1"], [["write 1 6", "read 1"], [fault, "read 1"]], fills=[(1, 1)]
+            f"walker/cow-{fault.split()[0]}",
+            ["mmap 1-3 rw", "read 1", "write 2 1"],
+            [["write 1 6", "read 1"], [fault, "read 1"]],
+            fills=[(1, 1)],
         )
 
 
@@ -332,7 +381,11 @@ def three_cpus() -> Iterator[Scenario]:
     for label, (a, b) in pairs.items():
         yield scenario(f"two-writers/{label}", one, [[a], [b], ["write 1 7"]])
         yield scenario(f"two-writers/{label}-written", [*one, "write 1 2"], [[a], [b], ["read 1"]])
-    yield scenario("two-writers/madvise-madvise-next", one, [["madvise 1-2 dontneed"], ["madvise 1-2 dontneed", "write 1 6"], ["write 1 7"]])
+    yield scenario(
+        "two-writers/madvise-madvise-next",
+        one,
+        [["madvise 1-2 dontneed"], ["madvise 1-2 dontneed", "write 1 6"], ["write 1 7"]],
+    )
 
 
 def generate() -> list[Scenario]:

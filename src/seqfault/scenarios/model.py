@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from seqfault.kernel import NULL, the
 from seqfault.kernel.layout import Layout
 from seqfault.kernel.machine import KernelBug, Machine, WouldBlock
 from seqfault.kernel.places import Protocol
 from seqfault.kernel.rcu import rcu_agent
+from seqfault.kernel.words import NULL, pool_object, the
 from seqfault.mm import types as mm_types
 from seqfault.mm.cpu import OP_MADVISE, OP_MMAP, OP_MPROTECT, OP_MUNMAP, OP_READ, OP_WRITE, do_op
 from seqfault.mm.filemap import file_init, mm_init
@@ -34,9 +34,18 @@ from seqfault.mm.types import (
     scenario_rom,
 )
 
-NAMES = {"mmap": OP_MMAP, "munmap": OP_MUNMAP, "mprotect": OP_MPROTECT, "madvise": OP_MADVISE, "read": OP_READ, "write": OP_WRITE}
+NAMES = {
+    "mmap": OP_MMAP,
+    "munmap": OP_MUNMAP,
+    "mprotect": OP_MPROTECT,
+    "madvise": OP_MADVISE,
+    "read": OP_READ,
+    "write": OP_WRITE,
+}
 KINDS = {v: k for k, v in NAMES.items()}
-EXAMPLE = "write for example `mmap 2-4 rw`, `munmap 2-4`, `mprotect 2-4 r`, `madvise 2-4 dontneed`, `read 3` or `write 3 5`"
+EXAMPLE = (
+    "write for example `mmap 2-4 rw`, `munmap 2-4`, `mprotect 2-4 r`, `madvise 2-4 dontneed`, `read 3` or `write 3 5`"
+)
 
 
 class ScenarioError(Exception):
@@ -49,7 +58,8 @@ def size(name: str, sizes: Mapping[str, int]) -> int:
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation.  `kind`: OP_... of mm/cpu.py; `addr`, `len`: pages; `prot`, `flags`: PROT_, MAP_ bits; `file`: 0, or
+    """One operation.  `kind`: OP_... of mm/cpu.py; `addr`, `len`: pages; `prot`, `flags`: PROT_, MAP_ bits;
+    `file`: 0, or
     number plus one; `pgoff`: pages; `value`: what is written."""
 
     kind: int
@@ -166,7 +176,8 @@ def parse_line(text: str, sizes: Mapping[str, int] | None = None) -> tuple[int, 
 @dataclass(frozen=True)
 class Scenario:
     """`setup`: (cpu, operation), one after the other, before anything else.  `cpus`: what each CPU then does.
-    `fail_allocations`: how many allocations may fail.  `fills`: (cpu, page) that the page walker may load into the TLB at any
+    `fail_allocations`: how many allocations may fail.  `fills`: (cpu, page) that the page walker may load into
+    the TLB at any
     time.  `expect`: protocol -> kinds of violation that must be found, () if it must hold."""
 
     name: str
@@ -188,7 +199,9 @@ def from_dict(d: Mapping[str, Any], source: str) -> Scenario:
     """A scenario from a TOML table.  Raises `ScenarioError`."""
     name = d.get("name")
     if not isinstance(name, str) or not name or re.search(r"[\s:+]", name):
-        raise ScenarioError(f"{source}: a scenario without a proper name; give it name = \"family/what\" without spaces or colons")
+        raise ScenarioError(
+            f'{source}: a scenario without a proper name; give it name = "family/what" without spaces or colons'
+        )
     where = f"{source}: {name}"
     extra = set(d) - KEYS
     if extra:
@@ -200,9 +213,11 @@ def from_dict(d: Mapping[str, Any], source: str) -> Scenario:
     except ScenarioError as e:
         raise ScenarioError(f"{where}: {e}") from None
     except (AttributeError, TypeError):
-        raise ScenarioError(f'{where}: setup is a list of lines, cpus a list of lists: cpus = [["munmap 1-2"], ["read 1"]]') from None
+        raise ScenarioError(
+            f'{where}: setup is a list of lines, cpus a list of lists: cpus = [["munmap 1-2"], ["read 1"]]'
+        ) from None
     if not any(cpus):
-        raise ScenarioError(f"{where}: no CPU does anything; write cpus = [[\"munmap 1-2\"], [\"read 1\"]]")
+        raise ScenarioError(f'{where}: no CPU does anything; write cpus = [["munmap 1-2"], ["read 1"]]')
     if len(cpus) > 4:
         raise ScenarioError(f"{where}: {len(cpus)} CPUs; at most 4 can be explored")
     most = size("NR_OPS", sizes)
@@ -212,7 +227,7 @@ def from_dict(d: Mapping[str, Any], source: str) -> Scenario:
     for x in d.get("fills", []):
         m = re.fullmatch(r"cpu(\d+) (\d+)", str(x))
         if not m or int(m[1]) >= len(cpus) or int(m[2]) >= size("NR_PAGES", sizes):
-            raise ScenarioError(f"{where}: {x!r} is no fill; write \"cpu1 3\" (CPU and page)")
+            raise ScenarioError(f'{where}: {x!r} is no fill; write "cpu1 3" (CPU and page)')
         fills.append((int(m[1]), int(m[2])))
     fail = d.get("fail_allocations", 0)
     if not isinstance(fail, int) or not 0 <= fail <= 3:
@@ -255,8 +270,6 @@ def write_op(k: int, op: Operation) -> None:
 
 
 def mm_types_file(number: int) -> Any:
-    from seqfault.kernel import pool_object
-
     return pool_object(mm_types.file, number - 1) if number else NULL
 
 
@@ -288,7 +301,9 @@ def run_setup(m: Machine, s: Scenario) -> None:
         except (KernelBug, WouldBlock) as e:
             raise ScenarioError(f"{s.source or 'scenario'}: {s.name}: setup {op.text()!r}: {e}") from None
         if ret < 0:
-            raise ScenarioError(f"{s.source or 'scenario'}: {s.name}: setup {op.text()!r} returns {ret}; set up what it needs first")
+            raise ScenarioError(
+                f"{s.source or 'scenario'}: {s.name}: setup {op.text()!r} returns {ret}; set up what it needs first"
+            )
     m.cpu = m.process = 0
 
 
