@@ -10,7 +10,7 @@ import numpy as np
 from seqfault.compile.automaton import Automaton, PoolInfo, ProcessInfo, RestRule
 from seqfault.compile.builder import Unit
 from seqfault.compile.ir import Access, CompileError, Const, Function, Node, Operand, Reg, Special, Where
-from seqfault.compile.ops import ROW, Op
+from seqfault.compile.ops import REPORTED, ROW, Op
 from seqfault.compile.passes import (
     Live,
     begins_step,
@@ -31,22 +31,7 @@ if TYPE_CHECKING:
 
 MASK64 = (1 << 64) - 1
 RESULTS = 4  # result registers rv0..rv3
-BUILTIN_KINDS = (
-    "range-overflow",
-    "uninitialised-read",
-    "arithmetic-overflow",
-    "division-by-zero",
-    "bad-shift",
-    "null-dereference",
-    "use-after-free",
-    "index-out-of-range",
-    "pool-exhausted",
-    "double-free",
-    "endless-step",
-    "deadlock",
-    "lock-left-held",
-    "sequence-left-odd",
-)
+BUILTIN_KINDS = (*REPORTED, "lock-left-held", "sequence-left-odd")
 REST_KIND = {"zero": "lock-left-held", "even": "sequence-left-odd"}
 
 

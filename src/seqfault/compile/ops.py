@@ -62,3 +62,18 @@ class Op(IntEnum):
 
 ROW = 9
 BRANCHES = frozenset({Op.BR, Op.BREQ, Op.BRNE, Op.BRLT, Op.BRLE})
+# kinds of violation that an executor reports by itself, in the order of the interpreter's header
+REPORTED = (
+    "range-overflow",
+    "uninitialised-read",
+    "arithmetic-overflow",
+    "division-by-zero",
+    "bad-shift",
+    "null-dereference",
+    "use-after-free",
+    "index-out-of-range",
+    "pool-exhausted",
+    "double-free",
+    "endless-step",
+    "deadlock",
+)

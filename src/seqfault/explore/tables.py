@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
+from seqfault.compile.ops import REPORTED
 
 OK, DISABLED, ENDS = 0, 1, 2
 MAX_INSTRUCTIONS = 100_000
@@ -73,22 +74,6 @@ X_EDGES = X_COUNTS + MAX_COUNTED
 # after the lock edges: the trace
 T_LOAD, T_STORE, T_ALLOC, T_FREE, T_EMIT, T_CHECK = range(6)
 TRACE_ROW = 4
-
-
-REPORTED = (
-    "range-overflow",
-    "uninitialised-read",
-    "arithmetic-overflow",
-    "division-by-zero",
-    "bad-shift",
-    "null-dereference",
-    "use-after-free",
-    "index-out-of-range",
-    "pool-exhausted",
-    "double-free",
-    "endless-step",
-    "deadlock",
-)
 
 
 def program_array(a: Automaton, mode: str, use_masks: bool) -> NDArray[np.int64]:
