@@ -80,12 +80,14 @@ def check_many(
     progress: Callable[[ScenarioResult, int], None] | None = None,
     tick: Callable[[int, int], None] | None = None,
     resume: Path | None = None,
+    live: Callable[..., None] | None = None,
 ) -> Report:
     """Check `scenarios` with `jobs` worker processes (0: one a processor).
 
     `timeout`: seconds for all of it; what is not done by then is incomplete.  Ctrl-C likewise.
     `progress(result, done)` after each
-    scenario, `tick(done, running)` a few times a second.  `resume`: file to which results are added and from which
+    scenario, `tick(done, running)` a few times a second; `live(exploration, frontier)`
+    likewise, with one job.  `resume`: file to which results are added and from which
     they are taken.  Raises `OSError` if that file cannot be written.
     """
     t0 = time.perf_counter()
@@ -113,7 +115,7 @@ def check_many(
                 if left is not None and left <= 0:
                     reason = f"time limit of {timeout:g} s"
                     break
-                r = check_scenario(load(protocol), s, replace(limits, seconds=_least(limits.seconds, left)))
+                r = check_scenario(load(protocol), s, replace(limits, seconds=_least(limits.seconds, left)), live)
                 results[s.name] = r
                 record.add(k, r)
                 if progress:

@@ -21,13 +21,14 @@ from rich.progress import (
 
 from seqfault.cli import BAD_INPUT, EXIT, BadInput, dump
 from seqfault.explore.check import Limits, Report, ScenarioResult
+from seqfault.explore.engine import Exploration
 from seqfault.explore.model import automaton_for, program_for
 from seqfault.explore.pool import check_many
 from seqfault.kernel.places import Protocol
 from seqfault.protocols import builtin_names, load
 from seqfault.report import terminal
 from seqfault.report.counterexample import Counterexample, from_schedule, from_violation
-from seqfault.scenarios import builtin, find
+from seqfault.scenarios import APART, builtin, find
 from seqfault.scenarios import load as load_file
 from seqfault.scenarios.model import Scenario
 
@@ -87,8 +88,12 @@ def run_check(
             rate = states / max(0.1, bar.tasks[0].elapsed or 0.1)
             bar.update(task, completed=n, what=f"{states:,} states {rate / 1e3:,.0f} k/s")
 
+        def live(ex: Exploration, frontier: int) -> None:
+            rate = ex.states / max(0.1, ex.seconds)
+            bar.update(task, what=f"{ex.states:,} states {rate / 1e3:,.0f} k/s frontier {frontier:,}")
+
         try:
-            report = check_many(protocol, scenarios, limits, jobs, timeout, done, resume=resume)
+            report = check_many(protocol, scenarios, limits, jobs, timeout, done, resume=resume, live=live)
         except OSError as e:
             raise BadInput(f"--resume {resume}: {e.strerror}; name a file that can be written") from None
     if json:
@@ -185,7 +190,7 @@ def run_list(patterns: list[str], json: bool) -> None:
             }
         )
         return
-    terminal.listing(console(), protocols, scenarios, bool(patterns))
+    terminal.listing(console(), protocols, scenarios, bool(patterns), APART)
 
 
 def text_modules() -> list[ModuleType]:

@@ -120,7 +120,9 @@ def scenario_dict(s: Scenario) -> dict[str, Any]:
     }
 
 
-def listing(c: Console, protocols: list[Protocol], scenarios: list[Scenario], each: bool) -> None:
+def listing(
+    c: Console, protocols: list[Protocol], scenarios: list[Scenario], each: bool, apart: tuple[str, ...] = ()
+) -> None:
     """`seqfault list`."""
     if not each:
         c.print("Protocols:")
@@ -134,6 +136,8 @@ def listing(c: Console, protocols: list[Protocol], scenarios: list[Scenario], ea
             note = f", {expect[f]} with an expected verdict" if expect[f] else ""
             c.print(f"  {f:<18} {n:>4}{note}", markup=False)
         c.print()
+        if apart:
+            c.print(f"Kept apart, because mmap-sem itself violates them: {', '.join(apart)}", markup=False)
         c.print("seqfault list 'case8/*' shows each scenario of a family.", markup=False)
         return
     for s in scenarios:
