@@ -14,7 +14,6 @@ from seqfault.kernel import (
     kmem_cache_alloc,
     kmem_cache_free,
     ptr,
-    the,
 )
 from seqfault.kernel.rwsem import down_write, up_write
 from seqfault.kernel.spinlock import spin_lock, spin_unlock
@@ -26,8 +25,8 @@ from seqfault.mm.types import (
     VM_SOFTDIRTY,
     anon_vma,
     anon_vma_chain,
+    current_mm,
     errno_t,
-    mm_struct,
     vm_area_struct,
 )
 
@@ -127,7 +126,7 @@ def anon_vma_prepare(vma: ptr[vm_area_struct]) -> errno_t:
 
 
 def __anon_vma_prepare(vma: ptr[vm_area_struct]) -> errno_t:
-    mm = the(mm_struct)
+    mm = current_mm()
     might_sleep()
     avc = anon_vma_chain_alloc()
     if not avc:

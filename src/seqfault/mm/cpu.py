@@ -24,8 +24,8 @@ from seqfault.mm.types import (
     NR_OPS,
     PTRS_PER_PTE,
     cpu_tlb,
+    current_mm,
     data_t,
-    mm_struct,
     page,
     pgprot_t,
     pte_t,
@@ -53,7 +53,7 @@ def access(entry: pte_t, write: bool, value: data_t) -> data_t:
 
 def touch(addr: vpn_t, write: bool, value: data_t) -> result_t:
     """One load or store of user code: the value read, or 0; -100 - signal if it gets a signal."""
-    mm = the(mm_struct)
+    mm = current_mm()
     tlb = pool_object(cpu_tlb, smp_processor_id())
     need: pgprot_t = PTE_WRITE if write else PTE_READ
     while True:

@@ -8,7 +8,7 @@ Swap, NUMA hinting (pte_protnone is never true), huge pages, userfaultfd and fau
 
 from __future__ import annotations
 
-from seqfault.kernel import NULL, pool_object, ptr, smp_processor_id, the
+from seqfault.kernel import NULL, pool_object, ptr, smp_processor_id
 from seqfault.mm.anon_vma import anon_vma_prepare
 from seqfault.mm.filemap import filemap_fault
 from seqfault.mm.frames import (
@@ -56,9 +56,9 @@ from seqfault.mm.types import (
     VM_SHARED,
     VM_WRITE,
     ZERO_PFN,
+    current_mm,
     fault_flags_t,
     fault_t,
-    mm_struct,
     page,
     pte_t,
     vm_area_struct,
@@ -317,7 +317,7 @@ def do_fault(vmf: ptr[vm_fault]) -> fault_t:
 # -- all of them
 def handle_pte_fault(vmf: ptr[vm_fault]) -> fault_t:
     """Sort a fault by what is there.  The entry is read without its lock, so who acts on it looks again."""
-    mm = the(mm_struct)
+    mm = current_mm()
     vmf.pte = NULL
     if not pmd_none(mm, vmf.pmd):
         vmf.pte = pte_offset_map(mm, vmf.pmd)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from seqfault.kernel import ptr, the
+from seqfault.kernel import ptr
 from seqfault.kernel.rwsem import down_read, up_read
 from seqfault.mm.memory import zap_page_range
 from seqfault.mm.mmap import TASK_SIZE
-from seqfault.mm.types import EINVAL, ENOMEM, VM_LOCKED, errno_t, mm_struct, vm_area_struct, vpn_t
+from seqfault.mm.types import (
+    EINVAL,
+    ENOMEM,
+    VM_LOCKED,
+    current_mm,
+    errno_t,
+    vm_area_struct,
+    vpn_t,
+)
 from seqfault.mm.vma import find_vma
 
 
@@ -22,7 +30,7 @@ def sys_madvise(start: vpn_t, len: vpn_t) -> errno_t:
 
     Holes are skipped, and told of at the end.
     """
-    mm = the(mm_struct)
+    mm = current_mm()
     if len > TASK_SIZE - start:
         return -ENOMEM
     if len == 0:

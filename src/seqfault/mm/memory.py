@@ -5,7 +5,7 @@ Huge pages, swap, special mappings and mmu notifiers are not modelled.
 
 from __future__ import annotations
 
-from seqfault.kernel import BUG_ON, NULL, ptr, seq_point, the, xchg
+from seqfault.kernel import BUG_ON, NULL, ptr, seq_point, xchg
 from seqfault.mm.anon_vma import unlink_anon_vmas
 from seqfault.mm.file import unlink_file_vma
 from seqfault.mm.frames import PageAnon, page_remove_rmap
@@ -44,7 +44,7 @@ from seqfault.mm.tlb import (
 from seqfault.mm.types import (
     NR_PAGES,
     PTRS_PER_PTE,
-    mm_struct,
+    current_mm,
     pgprot_t,
     pmd_t,
     pte_t,
@@ -56,7 +56,7 @@ from seqfault.mm.types import (
 # -- unmapping pages
 def zap_pte_range(tlb: ptr[mmu_gather], pmd: pmd_t, addr: vpn_t, end: vpn_t) -> vpn_t:
     """Clear the entries of [addr, end), which lie in one table, and gather their pages."""
-    mm = the(mm_struct)
+    mm = current_mm()
     while True:  # again:
         force_flush = False
         table = pte_offset_map_lock(mm, pmd)
@@ -88,7 +88,7 @@ def zap_pte_range(tlb: ptr[mmu_gather], pmd: pmd_t, addr: vpn_t, end: vpn_t) -> 
 
 def zap_pmd_range(tlb: ptr[mmu_gather], vma: ptr[vm_area_struct], addr: vpn_t, end: vpn_t) -> vpn_t:
     """The part of [addr, end) under one page of upper entries, which is all of it.  Returns where it ends."""
-    mm = the(mm_struct)
+    mm = current_mm()
     while addr < end:
         next: vpn_t = pmd_addr_end(addr, end)
         if not pmd_none(mm, pmd_index(addr)):
@@ -133,7 +133,7 @@ def zap_page_range(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t):
     The entries are gone and stay in the TLBs for a while: each page has a moment of its own at which a
     program sees it go, hence the sequential point.
     """
-    mm = the(mm_struct)
+    mm = current_mm()
     tlb = tlb_gather_mmu(mm, start, end)
     while vma and vma.vm_start < end:
         unmap_single_vma(tlb, vma, start, end)
@@ -145,7 +145,7 @@ def zap_page_range(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t):
 # -- freeing page tables
 def free_pte_range(tlb: ptr[mmu_gather], pmd: pmd_t, addr: vpn_t):
     """Take a table out of the upper level.  It is freed after the flush, when no walk can be in it."""
-    mm = the(mm_struct)
+    mm = current_mm()
     token = mm.pmd[pmd]
     mm.pmd[pmd] = NULL
     pte_free_tlb(tlb, token, addr)
@@ -156,7 +156,7 @@ def free_pgd_range(tlb: ptr[mmu_gather], addr: vpn_t, end: vpn_t, floor: vpn_t, 
 
     Upper levels are not freed: their pages always exist here.
     """
-    mm = the(mm_struct)
+    mm = current_mm()
     addr -= addr % PTRS_PER_PTE
     if addr < floor:
         addr = min(addr + PTRS_PER_PTE, NR_PAGES)
@@ -196,7 +196,7 @@ def change_pte_range(pmd: pmd_t, addr: vpn_t, end: vpn_t, newprot: pgprot_t) -> 
 
     `dirty_accountable`, which spares known dirty pages of some files a write fault, is not modelled.
     """
-    mm = the(mm_struct)
+    mm = current_mm()
     pages: vpn_t = 0
     table = pte_offset_map_lock(mm, pmd)
     while addr < end:
@@ -211,7 +211,7 @@ def change_pte_range(pmd: pmd_t, addr: vpn_t, end: vpn_t, newprot: pgprot_t) -> 
 
 
 def change_protection(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t, newprot: pgprot_t):
-    mm = the(mm_struct)
+    mm = current_mm()
     BUG_ON(start >= end)
     addr: vpn_t = start
     pages: vpn_t = 0

@@ -10,7 +10,7 @@ X one that lies in it exactly:
 
 from __future__ import annotations
 
-from seqfault.kernel import NULL, count, integer, ptr, the
+from seqfault.kernel import NULL, count, integer, ptr
 from seqfault.mm.anon_vma import (
     anon_vma_clone,
     anon_vma_lock_write,
@@ -36,6 +36,7 @@ from seqfault.mm.types import (
     NR_PAGES,
     VM_SOFTDIRTY,
     anon_vma,
+    current_mm,
     errno_t,
     file,
     flags_t,
@@ -160,7 +161,7 @@ def __vma_adjust(
 
     `insert`: the VMA that a split made; `expand`: the one that a merge makes larger.
     """
-    mm = the(mm_struct)
+    mm = current_mm()
     next = vma.vm_next
     f = vma.vm_file
     adjust_next: delta_t = 0

@@ -16,7 +16,6 @@ from seqfault.kernel import (
     pool_object,
     ptr,
     smp_wmb,
-    the,
 )
 from seqfault.kernel.spinlock import spin_lock, spin_unlock
 from seqfault.kernel.task import might_sleep
@@ -26,6 +25,7 @@ from seqfault.mm.types import (
     PTRS_PER_PTE,
     VM_WRITE,
     ZERO_PFN,
+    current_mm,
     errno_t,
     mm_struct,
     page,
@@ -167,7 +167,7 @@ def __pte_alloc(mm: ptr[mm_struct], pmd: pmd_t) -> errno_t:
 
 def pte_alloc(pmd: pmd_t) -> errno_t:
     """Make sure that there is a table under an upper entry."""
-    mm = the(mm_struct)
+    mm = current_mm()
     if pmd_none(mm, pmd):
         return __pte_alloc(mm, pmd)
     return 0

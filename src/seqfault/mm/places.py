@@ -5,11 +5,18 @@ Named ``function/what``: the function of the kernel and the point in it.
 
 from __future__ import annotations
 
-from seqfault.kernel import kmem_cache_free, place, ptr, the
+from seqfault.kernel import kmem_cache_free, place, ptr
 from seqfault.kernel.spinlock import spin_lock
 from seqfault.mm.file import fput
 from seqfault.mm.pgtable import pte_lockptr, pte_offset_map_lock
-from seqfault.mm.types import fault_t, mm_struct, vm_area_struct, vm_fault, vpn_t
+from seqfault.mm.types import (
+    current_mm,
+    fault_t,
+    mm_struct,
+    vm_area_struct,
+    vm_fault,
+    vpn_t,
+)
 
 VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV, VM_FAULT_RETRY = 1, 2, 4, 8
 VM_FAULT_NOPAGE, VM_FAULT_WRITE = 16, 32
@@ -163,7 +170,7 @@ def free_pgtables_end(vma: ptr[vm_area_struct]):
 @place("pte_map_lock")
 def pte_map_lock(vmf: ptr[vm_fault]) -> bool:
     """Map and lock the table of a fault (RFC v5 02).  False, with no lock: the VMA changed, retry."""
-    vmf.pte = pte_offset_map_lock(the(mm_struct), vmf.pmd)
+    vmf.pte = pte_offset_map_lock(current_mm(), vmf.pmd)
     vmf.ptl = vmf.pte
     return True
 
@@ -171,7 +178,7 @@ def pte_map_lock(vmf: ptr[vm_fault]) -> bool:
 @place("pte_spinlock")
 def pte_spinlock(vmf: ptr[vm_fault]) -> bool:
     """Lock the table of a fault, whose entry is mapped already (RFC v5 03).  False, with no lock: retry."""
-    vmf.ptl = pte_lockptr(the(mm_struct), vmf.pmd)
+    vmf.ptl = pte_lockptr(current_mm(), vmf.pmd)
     spin_lock(vmf.ptl.ptl)
     return True
 

@@ -5,11 +5,18 @@ Apart from mm/mmap.py because faults call it, and unmapping calls what faults us
 
 from __future__ import annotations
 
-from seqfault.kernel import ptr, the
+from seqfault.kernel import ptr
 from seqfault.kernel.spinlock import spin_lock, spin_unlock
 from seqfault.mm.anon_vma import anon_vma_lock_write, anon_vma_prepare, anon_vma_unlock_write
 from seqfault.mm.places import expand_downwards_begin, expand_downwards_end
-from seqfault.mm.types import ENOMEM, VM_GROWSDOWN, errno_t, mm_struct, vm_area_struct, vpn_t
+from seqfault.mm.types import (
+    ENOMEM,
+    VM_GROWSDOWN,
+    current_mm,
+    errno_t,
+    vm_area_struct,
+    vpn_t,
+)
 from seqfault.mm.vma import validate_mm
 
 STACK_GUARD_GAP = 0  # Linux: 256 pages, from 4.12-rc7; the series is on rc5, and a model's space is too small
@@ -17,7 +24,7 @@ STACK_GUARD_GAP = 0  # Linux: 256 pages, from 4.12-rc7; the series is on rc5, an
 
 def expand_downwards(vma: ptr[vm_area_struct], address: vpn_t) -> errno_t:
     """Let a stack reach down to `address`.  Only mmap_sem for reading is held, so others may do so too."""
-    mm = the(mm_struct)
+    mm = current_mm()
     prev = vma.vm_prev
     if prev and prev.vm_end + STACK_GUARD_GAP > address and not prev.vm_flags & VM_GROWSDOWN:
         return -ENOMEM

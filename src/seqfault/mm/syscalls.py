@@ -5,17 +5,17 @@ They sleep for mmap_sem; being killed while waiting for it is not modelled.
 
 from __future__ import annotations
 
-from seqfault.kernel import ptr, the
+from seqfault.kernel import ptr
 from seqfault.kernel.rwsem import down_write, up_write
 from seqfault.mm.mmap import TASK_SIZE, do_mmap, do_munmap
 from seqfault.mm.mprotect import do_mprotect
 from seqfault.mm.types import (
     ENOMEM,
     addr_or_errno_t,
+    current_mm,
     errno_t,
     file,
     flags_t,
-    mm_struct,
     pgoff_t,
     prot_t,
     vpn_t,
@@ -26,7 +26,7 @@ def sys_mmap(
     addr: vpn_t, len: vpn_t, prot: prot_t, flags: flags_t, f: ptr[file], pgoff: pgoff_t
 ) -> addr_or_errno_t:
     """The mapping's address, or -errno."""
-    mm = the(mm_struct)
+    mm = current_mm()
     down_write(mm.mmap_sem)
     ret: addr_or_errno_t = do_mmap(mm, addr, len, prot, flags, f, pgoff)
     up_write(mm.mmap_sem)
@@ -34,7 +34,7 @@ def sys_mmap(
 
 
 def sys_munmap(addr: vpn_t, len: vpn_t) -> errno_t:
-    mm = the(mm_struct)
+    mm = current_mm()
     down_write(mm.mmap_sem)
     ret: errno_t = do_munmap(mm, addr, len)
     up_write(mm.mmap_sem)
@@ -42,7 +42,7 @@ def sys_munmap(addr: vpn_t, len: vpn_t) -> errno_t:
 
 
 def sys_mprotect(start: vpn_t, len: vpn_t, prot: prot_t) -> errno_t:
-    mm = the(mm_struct)
+    mm = current_mm()
     if len == 0:
         return 0
     if len > TASK_SIZE - start:

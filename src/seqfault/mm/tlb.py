@@ -35,6 +35,7 @@ from seqfault.mm.types import (
     NR_PTE_TABLES,
     PTRS_PER_PTE,
     cpu_tlb,
+    current_mm,
     flush_ipi,
     mm_struct,
     page,
@@ -143,7 +144,7 @@ def walker_agent():
     Two steps, as there are two levels: it may be left with a table that is freed in between.  A flush on its
     CPU throws the walk away.
     """
-    mm = the(mm_struct)
+    mm = current_mm()
     cpu = smp_processor_id()
     tlb = pool_object(cpu_tlb, cpu)
     rom = the(scenario_rom)
@@ -244,7 +245,7 @@ def flush_check(start: vpn_t, end: vpn_t):
     The checker looks, not a CPU: hence one step.  Where somebody else may be between his own change and his
     own flush nothing is said: with mmap_sem held for reading by others, or the table's lock held.
     """
-    mm = the(mm_struct)
+    mm = current_mm()
     with atomic():
         if not mm.mmap_sem.readers & ~(1 << process_id()):
             for cpu in range(NR_CPUS):

@@ -5,7 +5,7 @@ Addresses are page numbers.  "Protected by" names the lock that Linux asks a wri
 
 from __future__ import annotations
 
-from seqfault.kernel import Size, array, integer, ptr, struct
+from seqfault.kernel import Size, array, integer, pool_object, ptr, struct, the
 from seqfault.kernel.rcu import srcu_struct as srcu_struct
 from seqfault.kernel.rwsem import rw_semaphore
 from seqfault.kernel.spinlock import spinlock_t
@@ -24,6 +24,15 @@ PGOFF_MAX = Size("PGOFF_MAX", 15)
 NR_OPS = Size("NR_OPS", 6)
 NR_FILLS = Size("NR_FILLS", 2)
 NR_VALUES = Size("NR_VALUES", 15)
+NR_MMS = Size("NR_MMS", 1)
+ERRNO_MAX = Size("ERRNO_MAX", 64)
+VM_FLAGS_MAX = Size("VM_FLAGS_MAX", 63)
+# Which Linux the text is, major * 100 + minor: 412 is 4.12, 618 is 6.18.  Branches on it are folded when the text
+# is compiled.
+LINUX = Size("LINUX", 412)
+# 1: all that a program can see of Linux (limits, accounting, VM_MAY flags, dirty bits, fork, ...), for `AddressSpace`
+# and `fuzz`.  0: what the scenarios of `check` need; the rest is folded away and costs them no state.
+FULL = Size("FULL", 0)
 
 vpn_t = integer(0, NR_PAGES, "vpn_t")
 pgoff_t = integer(0, PGOFF_MAX, "pgoff_t")
@@ -32,21 +41,28 @@ pmd_t = integer(0, NR_PAGES // PTRS_PER_PTE, "pmd_t")
 pfn_t = integer(0, NR_FRAMES, "pfn_t")
 prot_t = integer(0, 7, "prot_t")
 pgprot_t = integer(0, 3, "pgprot_t")
-flags_t = integer(0, 63, "flags_t")
+flags_t = integer(0, VM_FLAGS_MAX, "flags_t")
 data_t = integer(0, NR_VALUES, "data_t")
-errno_t = integer(-64, 63, "errno_t")
-addr_or_errno_t = integer(-64, NR_PAGES, "addr_or_errno_t")
+errno_t = integer(0 - ERRNO_MAX, 63, "errno_t")
+addr_or_errno_t = integer(0 - ERRNO_MAX, NR_PAGES, "addr_or_errno_t")
 fault_t = integer(0, 63, "fault_t")
 fault_flags_t = integer(0, 3, "fault_flags_t")
 signal_t = integer(0, 15, "signal_t")
 result_t = integer(-128, 127, "result_t")
 
 VM_READ, VM_WRITE, VM_EXEC, VM_SHARED, VM_GROWSDOWN, VM_LOCKED = 1, 2, 4, 8, 16, 32
+# From here on only with FULL.
+VM_MAYREAD, VM_MAYWRITE, VM_MAYEXEC, VM_MAYSHARE = 1 << 6, 1 << 7, 1 << 8, 1 << 9
+VM_LOCKONFAULT, VM_ACCOUNT, VM_NORESERVE = 1 << 10, 1 << 11, 1 << 12
+VM_DONTCOPY, VM_DONTEXPAND, VM_DONTDUMP, VM_WIPEONFORK = 1 << 13, 1 << 14, 1 << 15, 1 << 16
+VM_SEQ_READ, VM_RAND_READ, VM_HUGEPAGE, VM_NOHUGEPAGE = 1 << 17, 1 << 18, 1 << 19, 1 << 20
+VM_MERGEABLE, VM_SEALED = 1 << 21, 1 << 22
 VM_ACCESS_FLAGS = 7
 VM_SOFTDIRTY = 0  # not modelled: the store that sets it is, the bit is not
 MAP_SHARED, MAP_PRIVATE, MAP_GROWSDOWN, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 4, 16, 32
 PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC = 0, 1, 2, 4
-EPERM, EAGAIN, ENOMEM, EACCES, EFAULT, EEXIST, EINVAL = 1, 11, 12, 13, 14, 17, 22
+EPERM, EBADF, EAGAIN, ENOMEM, EACCES, EFAULT, EEXIST, ENODEV, EINVAL = 1, 9, 11, 12, 13, 14, 17, 19, 22
+EOVERFLOW, EOPNOTSUPP = 75, 95
 SIGBUS, SIGSEGV = 7, 11
 ZERO_PFN = 0
 
@@ -71,6 +87,7 @@ class vm_area_struct:
 
     vm_start: vpn_t
     vm_end: vpn_t
+    vm_mm: ptr[mm_struct]
     vm_next: ptr[vm_area_struct]
     vm_prev: ptr[vm_area_struct]
     vm_rb: rb_node
@@ -143,7 +160,7 @@ class pte_table:
     pte: array[pte_t, PTRS_PER_PTE]
 
 
-@struct(pool=1, static=True)
+@struct(pool=NR_MMS, static=True)
 class mm_struct:
     """An address space.  `pmd[i]` points to the table of pages i * PTRS_PER_PTE onwards, or is NULL."""
 
@@ -153,6 +170,20 @@ class mm_struct:
     mm_rb: ptr[vm_area_struct]
     map_count: integer(0, NR_VMAS)
     pmd: array[ptr[pte_table], NR_PAGES // PTRS_PER_PTE]
+
+
+@struct(pool=1, private=True)
+class task_mm:
+    """Whose address space the running task has (current->mm), where there are several."""
+
+    mm: ptr[mm_struct]
+
+
+def current_mm() -> ptr[mm_struct]:
+    """current->mm"""
+    if NR_MMS == 1:
+        return pool_object(mm_struct, 0)
+    return the(task_mm).mm
 
 
 @struct
