@@ -1,0 +1,47 @@
+"""Compilation of inner loops by numba, and where the result is kept.
+
+numba validates a cached function by its own file only, not by those of the functions it calls, so the cache's
+directory bears a hash of all the files that belong together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numba
+import platformdirs
+
+config: Any = numba.config
+
+
+def cache_directory(name: str, files: Sequence[Path]) -> str:
+    """Where the compiled form of `files` is kept: one directory for each content."""
+    h = hashlib.sha256(numba.__version__.encode())
+    for f in files:
+        h.update(f.read_bytes())
+    env = os.environ.get("SEQFAULT_CACHE") or os.environ.get("NUMBA_CACHE_DIR")
+    base = env or platformdirs.user_cache_dir("seqfault")
+    return str(Path(base) / f"{name}-{h.hexdigest()[:16]}")
+
+
+def make_jit(name: str, files: Sequence[Path]) -> Callable[[Callable[..., Any]], Any]:
+    """A decorator that compiles functions of `files`; kept on disk where a cache can be written, else compiled
+    again in each run."""
+    directory = cache_directory(name, files)
+
+    def jit(fn: Callable[..., Any]) -> Any:
+        options: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
+        before = config.CACHE_DIR
+        config.CACHE_DIR = directory
+        try:
+            return numba.njit(cache=True, **options)(fn)
+        except (RuntimeError, OSError):
+            return numba.njit(**options)(fn)
+        finally:
+            config.CACHE_DIR = before
+
+    return jit
