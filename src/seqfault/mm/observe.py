@@ -1,0 +1,177 @@
+"""What a program can see of its address space: the stream that `AddressSpace` and `fuzz` compare.
+
+The model's side of /proc/PID/maps, pagemap and smaps (fs/proc/task_mmu.c, 6.18).  A record is: result, mask, then
+for each living process its VMAs that overlap the observed spans and a word for each page of the spans; for mincore
+its vector; when asked for, what smaps says of each VMA.
+"""
+
+from __future__ import annotations
+
+from seqfault.kernel import NULL, Size, array, emit, index_of, integer, pool_object, ptr, struct, the
+from seqfault.mm.frames import PageAnon
+from seqfault.mm.pgtable import pmd_index, pmd_none, pte_index, pte_pfn, pte_present, vm_normal_page
+from seqfault.mm.types import (
+    NR_PAGES,
+    VM_LOCKED,
+    VM_READ,
+    VM_SHARED,
+    file,
+    mm_struct,
+    page,
+    pte_t,
+    vm_area_struct,
+    vpn_t,
+)
+from seqfault.mm.vma import find_vma
+
+NR_SPANS = Size("NR_SPANS", 4)
+NR_TEST_FILES = 6
+
+FILE_WORD_ANON = 100  # a file that shared anonymous memory made: this plus its number
+
+word_t = integer(-(1 << 62), 1 << 62, "word_t")
+
+
+@struct(pool=1, private=True)
+class uapi_observed:
+    """Which pages are looked at, and whether the next record has smaps' numbers.  Set by the host."""
+
+    nr_spans: integer(0, NR_SPANS)
+    start: array[vpn_t, NR_SPANS]
+    end: array[vpn_t, NR_SPANS]
+    detail: bool
+
+
+def file_word(f: ptr[file]) -> word_t:
+    """Which file a VMA maps: 0 none; 1 and 2 the memfds, 3 the file on disk by whichever descriptor, 4 the
+    fence's."""
+    if not f:
+        return 0
+    i: word_t = index_of(f)
+    if i == 4 or i == 5:
+        return 3
+    if i < NR_TEST_FILES:
+        return i + 1
+    return FILE_WORD_ANON + i
+
+
+def pte_of(mm: ptr[mm_struct], addr: vpn_t) -> pte_t:
+    if pmd_none(mm, pmd_index(addr)):
+        return 0
+    return mm.pmd[pmd_index(addr)].pte[pte_index(addr)]
+
+
+def in_span(vma: ptr[vm_area_struct]) -> bool:
+    seen = the(uapi_observed)
+    inside = False
+    for i in range(seen.nr_spans):
+        if vma.vm_start < seen.end[i] and vma.vm_end > seen.start[i]:
+            inside = True
+    return inside
+
+
+def next_observed(mm: ptr[mm_struct], vma: ptr[vm_area_struct]) -> ptr[vm_area_struct]:
+    """The first VMA from `vma` on that overlaps a span; gaps between spans are skipped by a look-up."""
+    seen = the(uapi_observed)
+    while vma and not in_span(vma):
+        at: vpn_t = NR_PAGES
+        for i in range(seen.nr_spans):
+            if seen.start[i] >= vma.vm_end and seen.start[i] < at:
+                at = seen.start[i]
+        if at == NR_PAGES:
+            return NULL
+        vma = find_vma(mm, at)
+    return vma
+
+
+def emit_page(vma: ptr[vm_area_struct], pte: pte_t):
+    """pagemap's bits, and the page's content where the program may read it."""
+    if not pte_present(pte):
+        emit(0)
+        return
+    word: word_t = 1
+    p = vm_normal_page(pte)
+    if p:
+        if p.mapcount == 1:
+            word |= 2
+        if not PageAnon(p):
+            word |= 4
+    else:
+        word |= 16
+    if vma.vm_flags & VM_READ:
+        word |= 32
+        word |= pool_object(page, pte_pfn(pte)).data << 8
+    emit(word | pte_pfn(pte) << 16)
+
+
+def emit_span(mm: ptr[mm_struct], start: vpn_t, end: vpn_t):
+    vma = find_vma(mm, start)
+    addr: vpn_t = start
+    while addr < end:
+        while vma and vma.vm_end <= addr:
+            vma = vma.vm_next
+        if vma and vma.vm_start <= addr:
+            emit_page(vma, pte_of(mm, addr))
+        else:
+            emit(0)
+        addr += 1
+
+
+def emit_vma(vma: ptr[vm_area_struct]):
+    emit(vma.vm_start)
+    emit(vma.vm_end)
+    emit(vma.vm_flags & (7 | VM_SHARED))
+    emit(vma.vm_pgoff if vma.vm_file else 0)
+    emit(file_word(vma.vm_file))
+
+
+def observe_mm(mm: ptr[mm_struct]):
+    seen = the(uapi_observed)
+    n: word_t = 0
+    first = next_observed(mm, mm.mmap)
+    vma = first
+    while vma:
+        n += 1
+        vma = next_observed(mm, vma.vm_next)
+    emit(n)
+    vma = first
+    while vma:
+        emit_vma(vma)
+        vma = next_observed(mm, vma.vm_next)
+    for i in range(seen.nr_spans):
+        emit_span(mm, seen.start[i], seen.end[i])
+
+
+# -- smaps
+def emit_smap(mm: ptr[mm_struct], vma: ptr[vm_area_struct]):
+    """VmFlags, Rss, Dirty (shared and private), Private_Dirty, Anonymous, LazyFree, Locked; in pages."""
+    rss: word_t = 0
+    dirty: word_t = 0
+    private_dirty: word_t = 0
+    anonymous: word_t = 0
+    lazyfree: word_t = 0
+    addr: vpn_t = vma.vm_start
+    while addr < vma.vm_end:
+        pte: pte_t = pte_of(mm, addr)
+        if pte_present(pte):
+            p = vm_normal_page(pte)
+            if p:
+                rss += 1
+                if PageAnon(p):
+                    anonymous += 1
+        addr += 1
+    emit(vma.vm_flags)
+    emit(rss)
+    emit(dirty)
+    emit(private_dirty)
+    emit(anonymous)
+    emit(lazyfree)
+    emit(rss if vma.vm_flags & VM_LOCKED else 0)
+
+
+def uapi_vmflags(mm: ptr[mm_struct]):
+    """What smaps says of each observed VMA."""
+    vma = next_observed(mm, mm.mmap)
+    while vma:
+        emit_smap(mm, vma)
+        vma = next_observed(mm, vma.vm_next)
