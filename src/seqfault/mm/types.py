@@ -49,6 +49,10 @@ fault_t = integer(0, 63, "fault_t")
 fault_flags_t = integer(0, 3, "fault_flags_t")
 signal_t = integer(0, 15, "signal_t")
 result_t = integer(-128, 127, "result_t")
+# Nothing is kept in these unless FULL.
+vm_count_t = integer(0, FULL * (1 << 40), "vm_count_t")
+vm_delta_t = integer(-(1 << 40), 1 << 40, "vm_delta_t")
+brk_t = integer(0, FULL * NR_PAGES * 4096, "brk_t")
 
 VM_READ, VM_WRITE, VM_EXEC, VM_SHARED, VM_GROWSDOWN, VM_LOCKED = 1, 2, 4, 8, 16, 32
 # From here on only with FULL.
@@ -57,6 +61,7 @@ VM_LOCKONFAULT, VM_ACCOUNT, VM_NORESERVE = 1 << 10, 1 << 11, 1 << 12
 VM_DONTCOPY, VM_DONTEXPAND, VM_DONTDUMP, VM_WIPEONFORK = 1 << 13, 1 << 14, 1 << 15, 1 << 16
 VM_SEQ_READ, VM_RAND_READ, VM_HUGEPAGE, VM_NOHUGEPAGE = 1 << 17, 1 << 18, 1 << 19, 1 << 20
 VM_MERGEABLE, VM_SEALED = 1 << 21, 1 << 22
+VM_DROPPABLE = 1 << 23
 VM_ACCESS_FLAGS = 7
 VM_SOFTDIRTY = 0  # not modelled: the store that sets it is, the bit is not
 MAP_SHARED, MAP_PRIVATE, MAP_GROWSDOWN, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 4, 16, 32
@@ -97,6 +102,7 @@ class vm_area_struct:
     vm_file: ptr[file]
     anon_vma: ptr[anon_vma]
     anon_vma_chain: ptr[anon_vma_chain]
+    rb_subtree_gap: integer(0, FULL * NR_PAGES)
 
 
 @struct(pool=NR_ANON_VMAS)
@@ -162,7 +168,12 @@ class pte_table:
 
 @struct(pool=NR_MMS, static=True)
 class mm_struct:
-    """An address space.  `pmd[i]` points to the table of pages i * PTRS_PER_PTE onwards, or is NULL."""
+    """An address space.  `pmd[i]` points to the table of pages i * PTRS_PER_PTE onwards, or is NULL.
+
+    Only with FULL: pages mapped, by kind; VM_LOCKED for mappings to come; the break, in bytes from page 0; where
+    the top-down search begins (0: at the end); the signal struct's RLIMIT_AS in pages, plus one (0: no limit);
+    sysctl_max_map_count (0: DEFAULT_MAX_MAP_COUNT).
+    """
 
     mmap_sem: rw_semaphore
     page_table_lock: spinlock_t
@@ -170,6 +181,17 @@ class mm_struct:
     mm_rb: ptr[vm_area_struct]
     map_count: integer(0, NR_VMAS)
     pmd: array[ptr[pte_table], NR_PAGES // PTRS_PER_PTE]
+    total_vm: vm_count_t
+    data_vm: vm_count_t
+    exec_vm: vm_count_t
+    stack_vm: vm_count_t
+    locked_vm: vm_count_t
+    def_flags: integer(0, FULL * VM_FLAGS_MAX)
+    start_brk: brk_t
+    brk: brk_t
+    mmap_base: integer(0, FULL * NR_PAGES)
+    rlimit_as: vm_count_t
+    max_map_count: vm_count_t
 
 
 @struct(pool=1, private=True)
