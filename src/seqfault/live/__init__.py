@@ -1,0 +1,1 @@
+"""The live kernel: programs of operations run on it, and what is seen of them."""
