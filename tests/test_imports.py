@@ -17,7 +17,8 @@ MAY = {
     "compile": {"kernel"},
     "models": {"kernel", "compile"},
     "explore": {"kernel", "mm", "protocols", "scenarios", "compile"},
-    "report": {"kernel", "mm", "protocols", "scenarios", "compile", "explore", "cli"},
+    "trace": {"kernel", "mm", "protocols", "compile", "space"},
+    "report": {"kernel", "mm", "protocols", "scenarios", "compile", "explore", "trace", "cli"},
     "cli": {"kernel", "compile", "explore", "protocols", "scenarios", "report"},
 }
 LONGEST = 650

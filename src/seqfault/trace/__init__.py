@@ -1,0 +1,1 @@
+"""Recordings of real programs: made (`record`), read (`strace`, `layout`, `timeline`), replayed (`replay`)."""

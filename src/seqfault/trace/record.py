@@ -1,0 +1,262 @@
+"""Record a program for `replay`: its memory calls by strace, its layouts at the start and the end, and (root, with
+perf) its faults and the order in which its calls took mmap_lock.
+
+    python -m seqfault.trace.record [--no-perf] DIRECTORY PROGRAM [ARGUMENT]...
+
+strace holds each process for a moment when it returns from execve and when it enters exit_group (``delay_exit``,
+``delay_enter``), and in that moment its /proc/PID/smaps is read.  The first program that strace starts cannot be
+held, so that one is env(1), which then executes PROGRAM.  A process that is killed has no layout at its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from seqfault.trace.layout import Layout, parse_smaps, seconds, write_layout
+
+CALLS = (
+    "memory,clone,clone3,fork,vfork,execve,execveat,exit,exit_group,prctl,prlimit64,setrlimit,"
+    "ftruncate,shmget,shmat,shmdt,io_setup,io_destroy,process_madvise,remap_file_pages,pkey_mprotect"
+)
+EXECVE, EXIT_GROUP, EXECVEAT = 59, 231, 322  # x86-64
+WHEN = {EXECVE: "start", EXECVEAT: "start", EXIT_GROUP: "end"}
+POLL = 0.004
+EVENT = re.compile(
+    r"\s*(\d+)/(\d+)\s+(?:\[\d+\]\s+)?(\d+)\.(\d+):\s+(?:(exceptions:page_fault_\w+): address=(\w+) .*error_code=(\w+)"
+    r"|(mmap_lock:\w+):.*)"
+)
+
+
+class RecordError(Exception):
+    """One line for the user."""
+
+
+def clocks() -> int:
+    """CLOCK_REALTIME - CLOCK_MONOTONIC in nanoseconds, as exactly as one process can see it."""
+    best, offset = 1 << 62, 0
+    for _ in range(50):
+        a = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        r = time.clock_gettime_ns(time.CLOCK_REALTIME)
+        b = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        if b - a < best:
+            best, offset = b - a, r - (a + b) // 2
+    return offset
+
+
+def read(path: str) -> str:
+    return Path(path).read_text(errors="replace")
+
+
+def machine() -> dict[str, str]:
+    """What the kernel is set to that a layout depends on."""
+    out = {"kernel": os.uname().release}
+    for key, path in {
+        "max_map_count": "/proc/sys/vm/max_map_count",
+        "overcommit_memory": "/proc/sys/vm/overcommit_memory",
+        "mmap_min_addr": "/proc/sys/vm/mmap_min_addr",
+        "thp": "/sys/kernel/mm/transparent_hugepage/enabled",
+    }.items():
+        try:
+            value = read(path).strip()
+        except OSError:
+            continue
+        chosen = re.search(r"\[(\w+)\]", value)
+        out[key] = chosen[1] if chosen else value
+    return out
+
+
+def limits(pid: int) -> dict[str, str]:
+    out = {}
+    for line in read(f"/proc/{pid}/limits").splitlines():
+        m = re.match(r"Max (address space|data size|locked memory|stack size) +(\w+)", line)
+        if m:
+            name = {"address": "as", "data": "data", "locked": "memlock", "stack": "stack"}[m[1].split()[0]]
+            out[f"rlimit_{name}"] = "-1" if m[2] == "unlimited" else m[2]
+    return out
+
+
+def snapshot(pid: int, when: str) -> Layout:
+    """The layout of a process that is held."""
+    start = time.time_ns()
+    # pid (comm) state ...: fields 28 startstack, 47 start_brk of proc(5), counted behind the comm
+    stat = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    about = {"start_brk": hex(int(stat[44])), "start_stack": hex(int(stat[25])), **limits(pid)}
+    areas = parse_smaps(read(f"/proc/{pid}/smaps"))
+    return Layout(pid, when, start, time.time_ns(), about, areas)
+
+
+class Watch:
+    """Finds the held processes of one strace and takes their layouts."""
+
+    def __init__(self, tracer: int):
+        self.tracer = tracer
+        self.foreign: dict[int, int] = {}
+        self.taken: dict[int, tuple[str, float]] = {}
+        self.layouts: list[Layout] = []
+        self.missed = 0
+
+    def traced(self) -> list[int]:
+        out = []
+        for name in os.listdir("/proc"):
+            if not name.isdigit() or self.foreign.get(int(name), 0) > 5:
+                continue
+            try:
+                status = read(f"/proc/{name}/status")
+            except OSError:
+                continue
+            if f"\nTracerPid:\t{self.tracer}\n" in status:
+                out.append(int(name))
+            else:
+                self.foreign[int(name)] = self.foreign.get(int(name), 0) + 1
+        return out
+
+    def held(self, pid: int) -> tuple[str, str]:
+        """Whether a thread of `pid` is held where layouts are taken: start, end or "", and what tells it from others.
+
+        /proc/PID/syscall has the call's number, its arguments, sp and pc; an execve that succeeded has cleared
+        the registers, so its first argument is 0.
+        """
+        try:
+            for tid in os.listdir(f"/proc/{pid}/task"):
+                text = read(f"/proc/{pid}/task/{tid}/syscall")
+                words = text.split()
+                number = int(words[0]) if words and words[0].isdigit() else -1
+                if number not in WHEN or (WHEN[number] == "start" and int(words[1], 16) != 0):
+                    continue
+                if read(f"/proc/{pid}/task/{tid}/stat").rpartition(") ")[2][:1] == "t":
+                    return WHEN[number], text
+        except (OSError, ValueError):
+            pass
+        return "", ""
+
+    def poll(self, delay: float) -> None:
+        for pid in self.traced():
+            when, call = self.held(pid)
+            last, at = self.taken.get(pid, ("", 0.0))
+            if not when or (call == last and time.monotonic() - at < delay + 0.5):
+                continue
+            try:
+                layout = snapshot(pid, when)
+            except OSError:
+                self.missed += 1
+                continue
+            if self.held(pid)[1] != call:  # it ran on while it was read
+                self.missed += 1
+                continue
+            self.taken[pid] = call, time.monotonic()
+            if layout.areas:
+                self.layouts.append(layout)
+
+
+def events(data: Path, offset: int, out: Path) -> int:
+    """perf's records as lines ``SECONDS TID KIND ADDRESS``: r, w, x a fault (R, W, X by the kernel), L the lock."""
+    script = subprocess.Popen(
+        ["perf", "script", "-f", "--ns", "-i", str(data), "-F", "+pid,-comm"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+    )
+    assert script.stdout
+    n = 0
+    with out.open("w") as f:
+        for line in script.stdout:
+            m = EVENT.match(line)
+            if not m:
+                continue
+            at = seconds(int(m[3]) * 1_000_000_000 + int(m[4]) + offset)
+            n += 1
+            if m[8]:
+                f.write(f"{at} {m[2]} L\n")
+                continue
+            code = int(m[7], 16)
+            kind = "x" if code & 16 else "w" if code & 2 else "r"
+            f.write(f"{at} {m[2]} {kind.upper() if m[5].endswith('kernel') else kind} {m[6]}\n")
+    script.wait()
+    return n
+
+
+def record(directory: Path, program: list[str], perf: bool = True, delay: float = 0.1, quiet: bool = False) -> int:
+    """Record `program` into `directory`; returns its exit code."""
+    if not shutil.which("strace"):
+        raise RecordError("strace is not installed")
+    if perf and (os.geteuid() != 0 or not shutil.which("perf")):
+        raise RecordError("faults are recorded with perf, by root; --no-perf records without them")
+    directory.mkdir(parents=True, exist_ok=True)
+    trace, data, pidfile = directory / "strace", directory / "perf.data", directory / "pid"
+    micro = int(delay * 1e6)
+    tracer = [
+        *("strace", "-f", "-ttt", "-T", "-y", "-o", str(trace), "-e", f"trace={CALLS}"),
+        *("-e", f"inject=execve,execveat:delay_exit={micro}", "-e", f"inject=exit_group:delay_enter={micro}"),
+        *("env", "--", *program),
+    ]
+    command = ["sh", "-c", 'echo $$ > "$0"; exec "$@"', str(pidfile), *tracer]
+    if perf:
+        command = [
+            *("perf", "record", "-q", "-k", "CLOCK_MONOTONIC", "-m", "4M", "-c", "1", "-o", str(data)),
+            *("-e", "exceptions:page_fault_user", "-e", "exceptions:page_fault_kernel"),
+            *("--filter", "address < 0x800000000000"),
+            *("-e", "mmap_lock:mmap_lock_acquire_returned", "--filter", "write == 1 && success == 1"),
+            *("--", *command),
+        ]
+    pidfile.unlink(missing_ok=True)
+    before = clocks()
+    stdout = subprocess.DEVNULL if quiet else None
+    process = subprocess.Popen(command, stdout=stdout, stderr=stdout, start_new_session=True)
+    watch: Watch | None = None
+    try:
+        while process.poll() is None:
+            if watch is None and pidfile.exists() and (text := pidfile.read_text().strip()):
+                watch = Watch(int(text))
+            if watch:
+                watch.poll(delay)
+            time.sleep(POLL)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)
+        raise
+    pidfile.unlink(missing_ok=True)
+    if watch is None:
+        raise RecordError("strace did not start")
+    about = " ".join(f"{k}={v}" for k, v in machine().items())
+    with (directory / "maps").open("w") as f:
+        f.write(f"# {about}\n")
+        for layout in watch.layouts:
+            f.write(write_layout(layout))
+    if perf:
+        after = clocks()
+        n = events(data, (before + after) // 2, directory / "events")
+        data.unlink()
+        if not quiet:
+            print(f"{n} events; the clocks moved by {abs(after - before)} ns against each other", file=sys.stderr)
+    if not quiet:
+        print(f"{len(watch.layouts)} layouts, {watch.missed} missed", file=sys.stderr)
+    return process.returncode
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m seqfault.trace.record", description="Record a program.")
+    parser.add_argument("--no-perf", action="store_true", help="no faults; works without root")
+    parser.add_argument("--delay", type=float, default=0.1, help="seconds that a process is held (0.1)")
+    parser.add_argument("--quiet", action="store_true", help="what the program prints is thrown away")
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("program", nargs=argparse.REMAINDER)
+    args = parser.parse_args()
+    if not args.program:
+        parser.error("no program")
+    try:
+        return record(args.directory, args.program, not args.no_perf, args.delay, args.quiet)
+    except RecordError as e:
+        print(f"record: {e}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
