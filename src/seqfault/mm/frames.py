@@ -21,7 +21,17 @@ from seqfault.kernel import (
 )
 from seqfault.kernel.task import NR_CPUS, might_sleep
 from seqfault.mm.slab import mm_alloc_fails
-from seqfault.mm.types import NR_PAGES, PGOFF_MAX, cpu_tlb, page, pgoff_t, vm_area_struct, vpn_t
+from seqfault.mm.types import (
+    FULL,
+    LINUX,
+    NR_PAGES,
+    PGOFF_MAX,
+    cpu_tlb,
+    page,
+    pgoff_t,
+    vm_area_struct,
+    vpn_t,
+)
 
 
 def linear_page_index(vma: ptr[vm_area_struct], address: vpn_t) -> pgoff_t:
@@ -47,11 +57,12 @@ def free_page_check(p: ptr[page]):
     """No TLB may translate to a frame that is given back, and no page table map it (bad_page)."""
     with atomic():
         check(p.mapcount == 0, "wrong-mapcount", p)
-        for cpu in range(NR_CPUS):
-            tlb = pool_object(cpu_tlb, cpu)
-            for i in range(NR_PAGES):
-                e = tlb.entry[i].pte
-                check(e == 0 or e >> 2 != index_of(p), "stale-tlb", p)
+        if not FULL:
+            for cpu in range(NR_CPUS):
+                tlb = pool_object(cpu_tlb, cpu)
+                for i in range(NR_PAGES):
+                    e = tlb.entry[i].pte
+                    check(e == 0 or e >> 2 != index_of(p), "stale-tlb", p)
 
 
 def free_page(p: ptr[page]):
@@ -80,6 +91,8 @@ def page_add_new_anon_rmap(p: ptr[page], vma: ptr[vm_area_struct], address: vpn_
     BUG_ON(av == NULL)
     p.mapping = av
     p.index = linear_page_index(vma, address)
+    if FULL and LINUX >= 519:
+        p.exclusive = True
 
 
 def page_move_anon_rmap(p: ptr[page], vma: ptr[vm_area_struct]):
@@ -87,10 +100,20 @@ def page_move_anon_rmap(p: ptr[page], vma: ptr[vm_area_struct]):
     av = vma.anon_vma
     BUG_ON(av == NULL)
     WRITE_ONCE(p.mapping, av)
+    if FULL and LINUX >= 519:
+        p.exclusive = True
 
 
 def page_add_file_rmap(p: ptr[page]):
     fetch_add(p.mapcount, 1)
+
+
+def page_dup_rmap(p: ptr[page]):
+    """Fork maps the page once more.  An anonymous one is exclusive to nobody any more: folio_try_dup_anon_rmap, since
+    commit 6c287605fd56 (5.19)."""
+    if PageAnon(p):
+        p.exclusive = False
+    p.mapcount += 1
 
 
 def page_remove_rmap(p: ptr[page]):

@@ -3,6 +3,9 @@
 An entry is frame * 4 + rights (1: the user may read, 2: write); 0 is pte_none.  An entry without rights is
 PROT_NONE's: present to the kernel, not to the hardware.  Dirty and accessed bits are not kept.  `mm.pmd[i]`
 always exists; what it points to comes and goes.
+
+With FULL an entry is frame * 64 + bits: rights, dirty, present, and the marker of a guard region, which is not
+present.  `mm.pmd_group[i]` counts the tables under 512 upper entries, so that empty space costs nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from seqfault.kernel.task import might_sleep
 from seqfault.mm.slab import mm_alloc_fails
 from seqfault.mm.types import (
     ENOMEM,
+    FULL,
     PTRS_PER_PTE,
     VM_WRITE,
     ZERO_PFN,
@@ -39,6 +43,8 @@ from seqfault.mm.types import (
 )
 
 PTE_READ, PTE_WRITE, PTE_RIGHTS = 1, 2, 3
+PTE_DIRTY, PTE_PRESENT, PTE_GUARD = 4, 8, 16  # only with FULL
+PMDS_PER_GROUP = 512
 
 
 # -- entries
@@ -47,24 +53,55 @@ def pte_none(pte: pte_t) -> bool:
 
 
 def pte_present(pte: pte_t) -> bool:
-    """Nothing is swapped or migrated here, so an entry is present or none."""
+    """Nothing is swapped or migrated here, so an entry is present, a guard's marker, or none."""
+    if FULL:
+        return pte & PTE_PRESENT != 0
     return pte != 0
+
+
+def pte_is_guard(pte: pte_t) -> bool:
+    """is_guard_swp_entry: PTE_MARKER_GUARD, since 6.13."""
+    return pte & PTE_GUARD != 0
+
+
+def pte_dirty(pte: pte_t) -> bool:
+    return pte & PTE_DIRTY != 0
 
 
 def pte_write(pte: pte_t) -> bool:
     return pte & PTE_WRITE != 0
 
 
+def pte_mkdirty(pte: pte_t) -> pte_t:
+    """A write is noted in the entry.  Only with FULL."""
+    if FULL:
+        return pte | PTE_DIRTY
+    return pte
+
+
+def pte_mkclean(pte: pte_t) -> pte_t:
+    return pte & ~PTE_DIRTY
+
+
 def pte_pfn(pte: pte_t) -> pfn_t:
+    if FULL:
+        return pte >> 6
     return pte >> 2
 
 
 def pfn_pte(pfn: pfn_t, prot: pgprot_t) -> pte_t:
-    """Of the zero page without rights nothing is left: the entry is none, and a later fault makes it anew."""
+    """Of the zero page without rights nothing is left: the entry is none, and a later fault makes it anew.
+
+    (With FULL it is there, as in Linux.)
+    """
+    if FULL:
+        return pfn << 6 | PTE_PRESENT | prot
     return pfn << 2 | prot
 
 
 def mk_pte(p: ptr[page], prot: pgprot_t) -> pte_t:
+    if FULL:
+        return index_of(p) << 6 | PTE_PRESENT | prot
     return index_of(p) << 2 | prot
 
 
@@ -158,6 +195,8 @@ def __pte_alloc(mm: ptr[mm_struct], pmd: pmd_t) -> errno_t:
     spin_lock(mm.page_table_lock)  # pmd_lock
     if pmd_none(mm, pmd):  # or another fault was faster
         mm.pmd[pmd] = new
+        if FULL:
+            mm.pmd_group[pmd // PMDS_PER_GROUP] += 1
         new = NULL
     spin_unlock(mm.page_table_lock)
     if new:
@@ -171,3 +210,31 @@ def pte_alloc(pmd: pmd_t) -> errno_t:
     if pmd_none(mm, pmd):
         return __pte_alloc(mm, pmd)
     return 0
+
+
+def pte_alloc_map(mm: ptr[mm_struct], address: vpn_t) -> ptr[pte_table]:
+    """The table of `address` in any address space, made if need be; NULL when memory is short."""
+    if pmd_none(mm, pmd_index(address)):
+        if __pte_alloc(mm, pmd_index(address)) != 0:
+            return NULL
+    return mm.pmd[pmd_index(address)]
+
+
+def pmd_next_used(mm: ptr[mm_struct], address: vpn_t, end: vpn_t) -> vpn_t:
+    """The first address of [address, end) that has a table; `end` if there is none.  Only with FULL."""
+    while address < end:
+        group: pmd_t = pmd_index(address) // PMDS_PER_GROUP
+        if mm.pmd_group[group] == 0:
+            address = min((group + 1) * PMDS_PER_GROUP * PTRS_PER_PTE, end)
+        elif pmd_none(mm, pmd_index(address)):
+            address = pmd_addr_end(address, end)
+        else:
+            return address
+    return end
+
+
+def pte_at(mm: ptr[mm_struct], address: vpn_t) -> pte_t:
+    """The entry of `address`, as who walks the tables without a lock finds it; none where there is no table."""
+    if pmd_none(mm, pmd_index(address)):
+        return 0
+    return mm.pmd[pmd_index(address)].pte[pte_index(address)]

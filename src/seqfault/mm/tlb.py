@@ -30,7 +30,9 @@ from seqfault.kernel.task import NR_CPUS, cpu_irq, preempt_disable, preempt_enab
 from seqfault.mm.frames import put_page
 from seqfault.mm.pgtable import PTE_READ, PTE_RIGHTS, pte_free
 from seqfault.mm.types import (
+    FULL,
     NR_FILLS,
+    NR_MMS,
     NR_PAGES,
     NR_PTE_TABLES,
     PTRS_PER_PTE,
@@ -50,8 +52,15 @@ GATHER_BATCH = Size("GATHER_BATCH", 8)  # pages; Linux has 8 on the stack, then 
 
 @struct(pool=NR_CPUS, private=True)
 class mmu_gather:
-    """What a CPU has unmapped and not freed yet.  [start, end): what to flush; `end` 0: nothing."""
+    """What a CPU has unmapped and not freed yet.  [start, end): what to flush; `end` 0: nothing.
 
+    `mm`: whose page tables, where there are several.  Only with FULL, what Linux passes as zap_details: whether
+    private copies of a file's pages go too, and the markers of guard regions.
+    """
+
+    mm: ptr[mm_struct]
+    even_cows: bool
+    drop_markers: bool
     start: vpn_t
     end: vpn_t
     nr: integer(0, GATHER_BATCH)
@@ -101,10 +110,12 @@ def flush_tlb_others(start: vpn_t, end: vpn_t):
 
 
 def flush_tlb_mm_range(start: vpn_t, end: vpn_t):
-    preempt_disable()
-    local_flush_tlb(start, end)
-    flush_tlb_others(start, end)
-    preempt_enable()
+    """With FULL there is one CPU, whose TLB nobody can tell from the page tables."""
+    if not FULL:
+        preempt_disable()
+        local_flush_tlb(start, end)
+        flush_tlb_others(start, end)
+        preempt_enable()
 
 
 def flush_tlb_range(start: vpn_t, end: vpn_t):
@@ -175,10 +186,22 @@ def __tlb_adjust_range(tlb: ptr[mmu_gather], address: vpn_t):
 
 
 def tlb_gather_mmu(mm: ptr[mm_struct], start: vpn_t, end: vpn_t) -> ptr[mmu_gather]:
-    """The batch of this CPU, empty.  Whole address spaces (exit, exec) are not torn down here."""
+    """The batch of this CPU, empty."""
     tlb = pool_object(mmu_gather, smp_processor_id())
+    if NR_MMS > 1:
+        tlb.mm = mm
+    if FULL:
+        tlb.even_cows = True
+        tlb.drop_markers = False
     __tlb_reset_range(tlb)
     return tlb
+
+
+def tlb_mm(tlb: ptr[mmu_gather]) -> ptr[mm_struct]:
+    """tlb->mm"""
+    if NR_MMS > 1:
+        return tlb.mm
+    return pool_object(mm_struct, 0)
 
 
 def tlb_start_vma(tlb: ptr[mmu_gather]):
@@ -245,18 +268,19 @@ def flush_check(start: vpn_t, end: vpn_t):
     The checker looks, not a CPU: hence one step.  Where somebody else may be between his own change and his
     own flush nothing is said: with mmap_sem held for reading by others, or the table's lock held.
     """
-    mm = current_mm()
-    with atomic():
-        if not mm.mmap_sem.readers & ~(1 << process_id()):
-            for cpu in range(NR_CPUS):
-                tlb = pool_object(cpu_tlb, cpu)
-                for i in range(start, end):
-                    e = tlb.entry[i].pte
-                    if e != 0:
-                        table = mm.pmd[i // PTRS_PER_PTE]
-                        check(table != NULL, "stale-tlb", tlb)
-                        if table and table.ptl.owner == 0:
-                            check(tlb_entry_granted(e, table.pte[i % PTRS_PER_PTE]), "stale-tlb", tlb)
+    if not FULL:
+        mm = current_mm()
+        with atomic():
+            if not mm.mmap_sem.readers & ~(1 << process_id()):
+                for cpu in range(NR_CPUS):
+                    tlb = pool_object(cpu_tlb, cpu)
+                    for i in range(start, end):
+                        e = tlb.entry[i].pte
+                        if e != 0:
+                            table = mm.pmd[i // PTRS_PER_PTE]
+                            check(table != NULL, "stale-tlb", tlb)
+                            if table and table.ptl.owner == 0:
+                                check(tlb_entry_granted(e, table.pte[i % PTRS_PER_PTE]), "stale-tlb", tlb)
 
 
 def tlb_entry_granted(e: pte_t, pte: pte_t) -> bool:

@@ -36,8 +36,10 @@ FULL = Size("FULL", 0)
 
 vpn_t = integer(0, NR_PAGES, "vpn_t")
 pgoff_t = integer(0, PGOFF_MAX, "pgoff_t")
-pte_t = integer(0, NR_FRAMES * 4 + 3, "pte_t")
-pmd_t = integer(0, NR_PAGES // PTRS_PER_PTE, "pmd_t")
+pte_t = integer(0, NR_FRAMES * 4 + 3 + FULL * (NR_FRAMES * 60 + 60), "pte_t")
+NR_PMDS = (NR_PAGES + PTRS_PER_PTE - 1) // PTRS_PER_PTE
+NR_PMD_GROUPS = (NR_PMDS + 511) // 512
+pmd_t = integer(0, NR_PMDS, "pmd_t")
 pfn_t = integer(0, NR_FRAMES, "pfn_t")
 prot_t = integer(0, 7, "prot_t")
 pgprot_t = integer(0, 3, "pgprot_t")
@@ -48,7 +50,12 @@ addr_or_errno_t = integer(0 - ERRNO_MAX, NR_PAGES, "addr_or_errno_t")
 fault_t = integer(0, 63, "fault_t")
 fault_flags_t = integer(0, 3, "fault_flags_t")
 signal_t = integer(0, 15, "signal_t")
-result_t = integer(-128, 127, "result_t")
+result_t = integer(-128, 127 + FULL * 128, "result_t")
+full_count_t = integer(0, FULL * (1 << 40), "full_count_t")
+count_t = integer(0, 15 + FULL * (1 << 40), "count_t")
+# Arguments as a program gives them.
+mmap_flags_t = integer(0 - FULL * (1 << 63), 63 + FULL * ((1 << 63) - 64), "mmap_flags_t")
+prot_arg_t = integer(0 - FULL * (1 << 63), 7 + FULL * ((1 << 63) - 8), "prot_arg_t")
 # Nothing is kept in these unless FULL.
 vm_count_t = integer(0, FULL * (1 << 40), "vm_count_t")
 vm_delta_t = integer(-(1 << 40), 1 << 40, "vm_delta_t")
@@ -114,8 +121,13 @@ class anon_vma:
     """
 
     rwsem: rw_semaphore
-    refcount: integer(0, 15)
+    refcount: count_t
     rb_root: integer(0, NR_AVCS)
+    root: ptr[anon_vma]
+    parent: ptr[anon_vma]
+    degree: full_count_t
+    num_children: full_count_t
+    num_active_vmas: full_count_t
 
 
 @struct(pool=NR_AVCS)
@@ -133,12 +145,20 @@ class file:
     """An open file and its address_space.  `pages`: its page cache, pfn of each page, or 0.
 
     i_mmap_rwsem protects the interval tree `i_mmap`; here only how many VMAs are in it.
+
+    Only with FULL: `f_mapping`, whose page cache it shares (NULL: its own); `f_mode`, 1 reading, 2 writing; `i_size`
+    counts the last, partial page, `i_tail` the bytes in it (0: whole); `shmem`: no readahead; `nrpages`: cached.
     """
 
-    f_count: integer(0, 15)
+    f_count: count_t
     i_mmap_rwsem: rw_semaphore
-    i_mmap_vmas: integer(0, 15)
+    i_mmap_vmas: count_t
     i_size: pgoff_t
+    i_tail: integer(0, FULL * 4095)
+    f_mode: integer(0, FULL * 3)
+    f_mapping: ptr[file]
+    shmem: bool
+    nrpages: integer(0, FULL * FILE_PAGES)
     pages: array[pfn_t, FILE_PAGES]
 
 
@@ -148,14 +168,19 @@ class page:
 
     `refcount` (_refcount) and `mapcount` (_mapcount + 1) change by atomic steps; `index` and `mapping`
     say where the reverse map finds it (an anon_vma, or NULL for a page of a file); `data` is its content.
+    Only with FULL: PG_dirty, not PG_swapbacked, PG_anon_exclusive, PG_readahead.
     """
 
-    refcount: integer(0, 15) = 1
-    mapcount: integer(0, 15)
+    refcount: count_t = 1
+    mapcount: count_t
     mapping: ptr[anon_vma]
     mapping_file: ptr[file]
     index: pgoff_t
     data: data_t
+    dirty: bool
+    lazyfree: bool
+    exclusive: bool
+    readahead: bool
 
 
 @struct(pool=NR_PTE_TABLES)
@@ -180,7 +205,8 @@ class mm_struct:
     mmap: ptr[vm_area_struct]
     mm_rb: ptr[vm_area_struct]
     map_count: integer(0, NR_VMAS)
-    pmd: array[ptr[pte_table], NR_PAGES // PTRS_PER_PTE]
+    pmd: array[ptr[pte_table], NR_PMDS]
+    pmd_group: array[full_count_t, NR_PMD_GROUPS]
     total_vm: vm_count_t
     data_vm: vm_count_t
     exec_vm: vm_count_t
@@ -208,6 +234,13 @@ def current_mm() -> ptr[mm_struct]:
     return the(task_mm).mm
 
 
+def vma_mm(vma: ptr[vm_area_struct]) -> ptr[mm_struct]:
+    """vma->vm_mm"""
+    if NR_MMS > 1:
+        return vma.vm_mm
+    return pool_object(mm_struct, 0)
+
+
 @struct
 class tlb_entry:
     """A translation held by a CPU: the entry that it was filled from; 0: none."""
@@ -232,7 +265,7 @@ class cpu_tlb:
     `prefetching`: the CPU walks them ahead of any instruction; a flush throws that walk away.
     """
 
-    entry: array[tlb_entry, NR_PAGES]
+    entry: array[tlb_entry, NR_PAGES - FULL * (NR_PAGES - 1)]
     ipi: flush_ipi
     walking: bool
     prefetching: bool
