@@ -1,0 +1,286 @@
+"""Random programs on the model and on a kernel, compared after every operation; differences are made small."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqfault.live.compare import Mask, Mismatch, compare
+from seqfault.live.export import Record, read_record
+from seqfault.live.generate import Plan, programs
+from seqfault.live.model import ModelSide
+from seqfault.live.shrink import shrink
+from seqfault.mm.opcodes import ABSENT, NAMES
+
+Int64 = NDArray[np.int64]
+CHUNK_ROWS = 10_000
+
+
+class KernelSide(Protocol):
+    """A kernel that runs programs: the live one (live/host.py), or one under qemu (live/qemu.py)."""
+
+    mask: Mask
+
+    def run(self, rows: Int64) -> tuple[Int64, Int64, str]:
+        """The stream, where each row's record begins (one more than there are records), and "" or why it stopped."""
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Found:
+    """A difference.  `rows`: the shrunk program; `original`: how many operations it had; `model`: the model's records
+    for `rows`; `mismatch`: at its last row; `message`: what an oracle of the text or the kernel's side said, if that
+    is what differs; `program`: number of the program it came from."""
+
+    rows: Int64
+    original: int
+    mismatch: Mismatch | None
+    message: str
+    program: int
+    model: list[Record] = field(default_factory=list)
+    kernel: list[Record] = field(default_factory=list)
+
+    @property
+    def process(self) -> int:
+        return self.mismatch.process if self.mismatch else 0
+
+
+@dataclass
+class Tally:
+    """What was done.  `results`: (operation, 0 or errno or -1000 - signal) -> how often; `counters`: the text's own
+    counts (cases of merging, refusals); `unsaid`: results that the model cannot tell; `unstable`: differences that a
+    second run did not show."""
+
+    ops: int = 0
+    programs: int = 0
+    results: Counter[tuple[int, int]] = field(default_factory=Counter)
+    counters: Counter[str] = field(default_factory=Counter)
+    unsaid: int = 0
+    unstable: int = 0
+    seconds: float = 0.0
+    model_seconds: float = 0.0
+    kernel_seconds: float = 0.0
+    found: list[Found] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        self.ops += other.ops
+        self.programs += other.programs
+        self.results.update(other.results)
+        self.counters.update(other.counters)
+        self.unsaid += other.unsaid
+        self.unstable += other.unstable
+        self.model_seconds += other.model_seconds
+        self.kernel_seconds += other.kernel_seconds
+        self.found += other.found
+
+
+@dataclass
+class Both:
+    """What both sides did with a batch.  `compared`: how many rows were; `at`: the first that differs, or -1."""
+
+    compared: int
+    at: int
+    mismatch: Mismatch | None
+    message: str
+    stream: Int64
+    offsets: Int64
+    kernel_stream: Int64
+    kernel_offsets: Int64
+
+
+class Pair:
+    """The model and a kernel, fed with the same rows."""
+
+    def __init__(self, model: ModelSide, kernel: KernelSide):
+        self.model, self.kernel = model, kernel
+        self.pages = model.geometry.observed
+        self.pool = ThreadPoolExecutor(1)
+        self.model_seconds = self.kernel_seconds = 0.0
+
+    def close(self) -> None:
+        self.pool.shutdown()
+        self.kernel.close()
+
+    def _timed_kernel(self, rows: Int64) -> tuple[Int64, Int64, str]:
+        t = time.perf_counter()
+        r = self.kernel.run(rows)
+        self.kernel_seconds += time.perf_counter() - t
+        return r
+
+    def run(self, rows: Int64) -> Both:
+        """Run a batch on both sides and compare."""
+        waiting = self.pool.submit(self._timed_kernel, rows)
+        t = time.perf_counter()
+        m = self.model.run(rows)
+        self.model_seconds += time.perf_counter() - t
+        ks, ko, died = waiting.result()
+        kernel_done = len(ko) - 1
+        n = min(m.done, kernel_done, len(rows))
+        got = compare(rows, m.stream, m.offsets, ks, ko, self.pages, self.kernel.mask, n)
+        if got is not None:
+            return Both(got.row, got.row, got, "", m.stream, m.offsets, ks, ko)
+        message = ""
+        if n < len(rows):
+            message = str(m.bug) if m.bug is not None and n == m.done else died or "the kernel's side ended early"
+        return Both(n, n if message else -1, None, message, m.stream, m.offsets, ks, ko)
+
+    def differing(self, batch: Sequence[Int64]) -> list[int]:
+        """For each program the number of its first differing row, or -1."""
+        out = [-1] * len(batch)
+        start = 0
+        while start < len(batch):
+            part = batch[start:]
+            both = self.run(np.concatenate(part))
+            if both.at < 0:
+                break
+            at = both.at
+            for i, p in enumerate(part):
+                if at < len(p):
+                    out[start + i] = at
+                    start += i + 1
+                    break
+                at -= len(p)
+        return out
+
+    def records(self, rows: Int64) -> tuple[list[Record], list[Record], Both]:
+        """Both sides' records of a program, as far as they go."""
+        both = self.run(rows)
+
+        def read(stream: Int64, at: Int64) -> list[Record]:
+            n = min(len(rows), len(at) - 1, max(both.compared, both.at) + 1)
+            return [read_record(stream[at[i] : at[i + 1]], self.pages) for i in range(n)]
+
+        return read(both.stream, both.offsets), read(both.kernel_stream, both.kernel_offsets), both
+
+
+def tally_results(t: Tally, rows: Int64, stream: Int64, offsets: Int64, n: int) -> None:
+    """Count the results of the first n rows."""
+    ret = stream[offsets[:n]]
+    t.unsaid += int((ret == -2001).sum())
+    code = np.where(ret < 0, ret, 0)
+    keys, counts = np.unique(rows[:n, 0] * 10_000 - code, return_counts=True)
+    for k, c in zip(keys.tolist(), counts.tolist(), strict=True):
+        op, neg = divmod(k, 10_000)
+        t.results[op, -neg] += c
+    for op in (0,):
+        t.results.pop((op, 0), None)
+
+
+def run_chunk(
+    pair: Pair, plan: Plan, first: int, count: int, seal: bool, note: Callable[[str], None] | None = None, most: int = 1
+) -> Tally:
+    """Programs `first` to `first + count` - 1.  Stops at `most` differences."""
+    t = Tally()
+    rows = programs(plan, first, count, seal)
+    size = plan.program_ops + 1
+    at = 0
+    before = Counter(pair.model.machine.counters)
+    m0, k0 = pair.model_seconds, pair.kernel_seconds
+    while at < len(rows):
+        both = pair.run(rows[at:])
+        tally_results(t, rows[at:], both.stream, both.offsets, both.compared)
+        starts = (both.compared + size - 1) // size
+        t.ops += both.compared - starts
+        t.programs += starts
+        if both.at < 0:
+            break
+        program = (at + both.at) // size
+        part = rows[program * size : at + both.at + 1]
+        if pair.differing([part])[0] < 0:
+            t.unstable += 1
+        else:
+            t.found.append(examine(pair, part, first + program, note))
+            if len(t.found) >= most:
+                break
+        at = (program + 1) * size
+    t.counters = Counter(pair.model.machine.counters) - before
+    t.model_seconds, t.kernel_seconds = pair.model_seconds - m0, pair.kernel_seconds - k0
+    return t
+
+
+def examine(pair: Pair, part: Int64, program: int, note: Callable[[str], None] | None = None) -> Found:
+    """Shrink a program that differs at its last row, and keep what both sides say of it."""
+    tell = None if note is None else (lambda n: note(f"shrinking: {n} operations"))
+    small = shrink(part, pair.differing, note=tell)
+    model, kernel, both = pair.records(small)
+    return Found(small, len(part) - 1, both.mismatch, both.message, program, model, kernel)
+
+
+def result_name(op: int, code: int) -> str:
+    """0, an errno's name, or a signal's."""
+    import errno
+    import signal
+
+    if code == 0:
+        return "ok"
+    if code == ABSENT:
+        return "absent"
+    if code <= -1000:
+        return signal.Signals(-1000 - code).name
+    return errno.errorcode.get(-code, str(code))
+
+
+def by_operation(t: Tally) -> dict[str, dict[str, int]]:
+    """Operation -> result -> how often."""
+    out: dict[str, dict[str, int]] = {name: {} for name in NAMES.values() if name != "start"}
+    for (op, code), n in sorted(t.results.items()):
+        if op in NAMES and NAMES[op] != "start":
+            out[NAMES[op]][result_name(op, code)] = n
+    return out
+
+
+def merge_counts(t: Tally) -> dict[str, int]:
+    return {f"case{i}": t.counters.get(f"vma_merge/case{i}", 0) for i in range(1, 9)}
+
+
+def refusal_counts(t: Tally, known: Sequence[str]) -> dict[str, int]:
+    """Refusals to merge by reason; `known`: every counter that the text has."""
+    names = sorted({k for k in (*known, *t.counters) if k.startswith("refuse/")})
+    return {k.split("/")[1]: t.counters.get(k, 0) for k in names}
+
+
+def explain(found: Found) -> list[str]:
+    """The difference in words, one line each."""
+    if found.mismatch is None:
+        return [found.message]
+    m = found.mismatch
+    lines = [f"{m.what} differs" + (f" (process {m.process})" if m.process else "")]
+    last_m = found.model[-1] if found.model else None
+    last_k = found.kernel[-1] if found.kernel else None
+    if last_m is None or last_k is None:
+        return lines
+    if last_m.result != last_k.result:
+        lines.append(f"  result: model {last_m.result}, kernel {last_k.result}")
+    for p in sorted({*last_m.vmas, *last_k.vmas}):
+        a, b = last_m.vmas.get(p, []), last_k.vmas.get(p, [])
+        lines += [f"  only in the model : {vma_text(v)}" for v in a if v not in b]
+        lines += [f"  only in the kernel: {vma_text(v)}" for v in b if v not in a]
+        u, w = last_m.pages.get(p, []), last_k.pages.get(p, [])
+        for i, (x, y) in enumerate(zip(u, w, strict=False)):
+            if (x ^ y) & 0xFFFF or (i == m.index and m.why in (6, 7, 8)):
+                lines.append(f"  page {i} of the observed: model {page_text(x)}, kernel {page_text(y)}")
+    return lines[:24]
+
+
+def vma_text(v: tuple[int, ...]) -> str:
+    a, b, bits, off, f = v
+    perms = "".join(c if bits & x else "-" for x, c in ((1, "r"), (2, "w"), (4, "x"))) + ("s" if bits & 8 else "p")
+    return f"{a}-{b} {perms}" + (f" file {f} at page {off}" if f else "")
+
+
+def page_text(w: int) -> str:
+    if not w & 0xFFFF:
+        return "none"
+    names = ((1, "present"), (2, "exclusive"), (4, "file"), (8, "guard"), (16, "zero"))
+    out = " ".join(n for b, n in names if w & b)
+    return out + (f" content {w >> 8 & 255}" if w & 32 else "") + (f" frame {w >> 16}" if w & 1 else "")
+
+

@@ -1,0 +1,528 @@
+"""Random programs of operations, biased to collisions: few pages, adjacent pieces, addresses used before.
+
+The choice of each operation depends on a seed and on what the generator gave out before, never on what the kernel or
+the model answered, so that a program is the same on every kernel and release.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqfault.compile.jit import make_jit
+from seqfault.mm.opcodes import (
+    MADV_COLD,
+    MADV_DODUMP,
+    MADV_DOFORK,
+    MADV_DONTDUMP,
+    MADV_DONTFORK,
+    MADV_DONTNEED,
+    MADV_DONTNEED_LOCKED,
+    MADV_FREE,
+    MADV_GUARD_INSTALL,
+    MADV_GUARD_REMOVE,
+    MADV_HUGEPAGE,
+    MADV_KEEPONFORK,
+    MADV_NOHUGEPAGE,
+    MADV_NORMAL,
+    MADV_PAGEOUT,
+    MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE,
+    MADV_RANDOM,
+    MADV_SEQUENTIAL,
+    MADV_WILLNEED,
+    MADV_WIPEONFORK,
+    OP_BRK,
+    OP_EXIT,
+    OP_FORK,
+    OP_FTRUNCATE,
+    OP_MADVISE,
+    OP_MAP_COUNT,
+    OP_MINCORE,
+    OP_MLOCK,
+    OP_MLOCK2,
+    OP_MLOCKALL,
+    OP_MMAP,
+    OP_MPROTECT,
+    OP_MREMAP,
+    OP_MSEAL,
+    OP_MSYNC,
+    OP_MUNLOCK,
+    OP_MUNLOCKALL,
+    OP_MUNMAP,
+    OP_PWRITE,
+    OP_READ,
+    OP_RLIMIT_AS,
+    OP_START,
+    OP_WRITE,
+    UAPI_MAP_ANONYMOUS,
+    UAPI_MAP_FIXED,
+    UAPI_MAP_FIXED_NOREPLACE,
+    UAPI_MAP_GROWSDOWN,
+    UAPI_MAP_LOCKED,
+    UAPI_MAP_NORESERVE,
+    UAPI_MAP_POPULATE,
+    UAPI_MAP_PRIVATE,
+    UAPI_MAP_SHARED,
+    UAPI_MAP_SHARED_VALIDATE,
+    UAPI_MAP_STACK,
+    WINDOW_BASE,
+)
+
+Int64 = NDArray[np.int64]
+jit = make_jit("generate", [Path(__file__), Path(__file__).parents[1] / "mm" / "opcodes.py"])
+
+ROW = 8
+PAGE = 4096
+RECENT = 8
+ADVICE_OFTEN = (
+    MADV_DONTNEED, MADV_DONTNEED, MADV_DONTNEED, MADV_FREE, MADV_FREE, MADV_DONTFORK, MADV_DONTFORK, MADV_DOFORK,
+    MADV_DOFORK, MADV_GUARD_INSTALL, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE, MADV_RANDOM, MADV_SEQUENTIAL,
+    MADV_NORMAL, MADV_WIPEONFORK, MADV_KEEPONFORK, MADV_DONTDUMP, MADV_DODUMP, MADV_HUGEPAGE, MADV_NOHUGEPAGE,
+    MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_DONTNEED_LOCKED, MADV_WILLNEED, MADV_COLD, MADV_PAGEOUT,
+)  # fmt: skip
+ADVICE_TABLE = np.array(ADVICE_OFTEN, np.int64)
+# what a program is about, chosen once for each
+PLAIN, UNTOUCHED, FILES, FORKS, STACKS, LIMITS, SEALS, LOCKS = range(8)
+WEIGHTS = (
+    OP_MMAP, OP_MUNMAP, OP_MPROTECT, OP_MREMAP, OP_MADVISE, OP_MLOCK, OP_MLOCK2, OP_MUNLOCK, OP_BRK, OP_FORK, OP_EXIT,
+    OP_READ, OP_WRITE, OP_FTRUNCATE, OP_RLIMIT_AS, OP_MSEAL, OP_MINCORE, OP_MSYNC, OP_MLOCKALL, OP_MUNLOCKALL,
+    OP_PWRITE,
+)  # fmt: skip
+#            mmap unm mpr mrm mad mlk ml2 mul brk frk ext  rd  wr trc lim sea mnc msy mla mua pwr
+_PROFILES = {
+    PLAIN: ((230, 80, 190, 70, 110, 12, 6, 12, 16, 3, 6, 70, 150, 4, 1, 0, 10, 6, 1, 2, 4)),
+    UNTOUCHED: ((260, 100, 330, 90, 110, 20, 8, 25, 20, 0, 0, 3, 5, 0, 2, 0, 4, 4, 2, 3, 0)),
+    FILES: ((250, 70, 120, 60, 110, 10, 5, 12, 4, 3, 6, 110, 130, 40, 1, 0, 30, 20, 1, 2, 40)),
+    FORKS: ((180, 60, 120, 70, 110, 8, 4, 8, 10, 40, 30, 120, 200, 12, 1, 0, 6, 4, 1, 2, 10)),
+    STACKS: ((230, 90, 120, 60, 60, 10, 6, 10, 12, 6, 8, 110, 160, 4, 2, 0, 6, 4, 1, 2, 4)),
+    LIMITS: ((250, 70, 190, 90, 70, 20, 8, 15, 40, 6, 8, 40, 80, 4, 30, 0, 4, 4, 4, 6, 2)),
+    SEALS: ((220, 80, 160, 90, 120, 10, 5, 10, 16, 4, 6, 60, 110, 4, 1, 12, 6, 6, 1, 2, 4)),
+    LOCKS: ((200, 70, 150, 80, 90, 60, 40, 60, 20, 8, 10, 50, 90, 10, 1, 0, 6, 12, 12, 14, 4)),
+}
+PROFILES = np.array([_PROFILES[i] for i in range(8)], np.int64)
+KINDS = np.array(WEIGHTS, np.int64)
+PROFILE_SHARE = np.array([26, 18, 16, 16, 7, 7, 4, 6], np.int64)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The window, in pages: where operations go.  `spans`: the observed [start, end)s, the busiest first."""
+
+    nr_pages: int = 1024
+    spans: tuple[tuple[int, int], ...] = ((512, 552), (600, 616), (1007, 1023))
+    heap_page: int = 600
+
+    @property
+    def observed(self) -> int:
+        """How many pages are observed after each operation."""
+        return sum(b - a for a, b in self.spans)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`seed` and `program_ops`: operations in each program; `seal`, `old`: whether the kernel has mseal (6.10), and
+    whether it may be given advice and flags that it does not know yet."""
+
+    seed: int = 0
+    program_ops: int = 250
+    geometry: Geometry = field(default_factory=Geometry)
+    map_count_every: int = 2000
+
+
+@jit
+def rnd(state, n):  # type: ignore[no-untyped-def]
+    """splitmix64: a number below n."""
+    state[0] = state[0] + np.uint64(0x9E3779B97F4A7C15)
+    z = state[0]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    return np.int64(z % np.uint64(n))
+
+
+@jit
+def weighted(state, weights):  # type: ignore[no-untyped-def]
+    total = np.int64(0)
+    for w in weights:
+        total += w
+    k = rnd(state, total)
+    for i in range(len(weights)):
+        k -= weights[i]
+        if k < 0:
+            return i
+    return 0
+
+
+@jit
+def length(state):  # type: ignore[no-untyped-def]
+    """Mostly a page or a few."""
+    r = rnd(state, 16)
+    if r < 6:
+        return np.int64(1)
+    if r < 10:
+        return np.int64(2)
+    if r < 15:
+        return 1 + rnd(state, 6)
+    return 1 + rnd(state, 16)
+
+
+@jit
+def pick(state, recent, spans, nr_pages):  # type: ignore[no-untyped-def]
+    """A range of pages (start, length) inside the window."""
+    r = rnd(state, 100)
+    k = rnd(state, RECENT)
+    a, n = recent[k, 0], recent[k, 1]
+    m = length(state)
+    if r < 42 or n == 0:
+        which = 0
+        if r < 2:
+            which = rnd(state, len(spans))
+        lo, hi = spans[which, 0], spans[which, 1]
+        start = lo + rnd(state, hi - lo)
+    elif r < 56:
+        start = a + n
+    elif r < 68:
+        start = a - m
+    elif r < 76:
+        start, m = a, n
+    elif r < 84:
+        start = a
+    elif r < 92:
+        start = a + rnd(state, n)
+        m = 1 + rnd(state, n)
+    elif r < 96:
+        start = max(np.int64(1), a - rnd(state, 3))
+        m = n + 2
+    else:
+        lo, hi = spans[len(spans) - 1, 0], spans[len(spans) - 1, 1]
+        start = lo + rnd(state, hi - lo)
+    start = max(np.int64(1), min(start, nr_pages - 2))
+    m = max(np.int64(1), min(m, nr_pages - 1 - start))
+    return start, m
+
+
+@jit
+def rights(state):  # type: ignore[no-untyped-def]
+    r = rnd(state, 40)
+    if r < 21:
+        return np.int64(3)
+    if r < 29:
+        return np.int64(1)
+    if r < 34:
+        return np.int64(0)
+    if r < 36:
+        return np.int64(5)
+    if r < 37:
+        return np.int64(2)
+    if r < 38:
+        return np.int64(7)
+    if r < 39:
+        return np.int64(4)
+    return np.int64(6)
+
+
+@jit
+def odd_length(state, n):  # type: ignore[no-untyped-def]
+    """A length in bytes that Linux has an opinion about."""
+    r = rnd(state, 8)
+    if r == 0:
+        return np.int64(0)
+    if r == 1:
+        return n * PAGE - 1 - rnd(state, PAGE - 1)
+    if r == 2:
+        return np.int64(-1)
+    if r == 3:
+        return np.int64(-PAGE)
+    if r == 4:
+        return np.int64(1) << 47
+    if r == 5:
+        return (np.int64(1) << 62) + rnd(state, 2)
+    if r == 6:
+        return n * PAGE + 1
+    return np.int64(1)
+
+
+@jit
+def odd_address(state, a):  # type: ignore[no-untyped-def]
+    r = rnd(state, 6)
+    if r < 3:
+        return a + 1 + rnd(state, PAGE - 1)
+    if r == 3:
+        return np.int64(0x7FFFFFFFF000)
+    if r == 4:
+        return np.int64(-PAGE)
+    return np.int64(1) << 50
+
+
+@jit
+def mmap_row(row, state, recent, spans, nr_pages, profile):  # type: ignore[no-untyped-def]
+    start, n = pick(state, recent, spans, nr_pages)
+    flags = np.int64(0)
+    fd = np.int64(-1)
+    off = np.int64(0)
+    file_share = 10
+    if profile == FILES:
+        file_share = 65
+    elif profile in (UNTOUCHED, FORKS):
+        file_share = 25
+    if rnd(state, 100) < file_share:
+        fd = rnd(state, 3)
+        if rnd(state, 12) == 0:
+            fd = 4 + rnd(state, 2)
+        shared = rnd(state, 100) < 45
+        off = start - spans[0, 0]
+        if off < 0 or off > 40 or rnd(state, 100) < 25:
+            off = rnd(state, 10)
+        elif rnd(state, 2) == 0:
+            off = off % 8
+        off *= PAGE
+    else:
+        flags |= UAPI_MAP_ANONYMOUS
+        shared = rnd(state, 100) < 8
+    if shared:
+        flags |= UAPI_MAP_SHARED
+        if rnd(state, 25) == 0:
+            flags |= UAPI_MAP_SHARED_VALIDATE
+    else:
+        flags |= UAPI_MAP_PRIVATE
+    addr = WINDOW_BASE + start * PAGE
+    how = rnd(state, 100)
+    if how < 72:
+        flags |= UAPI_MAP_FIXED
+    elif how < 80:
+        flags |= UAPI_MAP_FIXED_NOREPLACE
+    elif how < 90:
+        addr = np.int64(0)
+    # else: a hint
+    extra = rnd(state, 100)
+    if extra < 5:
+        flags |= UAPI_MAP_NORESERVE
+    elif extra < 10:
+        flags |= UAPI_MAP_POPULATE
+    elif extra < 12:
+        flags |= UAPI_MAP_LOCKED
+    elif extra < 14:
+        flags |= UAPI_MAP_STACK
+    if not shared and (extra == 20 or (profile == STACKS and extra > 70)):
+        flags |= UAPI_MAP_GROWSDOWN
+    prot = rights(state)
+    size = n * PAGE
+    bad = rnd(state, 250)
+    if bad == 0:
+        size = odd_length(state, n)
+    elif bad == 1:
+        addr = odd_address(state, addr)
+    elif bad == 2:
+        fd = np.int64(99)
+        flags &= ~np.int64(UAPI_MAP_ANONYMOUS)
+    elif bad == 3:
+        flags &= ~np.int64(UAPI_MAP_SHARED_VALIDATE)
+    elif bad == 4:
+        off += 1 + rnd(state, PAGE - 1)
+    elif bad == 5:
+        off = np.int64(-PAGE) if rnd(state, 2) == 0 else (np.int64(1) << 62)
+    elif bad == 6:
+        prot |= np.int64(1) << (3 + rnd(state, 8))
+    elif bad == 7:
+        flags |= UAPI_MAP_SHARED_VALIDATE | (np.int64(1) << (21 + rnd(state, 5)))
+    elif bad == 8:
+        flags |= UAPI_MAP_GROWSDOWN
+    row[2], row[3], row[4], row[5], row[6], row[7] = addr, size, prot, flags, fd, off
+    return start, n
+
+
+@jit
+def mremap_row(row, state, recent, spans, nr_pages):  # type: ignore[no-untyped-def]
+    start, n = pick(state, recent, spans, nr_pages)
+    to, _ = pick(state, recent, spans, nr_pages)
+    r = rnd(state, 100)
+    new = n
+    if r < 40:
+        new = n + 1 + rnd(state, 4)
+    elif r < 60:
+        new = max(np.int64(1), n - 1 - rnd(state, 3))
+    flags = np.int64(0)
+    r = rnd(state, 100)
+    if r < 45:
+        flags = np.int64(3)
+    elif r < 75:
+        flags = np.int64(1)
+    elif r < 85:
+        flags = np.int64(5)
+        new = n
+    elif r < 90:
+        flags = np.int64(7)
+        new = n
+    old_bytes, new_bytes = n * PAGE, new * PAGE
+    addr, target = WINDOW_BASE + start * PAGE, WINDOW_BASE + to * PAGE
+    if flags == 5 and rnd(state, 2) == 0:
+        target = np.int64(0)
+    if rnd(state, 14) == 0:
+        old_bytes = np.int64(0)
+    bad = rnd(state, 200)
+    if bad == 0:
+        new_bytes = odd_length(state, new)
+    elif bad == 1:
+        old_bytes = odd_length(state, n)
+    elif bad == 2:
+        addr = odd_address(state, addr)
+    elif bad == 3:
+        target = odd_address(state, target)
+    elif bad == 4:
+        flags = rnd(state, 16)
+    if to + new >= nr_pages - 1 and flags & 2:
+        new_bytes = min(new_bytes, (nr_pages - 1 - to) * PAGE)
+    row[2], row[3], row[4], row[5], row[6] = addr, old_bytes, new_bytes, flags, target
+    return start, n, to, new
+
+
+@jit
+def range_row(row, state, recent, spans, nr_pages):  # type: ignore[no-untyped-def]
+    start, n = pick(state, recent, spans, nr_pages)
+    addr, size = WINDOW_BASE + start * PAGE, n * PAGE
+    bad = rnd(state, 250)
+    if bad == 0:
+        size = odd_length(state, n)
+    elif bad == 1:
+        addr = odd_address(state, addr)
+    elif bad == 2:
+        size = np.int64(0)
+    row[2], row[3] = addr, size
+    return start, n
+
+
+@jit
+def fill_program(  # type: ignore[no-untyped-def]
+    rows, state, spans, nr_pages, heap, seal, map_count, advice, kinds, profiles, share
+):
+    """One program into `rows`: its start, then random operations."""
+    recent = np.zeros((RECENT, 2), np.int64)
+    profile = weighted(state, share)
+    rows[0, 0] = OP_START
+    begin = 1
+    if map_count and len(rows) > 1:
+        profile = LIMITS
+        rows[1, 0] = OP_MAP_COUNT
+        rows[1, 2] = 8 + rnd(state, 24)
+        begin = 2
+    child = False
+    head = rnd(state, RECENT)
+    for i in range(begin, len(rows)):
+        row = rows[i]
+        op = kinds[weighted(state, profiles[profile])]
+        if map_count and op == OP_FORK:
+            op = np.int64(OP_MPROTECT)
+        if op == OP_MSEAL and not seal:
+            op = np.int64(OP_MADVISE)
+        if i < 6 and i >= begin and op != OP_MMAP and rnd(state, 3) > 0:
+            op = np.int64(OP_MMAP)
+        who = np.int64(0)
+        if child and rnd(state, 100) < 45:
+            who = np.int64(1)
+        start, n = np.int64(0), np.int64(0)
+        if op == OP_MMAP:
+            start, n = mmap_row(row, state, recent, spans, nr_pages, profile)
+        elif op == OP_MREMAP:
+            start, n, to, new = mremap_row(row, state, recent, spans, nr_pages)
+            if rnd(state, 2) == 0:
+                start, n = to, new
+        elif op in (OP_READ, OP_WRITE):
+            start, n = pick(state, recent, spans, nr_pages)
+            page = start + rnd(state, n)
+            if profile == STACKS and rnd(state, 3) == 0:
+                page = max(np.int64(1), start - 1 - rnd(state, 3))
+            row[2] = WINDOW_BASE + page * PAGE
+            if op == OP_WRITE:
+                row[3] = 1 + rnd(state, 255)
+            n = np.int64(0)
+        elif op == OP_BRK:
+            r = rnd(state, 12)
+            if r == 0:
+                row[2] = 0
+            elif r == 1:
+                row[2] = WINDOW_BASE + (heap - 1) * PAGE
+            elif r < 4:
+                row[2] = WINDOW_BASE + heap * PAGE + rnd(state, 16 * PAGE)
+            else:
+                row[2] = WINDOW_BASE + (heap + rnd(state, 18)) * PAGE
+            who = who if rnd(state, 4) == 0 else np.int64(0)
+        elif op == OP_FORK:
+            who = np.int64(0)
+            child = True
+        elif op == OP_EXIT:
+            who = np.int64(1)
+            child = False
+        elif op == OP_FTRUNCATE:
+            row[2] = rnd(state, 3)
+            row[3] = rnd(state, 13) * PAGE
+            if rnd(state, 8) == 0:
+                row[3] += rnd(state, PAGE)
+        elif op == OP_PWRITE:
+            row[2] = rnd(state, 3)
+            row[3] = rnd(state, 12)
+            row[4] = 1 + rnd(state, 255)
+        elif op == OP_RLIMIT_AS:
+            row[2] = rnd(state, 24) if rnd(state, 3) > 0 else np.int64(-1)
+        elif op == OP_MLOCKALL:
+            row[2] = 2 + 4 * rnd(state, 2)
+            if rnd(state, 8) == 0:
+                row[2] = 8 if rnd(state, 2) == 0 else 4
+        elif op != OP_MUNLOCKALL:
+            start, n = range_row(row, state, recent, spans, nr_pages)
+            if op == OP_MPROTECT:
+                row[4] = rights(state)
+                bad = rnd(state, 300)
+                if bad == 0:
+                    row[4] |= np.int64(1) << (3 + rnd(state, 5))
+                elif bad == 1:
+                    row[4] |= np.int64(1) << (24 + rnd(state, 2))
+                elif bad == 2:
+                    row[4] |= np.int64(3) << 24
+            elif op == OP_MADVISE:
+                row[4] = advice[rnd(state, len(advice))]
+                if rnd(state, 200) == 0:
+                    row[4] = 26 + rnd(state, 60)
+            elif op == OP_MLOCK2:
+                row[4] = rnd(state, 2) if rnd(state, 20) > 0 else 2 + rnd(state, 4)
+            elif op == OP_MSYNC:
+                row[4] = rnd(state, 8)
+            elif op == OP_MSEAL and rnd(state, 10) == 0:
+                row[4] = 1
+        row[0], row[1] = op, who
+        if n > 0:
+            recent[head, 0], recent[head, 1] = start, n
+            head = (head + 1) % RECENT
+
+
+@jit
+def fill(  # type: ignore[no-untyped-def]
+    rows, seed, first_program, program_ops, spans, nr_pages, heap, seal, map_count_every, advice, kinds, profiles, share
+):
+    """Whole programs; each has a state of its own, made of the seed and its number."""
+    n = len(rows) // (program_ops + 1)
+    state = np.zeros(1, np.uint64)
+    for k in range(n):
+        number = first_program + k
+        state[0] = np.uint64(seed) * np.uint64(0xD1342543DE82EF95) + np.uint64(number) * np.uint64(0xA0761D6478BD642F)
+        rnd(state, 2)
+        few = map_count_every > 0 and number % map_count_every == map_count_every // 2
+        part = rows[k * (program_ops + 1) : (k + 1) * (program_ops + 1)]
+        fill_program(part, state, spans, nr_pages, heap, seal, few, advice, kinds, profiles, share)
+
+
+def programs(plan: Plan, first: int, count: int, seal: bool = True) -> Int64:
+    """`count` programs from number `first` on: int64 (count * (program_ops + 1), 8), see mm/opcodes.py.
+
+    The first row of each program is OP_START.  `seal`: whether mseal may be used.
+    """
+    g = plan.geometry
+    rows = np.zeros((count * (plan.program_ops + 1), ROW), np.int64)
+    fill(
+        rows, plan.seed, first, plan.program_ops, np.array(g.spans, np.int64), g.nr_pages, g.heap_page, seal,
+        plan.map_count_every, ADVICE_TABLE, KINDS, PROFILES, PROFILE_SHARE,
+    )  # fmt: skip
+    return rows

@@ -1,0 +1,120 @@
+"""The model's side of `fuzz`: mm/uapi.py as machine code, fed with batches of operations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqfault.compile.native import NativeProgram
+from seqfault.kernel.machine import KernelBug, Machine
+from seqfault.live.generate import Geometry
+from seqfault.mm.fullsize import full_sizes
+from seqfault.mm.observe import uapi_observed
+from seqfault.mm.opcodes import OP_START
+from seqfault.mm.uapi import uapi_init, uapi_step
+
+Int64 = NDArray[np.int64]
+OUT_PER_ROW = 400  # words; a record has about this many at the most where both processes live
+
+
+@dataclass
+class ModelRun:
+    """`stream`, `offsets`: the records of the first `done` rows; `bug`: what an oracle of the text said then."""
+
+    stream: Int64
+    offsets: Int64
+    done: int
+    bug: KernelBug | None
+
+
+def program_for(release: int, g: Geometry, **more: int) -> NativeProgram:
+    """The program of the whole user interface.  `release`: major * 100 + minor; `more`: other sizes."""
+    sizes = full_sizes(release, NR_PAGES=g.nr_pages, HEAP_PAGE=g.heap_page, **more)
+    return NativeProgram({"init": uapi_init, "step": uapi_step}, sizes=sizes)
+
+
+class ModelSide:
+    """The model with the window of `g`.
+
+    Parameters: `release`, major * 100 + minor; `g`; `detail_every`: how often a record has what smaps says (rows; 0:
+    never).
+    """
+
+    def __init__(self, release: int, g: Geometry, detail_every: int = 0, **more: int):
+        self.geometry, self.release, self.detail_every = g, release, detail_every
+        self.program = program_for(release, g, **more)
+        self.machine: Any = self.program.machine()
+        self.out = np.zeros(1 << 20, np.int64)
+        self.begin()
+
+    def begin(self) -> None:
+        """Before the first operation, and after a bug: memory as at the start."""
+        self.machine = self.program.machine()
+        self.machine.call("init")
+        observe(self.machine, self.program, self.geometry, self.detail_every)
+
+    def run(self, rows: Int64) -> ModelRun:
+        """Run programs one after the other (each begins with OP_START)."""
+        if len(self.out) < OUT_PER_ROW * len(rows):
+            self.out = np.zeros(OUT_PER_ROW * len(rows), np.int64)
+        set_field(self.machine, self.program, "row", 0)
+        offsets, done, bug = self.machine.batch("step", rows, "uapi_request", self.out)
+        run = ModelRun(self.out, offsets, done, bug)
+        if bug is not None:
+            self.begin()
+        return run
+
+
+def cell(program: NativeProgram, name: str) -> int:
+    """The cell of a field of `uapi_observed`."""
+    return int(program.layout.address(uapi_observed.name, 0, name))
+
+
+def set_field(machine: Any, program: NativeProgram, name: str, value: int) -> None:
+    machine.cells[cell(program, name)] = value
+
+
+def observe(machine: Any, program: NativeProgram, g: Geometry, detail_every: int) -> None:
+    """Tell the text which pages are looked at."""
+    set_field(machine, program, "nr_spans", len(g.spans))
+    for i, (a, b) in enumerate(g.spans):
+        set_field(machine, program, f"start[{i}]", a)
+        set_field(machine, program, f"end[{i}]", b)
+    set_field(machine, program, "detail_every", detail_every)
+    set_field(machine, program, "row", 0)
+
+
+class PlainSide:
+    """The same text as plain Python, one operation at a time: slow, and the judge of the machine code.
+
+    `check(rows)` runs a program in both and compares every cell of memory after each operation.  Raises
+    `KernelBug` with kind "executors-differ" where they do not agree.
+    """
+
+    def __init__(self, release: int, g: Geometry):
+        self.geometry = g
+        self.program = program_for(release, g)
+        self.machine: Any = None
+
+    def check(self, rows: Int64) -> int:
+        """Returns how many operations were compared."""
+        assert int(rows[0, 0]) == OP_START
+        native: Any = self.program.machine()
+        native.call("init")
+        observe(native, self.program, self.geometry, 0)
+        plain: Machine = self.program.plain(native)
+        out = np.zeros(1 << 16, np.int64)
+        request = self.program.layout.pools["uapi_request"].base
+        for n, row in enumerate(rows):
+            native.batch("step", row.reshape(1, -1), "uapi_request", out)
+            for i, v in enumerate(row):
+                plain.cells[request + i] = int(v)
+            with plain:
+                uapi_step()
+            where = self.program.difference(native, plain)
+            if where:
+                raise KernelBug("executors-differ", f"operation {n}: {where}")
+        return len(rows)

@@ -1,0 +1,143 @@
+"""A program that shows a difference, made shorter and simpler while it still does.
+
+Candidates are run many at a time: each is a program of its own in one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqfault.mm.opcodes import (
+    NR_ARGS,
+    OP_FORK,
+    OP_MMAP,
+    OP_MREMAP,
+    OP_START,
+    PAGE_SIZE,
+    UAPI_MAP_ANONYMOUS,
+    UAPI_MAP_PRIVATE,
+    WINDOW_BASE,
+)
+
+Int64 = NDArray[np.int64]
+# Programs (each with its OP_START) -> for each the number of its first differing row, or -1.
+Differ = Callable[[Sequence[Int64]], list[int]]
+ROUND = 64  # candidates in one batch
+
+
+def _try(candidates: Iterator[Int64], differ: Differ) -> Int64 | None:
+    """The first candidate that still differs, cut behind the difference."""
+    while True:
+        batch = [c for _, c in zip(range(ROUND), candidates, strict=False)]
+        if not batch:
+            return None
+        for c, at in zip(batch, differ(batch), strict=True):
+            if at >= 0:
+                return c[: at + 1]
+
+
+def _without(rows: Int64) -> Iterator[Int64]:
+    """Rows left out: large pieces first, then one by one, from the end."""
+    n = len(rows) - 1
+    piece = n // 2
+    while piece >= 1:
+        for end in range(n, 0, -piece):
+            start = max(1, end - piece + 1)
+            if end - start + 1 < n:
+                yield np.delete(rows, np.arange(start, end + 1), axis=0)
+        piece //= 2
+
+
+def _pairs(rows: Int64) -> Iterator[Int64]:
+    """Two rows left out at once, for programs that are short already."""
+    n = len(rows)
+    if n > 24:
+        return
+    for i in range(1, n):
+        for j in range(i + 1, n):
+            yield np.delete(rows, [i, j], axis=0)
+
+
+def _simpler_value(op: int, i: int, v: int) -> Iterator[int]:
+    """Plainer values of one argument."""
+    if op == OP_MMAP and i == 3:
+        for bit in range(2, 22):
+            if v >> bit & 1 and bit != 4:
+                yield v & ~(1 << bit)
+        return
+    if op == OP_MMAP and i == 4:
+        if v > 0:
+            yield 0
+        return
+    if op == OP_MMAP and i == 2 and v not in (1, 3):
+        yield 3
+        yield 1
+        return
+    if v > PAGE_SIZE and v < 1 << 32:
+        for n in (1, 2, v // PAGE_SIZE // 2, v // PAGE_SIZE - 1):
+            if 0 < n * PAGE_SIZE < v:
+                yield n * PAGE_SIZE
+    if op == OP_MREMAP and i == 3 and v:
+        for bit in range(3):
+            if v >> bit & 1:
+                yield v & ~(1 << bit)
+
+
+def _simpler(rows: Int64) -> Iterator[Int64]:
+    for k in range(1, len(rows)):
+        op = int(rows[k, 0])
+        if int(rows[k, 1]) and op != OP_FORK:
+            c = rows.copy()
+            c[k, 1] = 0
+            yield c
+        if op == OP_MMAP and not int(rows[k, 5]) & UAPI_MAP_ANONYMOUS:
+            c = rows.copy()
+            c[k, 5] = int(rows[k, 5]) & ~3 | UAPI_MAP_PRIVATE | UAPI_MAP_ANONYMOUS
+            c[k, 6], c[k, 7] = -1, 0
+            yield c
+        for i in range(NR_ARGS[op]):
+            for v in _simpler_value(op, i, int(rows[k, 2 + i])):
+                c = rows.copy()
+                c[k, 2 + i] = v
+                yield c
+
+
+def _moved(rows: Int64) -> Iterator[Int64]:
+    """All addresses together, so that the program begins at a round page."""
+    pages = [(int(v) - WINDOW_BASE) // PAGE_SIZE for v in rows[1:, 2] if WINDOW_BASE < v < WINDOW_BASE + (1 << 32)]
+    if not pages:
+        return
+    shift = (min(pages) - 520) * PAGE_SIZE
+    if not shift:
+        return
+    c = rows.copy()
+    for k in range(1, len(c)):
+        for i in range(NR_ARGS[int(c[k, 0])]):
+            if WINDOW_BASE < c[k, 2 + i] < WINDOW_BASE + (1 << 32):
+                c[k, 2 + i] -= shift
+    yield c
+
+
+def shrink(rows: Int64, differ: Differ, rounds: int = 60, note: Callable[[int], None] | None = None) -> Int64:
+    """A shorter program that differs too.
+
+    Parameters: `rows`, with its OP_START first and the differing row last; `differ`, see above; `rounds`, how often
+    a step may succeed and be tried again; `note`, called with the number of operations left.
+    """
+    assert int(rows[0, 0]) == OP_START
+    for _ in range(rounds):
+        better = _try(_without(rows), differ)
+        if better is None:
+            better = _try(_simpler(rows), differ)
+        if better is None:
+            better = _try(_pairs(rows), differ)
+        if better is None:
+            break
+        rows = better
+        if note is not None:
+            note(len(rows) - 1)
+    moved = _try(_moved(rows), differ)
+    return rows if moved is None else moved
