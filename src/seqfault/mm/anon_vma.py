@@ -1,7 +1,8 @@
-"""anon_vma and its chains.  mm/rmap.c and find_mergeable_anon_vma of mm/mmap.c, 4.12, without fork.
+"""anon_vma and its chains.  mm/rmap.c and find_mergeable_anon_vma of mm/mmap.c, 4.12, 6.1, 6.18.
 
-Without fork every anon_vma is its own root, a VMA has at most one chain entry, and `degree` (which decides
-whether fork may reuse an anon_vma) is not kept.
+With one address space there is no fork: every anon_vma is its own root, a VMA has at most one chain entry, and what
+decides whether fork may reuse an anon_vma is not kept: `degree`, children and VMAs in one; since commit 2555283eb40d
+(6.0) `num_children` and `num_active_vmas`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from seqfault.kernel.task import might_sleep
 from seqfault.mm.slab import mm_alloc_fails
 from seqfault.mm.types import (
     ENOMEM,
+    LINUX,
+    NR_MMS,
     VM_ACCESS_FLAGS,
     VM_SOFTDIRTY,
     anon_vma,
@@ -50,20 +53,45 @@ def anon_vma_alloc() -> ptr[anon_vma]:
     av.rwsem.readers = 0
     av.refcount = 1
     av.rb_root = 0
+    if NR_MMS > 1:
+        av.root = av  # fork may change both
+        av.parent = av
+        av.degree = 1  # for the first VMA
+        av.num_children = 0
+        av.num_active_vmas = 0
     return av
+
+
+def __put_anon_vma(av: ptr[anon_vma]):
+    """The root's lock serves the whole family, so each member holds a reference on it."""
+    root = av.root
+    kmem_cache_free(av)
+    if root != av and fetch_add(root.refcount, -1) == 1:
+        kmem_cache_free(root)
 
 
 def put_anon_vma(av: ptr[anon_vma]):
     if fetch_add(av.refcount, -1) == 1:
-        kmem_cache_free(av)
+        if NR_MMS > 1:
+            __put_anon_vma(av)
+        else:
+            kmem_cache_free(av)
 
 
 def anon_vma_lock_write(av: ptr[anon_vma]):
-    down_write(av.rwsem)
+    if NR_MMS > 1:
+        root = av.root
+        down_write(root.rwsem)
+    else:
+        down_write(av.rwsem)
 
 
 def anon_vma_unlock_write(av: ptr[anon_vma]):
-    up_write(av.rwsem)
+    if NR_MMS > 1:
+        root = av.root
+        up_write(root.rwsem)
+    else:
+        up_write(av.rwsem)
 
 
 def list_is_singular(vma: ptr[vm_area_struct]) -> bool:
@@ -125,6 +153,12 @@ def anon_vma_prepare(vma: ptr[vm_area_struct]) -> errno_t:
     return __anon_vma_prepare(vma)
 
 
+def anon_vma_used(av: ptr[anon_vma]):
+    """One more VMA has `av` as the one for its new pages."""
+    av.degree += 1
+    av.num_active_vmas += 1
+
+
 def __anon_vma_prepare(vma: ptr[vm_area_struct]) -> errno_t:
     mm = current_mm()
     might_sleep()
@@ -138,12 +172,16 @@ def __anon_vma_prepare(vma: ptr[vm_area_struct]) -> errno_t:
         if not av:
             anon_vma_chain_free(avc)
             return -ENOMEM
+        if NR_MMS > 1:
+            av.num_children += 1  # a root is its own child
         allocated = av
     anon_vma_lock_write(av)
     spin_lock(mm.page_table_lock)  # other threads may be here for the same VMA
     if not vma.anon_vma:
         vma.anon_vma = av
         anon_vma_chain_link(vma, avc, av)
+        if NR_MMS > 1:
+            anon_vma_used(av)
         allocated = NULL
         avc = NULL
     spin_unlock(mm.page_table_lock)
@@ -160,6 +198,8 @@ def anon_vma_clone(dst: ptr[vm_area_struct], src: ptr[vm_area_struct]) -> errno_
 
     Linux holds the root's lock over the loop; here every entry's anon_vma is its own root.
     """
+    if NR_MMS > 1:
+        return anon_vma_clone_chain(dst, src)
     pavc = src.anon_vma_chain
     while pavc:
         avc = anon_vma_chain_alloc()
@@ -176,11 +216,100 @@ def anon_vma_clone(dst: ptr[vm_area_struct], src: ptr[vm_area_struct]) -> errno_
     return 0
 
 
+def anon_vma_reusable(av: ptr[anon_vma], src: ptr[vm_area_struct]) -> bool:
+    """Whether a forked VMA may put its new pages into an ancestor's anon_vma: no VMA uses it for that any more, and
+    it has one child at most, so a process that forks on and on does not lengthen the chain for ever.
+
+    A root, being its own child, is never reused.
+    """
+    if LINUX >= 600:
+        return av.num_children < 2 and av.num_active_vmas == 0
+    return av != src.anon_vma and av.degree < 2
+
+
+def anon_vma_clone_chain(dst: ptr[vm_area_struct], src: ptr[vm_area_struct]) -> errno_t:
+    """anon_vma_clone where chains have several entries, newest first: `dst` gets them in the same order.
+
+    From fork, which has set dst.anon_vma to NULL, the oldest anon_vma that can be reused is (Linux walks the list
+    backwards and takes the first).
+    """
+    fork = not dst.anon_vma and src.anon_vma != NULL
+    old = dst.anon_vma_chain
+    tail: ptr[anon_vma_chain] = NULL
+    pavc = src.anon_vma_chain
+    while pavc:
+        avc = anon_vma_chain_alloc()
+        if not avc:
+            dst.anon_vma = NULL  # as in anon_vma_clone
+            unlink_anon_vmas(dst)
+            return -ENOMEM
+        av = pavc.anon_vma
+        anon_vma_lock_write(av)
+        avc.vma = dst
+        avc.anon_vma = av
+        avc.next_same_vma = old
+        if tail:
+            tail.next_same_vma = avc
+        else:
+            dst.anon_vma_chain = avc
+        tail = avc
+        av.rb_root += 1
+        if fork and anon_vma_reusable(av, src):
+            dst.anon_vma = av
+        anon_vma_unlock_write(av)
+        pavc = pavc.next_same_vma
+    if dst.anon_vma:
+        anon_vma_used(dst.anon_vma)
+    return 0
+
+
+def anon_vma_fork(vma: ptr[vm_area_struct], pvma: ptr[vm_area_struct]) -> errno_t:
+    """Attach a child's VMA to the anon_vmas of its parent's, whose pages it shares, and to one for its own pages.
+
+    -ENOMEM when memory is short.
+    """
+    if not pvma.anon_vma:
+        return 0
+    vma.anon_vma = NULL  # inherited: not the child's
+    error: errno_t = anon_vma_clone(vma, pvma)
+    if error != 0 or vma.anon_vma:
+        return error
+    av = anon_vma_alloc()
+    if not av:
+        unlink_anon_vmas(vma)
+        return -ENOMEM
+    avc = anon_vma_chain_alloc()
+    if not avc:
+        put_anon_vma(av)
+        unlink_anon_vmas(vma)
+        return -ENOMEM
+    av.num_active_vmas += 1
+    parent = pvma.anon_vma
+    root = parent.root
+    av.root = root
+    av.parent = parent
+    fetch_add(root.refcount, 1)
+    vma.anon_vma = av
+    anon_vma_lock_write(av)
+    anon_vma_chain_link(vma, avc, av)
+    parent.degree += 1
+    parent.num_children += 1
+    anon_vma_unlock_write(av)
+    return 0
+
+
 def unlink_anon_vmas(vma: ptr[vm_area_struct]):
     """Take `vma` out of the trees of its anon_vmas, and free those that it was the last of.
 
     Linux goes round twice, because an anon_vma cannot be freed with its root's lock held.
     """
+    if NR_MMS > 1:
+        av = vma.anon_vma
+        if av:
+            av.degree -= 1
+            av.num_active_vmas -= 1
+            if LINUX >= 513:
+                vma.anon_vma = NULL  # commit ee8ab1903e3d
     avc = vma.anon_vma_chain
     while avc:
         next = avc.next_same_vma
@@ -188,6 +317,11 @@ def unlink_anon_vmas(vma: ptr[vm_area_struct]):
         anon_vma_lock_write(av)
         av.rb_root -= 1
         last = av.rb_root == 0
+        if NR_MMS > 1:
+            if last:
+                parent = av.parent
+                parent.degree -= 1
+                parent.num_children -= 1
         anon_vma_unlock_write(av)
         if last:
             put_anon_vma(av)

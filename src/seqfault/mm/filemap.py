@@ -2,21 +2,100 @@
 
 All pages of a file are in its cache from the start: none is read in, written back or truncated, so the page
 lock that filemap_fault returns with would have nobody to keep out, and is left out.
+
+With FULL the cache is filled by faults and writes (as of shmem, and of a file on disk whose holes read as zeros),
+and truncated.
 """
 
 from __future__ import annotations
 
-from seqfault.kernel import index_of, integer, kmem_cache_zalloc, pool_object, ptr
-from seqfault.mm.frames import get_page
-from seqfault.mm.places import VM_FAULT_SIGBUS
-from seqfault.mm.types import FILE_PAGES, fault_t, file, page, pgoff_t, vm_fault
+from seqfault.kernel import NULL, Size, index_of, integer, kmem_cache_zalloc, pool_object, ptr
+from seqfault.mm.file import file_mapping, truncate_inode_pages_range
+from seqfault.mm.frames import alloc_page, get_page
+from seqfault.mm.places import VM_FAULT_OOM, VM_FAULT_SIGBUS
+from seqfault.mm.types import (
+    FILE_PAGES,
+    FULL,
+    VM_RAND_READ,
+    data_t,
+    fault_t,
+    file,
+    flags_t,
+    page,
+    pgoff_t,
+    vm_fault,
+)
+
+RA_PAGES = Size("RA_PAGES", 32)  # read_ahead_kb of the disk; 0: it has none (ramfs)
 
 FILE_DATA = 8  # what page i of a file holds at first: FILE_DATA + i (up to 15)
 file_number_t = integer(0, 255)
 
 
+# -- the cache
+def find_get_page(f: ptr[file], index: pgoff_t) -> ptr[page]:
+    """The cached page, or NULL.  Only with FULL; unlike Linux's, without a reference."""
+    mapping = file_mapping(f)
+    if index >= mapping.i_size or mapping.pages[index] == 0:
+        return NULL
+    return pool_object(page, mapping.pages[index])
+
+
+def page_cache_alloc(mapping: ptr[file], index: pgoff_t) -> ptr[page]:
+    """A page of zeros in the cache at `index`, where none was; NULL when memory is short."""
+    p = alloc_page()
+    if p:
+        p.index = index
+        p.mapping_file = mapping
+        mapping.pages[index] = index_of(p)
+        mapping.nrpages += 1
+    return p
+
+
+def do_sync_mmap_readahead(mapping: ptr[file], index: pgoff_t, vm_flags: flags_t):
+    """A fault missed the cache: what is around it is read as well, unless the VMA is advised that it is random.
+
+    page_cache_ra_unbounded marks one of the pages, which fault-around then leaves out.
+    """
+    if RA_PAGES == 0 or vm_flags & VM_RAND_READ:
+        return
+    start: pgoff_t = index - min(index, RA_PAGES // 2)
+    end: pgoff_t = min(start + RA_PAGES, mapping.i_size)
+    mark: pgoff_t = end - min(end, RA_PAGES // 4)
+    i: pgoff_t = start
+    while i < end:
+        if mapping.pages[i] == 0:
+            p = page_cache_alloc(mapping, i)
+            if not p:
+                return
+            p.readahead = i == mark
+        i += 1
+
+
+def filemap_fault_full(vmf: ptr[vm_fault]) -> fault_t:
+    """filemap_fault and shmem_fault: a hole gets a page, whoever asks, private readers too."""
+    vma = vmf.vma
+    mapping = file_mapping(vma.vm_file)
+    if vmf.pgoff >= mapping.i_size:
+        return VM_FAULT_SIGBUS
+    p = find_get_page(mapping, vmf.pgoff)
+    if not p and not mapping.shmem:
+        do_sync_mmap_readahead(mapping, vmf.pgoff, vma.vm_flags)
+        p = find_get_page(mapping, vmf.pgoff)
+    if not p:
+        p = page_cache_alloc(mapping, vmf.pgoff)
+    if not p:
+        return VM_FAULT_OOM
+    p.readahead = False
+    get_page(p)
+    vmf.page = p
+    return 0
+
+
 def filemap_fault(vmf: ptr[vm_fault]) -> fault_t:
     """Find the page of a fault, with a reference; SIGBUS behind the end of the file."""
+    if FULL:
+        return filemap_fault_full(vmf)
     mapping = vmf.vma.vm_file
     if vmf.pgoff >= mapping.i_size:
         return VM_FAULT_SIGBUS
@@ -43,3 +122,34 @@ def file_init(number: file_number_t, nr_pages: pgoff_t):
         p.index = i
         p.mapping_file = f
         f.pages[i] = index_of(p)
+
+
+# -- before a program begins, with FULL
+def memfd_init(number: file_number_t, nr_pages: pgoff_t):
+    """An empty memfd: holes."""
+    f = pool_object(file, number)
+    truncate_inode_pages_range(f, 0, f.i_size)
+    f.f_count = max(f.f_count, 1)
+    f.f_mode = 3
+    f.shmem = True
+    f.i_size = nr_pages
+    f.i_tail = 0
+
+
+def disk_file_init(number: file_number_t, nr_pages: pgoff_t, data: data_t):
+    """A file on disk, whose page i was written and holds `data` + i."""
+    memfd_init(number, nr_pages)
+    f = pool_object(file, number)
+    f.shmem = False
+    for i in range(nr_pages):
+        p = page_cache_alloc(f, i)
+        p.data = data + i
+        p.dirty = True
+
+
+def file_reopen(number: file_number_t, of: file_number_t, mode: integer(0, 3)):
+    """One more struct file of an inode: FMODE_READ 1, FMODE_WRITE 2."""
+    f = pool_object(file, number)
+    f.f_count = max(f.f_count, 1)
+    f.f_mode = mode
+    f.f_mapping = pool_object(file, of)
