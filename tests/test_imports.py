@@ -17,8 +17,10 @@ MAY = {
     "compile": {"kernel"},
     "models": {"kernel", "compile"},
     "explore": {"kernel", "mm", "protocols", "scenarios", "compile"},
+    "space": {"kernel", "mm", "protocols", "compile"},
+    "live": {"kernel", "mm", "protocols", "compile", "space"},
     "trace": {"kernel", "mm", "protocols", "compile", "space"},
-    "report": {"kernel", "mm", "protocols", "scenarios", "compile", "explore", "trace", "cli"},
+    "report": {"kernel", "mm", "protocols", "scenarios", "compile", "explore", "live", "space", "trace", "cli"},
     "cli": {"kernel", "compile", "explore", "protocols", "scenarios", "report"},
 }
 LONGEST = 650

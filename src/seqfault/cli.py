@@ -149,6 +149,35 @@ def text(
     run_text(protocol, function)
 
 
+@app.command()
+def fuzz(
+    ops: Annotated[int, typer.Option(help="Operations.", min=1)] = 100_000,
+    seed: Annotated[int, typer.Option(help="What the random programs are made from.", min=0)] = 0,
+    seconds: Annotated[float, typer.Option("--time", metavar="S", help="End after S seconds; 0: never.", min=0)] = 0,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes, each with a kernel side.", min=1)] = 1,
+    release: Annotated[
+        str | None, typer.Option(metavar="X.Y", help="Whose Linux the text is. Default: the kernel's.")
+    ] = None,
+    kernel: Annotated[str, typer.Option(metavar="host|debian-6.1", help="Which kernel to compare with.")] = "host",
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A kernel image for --kernel debian-6.1.")
+    ] = None,
+    first: Annotated[int, typer.Option("--from", metavar="N", help="Number of the first program.", min=0)] = 0,
+    sample: Annotated[float, typer.Option(help="The share of operations that plain Python repeats.")] = 0.01,
+    keep_going: Annotated[int, typer.Option(metavar="N", help="End at N mismatches.", min=1)] = 1,
+    program_ops: Annotated[int, typer.Option(help="Operations in each program.", min=1, max=5000)] = 250,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where mismatches are written. Default: seqfault-found.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Random operations on the model and on a live kernel, compared after each: is the model Linux?"""
+    from seqfault.report.fuzz import options, run_fuzz
+
+    o = options(ops, seed, seconds, jobs, release, kernel, first, sample, keep_going, program_ops, image)
+    run_fuzz(o, json, out)
+
+
 def fail(message: str) -> int:
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"seqfault: {message}", markup=False)
     return BAD_INPUT

@@ -97,7 +97,6 @@ class PlainSide:
     def __init__(self, release: int, g: Geometry):
         self.geometry = g
         self.program = program_for(release, g)
-        self.machine: Any = None
 
     def check(self, rows: Int64) -> int:
         """Returns how many operations were compared."""
@@ -105,16 +104,28 @@ class PlainSide:
         native: Any = self.program.machine()
         native.call("init")
         observe(native, self.program, self.geometry, 0)
-        plain: Machine = self.program.plain(native)
+        plain: Machine = native.to_plain()
         out = np.zeros(1 << 16, np.int64)
         request = self.program.layout.pools["uapi_request"].base
         for n, row in enumerate(rows):
-            native.batch("step", row.reshape(1, -1), "uapi_request", out)
-            for i, v in enumerate(row):
-                plain.cells[request + i] = int(v)
-            with plain:
-                uapi_step()
-            where = self.program.difference(native, plain)
-            if where:
-                raise KernelBug("executors-differ", f"operation {n}: {where}")
+            got = native.batch("step", row.reshape(1, -1), "uapi_request", out)
+            plain.cells[request : request + len(row)] = [int(v) for v in row]
+            plain.emitted.clear()
+            bug = ""
+            try:
+                with plain:
+                    uapi_step()
+            except KernelBug as e:
+                bug = e.kind
+            if bug or got.bug is not None:
+                kind = got.bug.kind if got.bug is not None else "nothing"
+                if kind != bug:
+                    what = f"operation {n}: plain Python reports {bug}, machine code {kind}"
+                    raise KernelBug("executors-differ", what)
+                return n
+            wrong = native.differences(plain)
+            if list(out[: got.offsets[1]]) != plain.emitted:
+                wrong.append("what is emitted")
+            if wrong:
+                raise KernelBug("executors-differ", f"operation {n}: {wrong[0]}")
         return len(rows)
