@@ -1,4 +1,4 @@
-"""Merging VMAs, and moving their boundaries.  mm/mmap.c, 4.12.
+"""Merging VMAs, and moving their boundaries.  mm/mmap.c, 4.12; 6.1 where it says so.
 
 The cases of vma_merge, where AAAA is the range with its new properties, P the VMA before it, N the one after,
 X one that lies in it exactly:
@@ -33,6 +33,7 @@ from seqfault.mm.places import (
     vma_adjust_next_last,
 )
 from seqfault.mm.types import (
+    FULL,
     NR_PAGES,
     VM_SOFTDIRTY,
     anon_vma,
@@ -51,6 +52,8 @@ from seqfault.mm.vma import (
     __vma_unlink_common,
     __vma_unlink_prev,
     validate_mm,
+    vma_gap_update,
+    vma_gap_update_next,
 )
 
 delta_t = integer(0 - NR_PAGES, NR_PAGES, "delta_t")
@@ -92,6 +95,44 @@ def can_vma_merge_after(
     return False
 
 
+def count_refusal(vma: ptr[vm_area_struct], vm_flags: flags_t, av: ptr[anon_vma], f: ptr[file], same_pgoff: bool):
+    """Why an adjacent VMA does not merge with a range."""
+    if (vma.vm_flags ^ vm_flags) & ~VM_SOFTDIRTY:
+        count("refuse/flags")
+    elif vma.vm_file != f:
+        count("refuse/file")
+    elif not is_mergeable_anon_vma(av, vma.anon_vma, vma):
+        avc = vma.anon_vma_chain
+        if (not av or not vma.anon_vma) and avc and avc.next_same_vma:
+            count("refuse/fork_child")
+        else:
+            count("refuse/anon_vma")
+    elif not same_pgoff:
+        count("refuse/pgoff")
+
+
+def count_refusals(
+    prev: ptr[vm_area_struct],
+    next: ptr[vm_area_struct],
+    addr: vpn_t,
+    end: vpn_t,
+    vm_flags: flags_t,
+    av: ptr[anon_vma],
+    f: ptr[file],
+    pgoff: pgoff_t,
+):
+    """For each neighbour of [addr, end) that does not merge with it; and if both would, but not with each other."""
+    left = False
+    if prev and prev.vm_end == addr:
+        left = can_vma_merge_after(prev, vm_flags, av, f, pgoff)
+        count_refusal(prev, vm_flags, av, f, prev.vm_pgoff + (prev.vm_end - prev.vm_start) == pgoff)
+    if next and end == next.vm_start:
+        count_refusal(next, vm_flags, av, f, next.vm_pgoff == pgoff + (end - addr))
+        right = can_vma_merge_before(next, vm_flags, av, f, pgoff + (end - addr))
+        if left and right and not is_mergeable_anon_vma(prev.anon_vma, next.anon_vma, NULL):
+            count("refuse/prev_next_anon_vma")
+
+
 def vma_merge(
     mm: ptr[mm_struct],
     prev: ptr[vm_area_struct],
@@ -111,6 +152,8 @@ def vma_merge(
     next = area
     if area and area.vm_end == end:  # 6, 7, 8
         next = area.vm_next
+    if FULL:
+        count_refusals(prev, next, addr, end, vm_flags, av, f, pgoff)
 
     if prev and prev.vm_end == addr and can_vma_merge_after(prev, vm_flags, av, f, pgoff):
         if (
@@ -271,6 +314,8 @@ def __vma_adjust(
                 continue
             vma_adjust_next_last(vma, next)
         break
+    vma_gap_update(vma)
+    vma_gap_update_next(vma)
     vma_adjust_end(vma, next)
     validate_mm(mm)
     return 0
@@ -280,3 +325,58 @@ def vma_adjust(
     vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t, pgoff: pgoff_t, insert: ptr[vm_area_struct]
 ) -> errno_t:
     return __vma_adjust(vma, start, end, pgoff, insert, NULL)
+
+
+# -- 6.1
+def vma_expand(
+    mm: ptr[mm_struct],
+    prev: ptr[vm_area_struct],
+    addr: vpn_t,
+    end: vpn_t,
+    vm_flags: flags_t,
+    f: ptr[file],
+    pgoff: pgoff_t,
+) -> ptr[vm_area_struct]:
+    """The part of mmap_region that expands a neighbour over the new [addr, end), with vma_expand.  Up to 6.11.
+
+    Unlike vma_merge it takes the VMA behind first, and then the one before only if that may take the place of the
+    one behind: if their anon_vmas differ, or only the one behind has one, the one behind grows.
+    """
+    next = prev.vm_next if prev else mm.mmap
+    count_refusals(prev, next, addr, end, vm_flags, NULL, f, pgoff)
+    pglen: vpn_t = end - addr
+    behind: ptr[vm_area_struct] = NULL
+    av: ptr[anon_vma] = NULL
+    if next and next.vm_start == end and can_vma_merge_before(next, vm_flags, NULL, f, pgoff + pglen):
+        behind = next
+        av = next.anon_vma
+    if prev and prev.vm_end == addr and can_vma_merge_after(prev, vm_flags, av, f, pgoff):
+        if behind:
+            err: errno_t = __vma_adjust(prev, prev.vm_start, behind.vm_end, prev.vm_pgoff, NULL, prev)
+            if err == 0:
+                count("vma_merge/case1")
+        else:
+            err = __vma_adjust(prev, prev.vm_start, end, prev.vm_pgoff, NULL, prev)
+        if err != 0:
+            return NULL
+        return prev
+    if behind:
+        err = __vma_adjust(behind, addr, behind.vm_end, behind.vm_pgoff - pglen, NULL, behind)
+        if err != 0:
+            return NULL
+        count("vma_merge/case3")
+        return behind
+    return NULL
+
+
+def vma_expand_end(vma: ptr[vm_area_struct], end: vpn_t) -> ptr[vm_area_struct]:
+    """The part of 6.1's do_brk_flags that lets the heap grow in place."""
+    av = vma.anon_vma
+    if av:
+        anon_vma_lock_write(av)
+    vma.vm_end = end
+    vma_gap_update_next(vma)
+    if av:
+        anon_vma_unlock_write(av)
+    count("vma_merge/case2")
+    return vma

@@ -4,13 +4,14 @@ A lookup without the lock follows only `mm_rb`, `rb_left` and `rb_right`, so tho
 each, in lib/rbtree.c's order: a lookup may miss a subtree but never runs in a circle.  Parent and colour are
 one word in Linux and two plain stores here; nobody looks at them without the lock (but see RB_EMPTY_NODE).
 
-The functions name the VMA whose `vm_rb` a node is.  The gap augmentation is not modelled.
+The functions name the VMA whose `vm_rb` a node is.  With FULL the tree is augmented: rb_subtree_gap is the largest
+gap before any VMA of a subtree.  It is right when nobody is at work on the tree; Linux keeps it so at every step.
 """
 
 from __future__ import annotations
 
 from seqfault.kernel import NULL, WRITE_ONCE, ptr
-from seqfault.mm.types import mm_struct, vm_area_struct
+from seqfault.mm.types import FULL, mm_struct, vm_area_struct, vpn_t
 
 RB_RED, RB_BLACK = False, True
 
@@ -37,6 +38,42 @@ def rb_set_parent_color(node: ptr[vm_area_struct], parent: ptr[vm_area_struct], 
     node.vm_rb.rb_black = black
 
 
+# -- the augmentation
+def vma_compute_gap(vma: ptr[vm_area_struct]) -> vpn_t:
+    """What is free before a VMA.  While VMAs change they may overlap for a moment."""
+    prev = vma.vm_prev
+    if not prev:
+        return vma.vm_start
+    if prev.vm_end >= vma.vm_start:
+        return 0
+    return vma.vm_start - prev.vm_end
+
+
+def vma_compute_subtree_gap(vma: ptr[vm_area_struct]) -> vpn_t:
+    gap: vpn_t = vma_compute_gap(vma)
+    child = vma.vm_rb.rb_left
+    if child:
+        gap = max(gap, child.rb_subtree_gap)
+    child = vma.vm_rb.rb_right
+    if child:
+        gap = max(gap, child.rb_subtree_gap)
+    return gap
+
+
+def vma_gap_propagate(vma: ptr[vm_area_struct]):
+    """From `vma` up to the root."""
+    while vma:
+        vma.rb_subtree_gap = vma_compute_subtree_gap(vma)
+        vma = vma.vm_rb.rb_parent
+
+
+def augment_rotate(old: ptr[vm_area_struct], new: ptr[vm_area_struct]):
+    """`new` took the place of `old`, which is its child now."""
+    old.rb_subtree_gap = vma_compute_subtree_gap(old)
+    new.rb_subtree_gap = vma_compute_subtree_gap(new)
+
+
+# -- insertion
 def rb_link_node(mm: ptr[mm_struct], node: ptr[vm_area_struct], parent: ptr[vm_area_struct], left: bool):
     """Hang a red leaf below `parent` (NULL: no tree yet); `left` stands for Linux's pointer to a pointer."""
     rb_set_parent_color(node, parent, RB_RED)
@@ -63,14 +100,14 @@ def __rb_change_child(
         WRITE_ONCE(mm.mm_rb, new)
 
 
-def __rb_rotate_set_parents(
-    old: ptr[vm_area_struct], new: ptr[vm_area_struct], mm: ptr[mm_struct], black: bool
-):
+def __rb_rotate_set_parents(old: ptr[vm_area_struct], new: ptr[vm_area_struct], mm: ptr[mm_struct], black: bool):
     """After a rotation: `new` takes the parent and colour of `old`, which becomes its child."""
     parent = old.vm_rb.rb_parent
     rb_set_parent_color(new, parent, old.vm_rb.rb_black)
     rb_set_parent_color(old, new, black)
     __rb_change_child(old, new, parent, mm)
+    if FULL:
+        augment_rotate(old, new)
 
 
 def rb_insert_color(node: ptr[vm_area_struct], mm: ptr[mm_struct]):
@@ -105,6 +142,8 @@ def rb_insert_color(node: ptr[vm_area_struct], mm: ptr[mm_struct]):
                 if tmp:
                     rb_set_parent_color(tmp, parent, RB_BLACK)
                 rb_set_parent_color(parent, node, RB_RED)
+                if FULL:
+                    augment_rotate(parent, node)
                 parent = node
                 tmp = node.vm_rb.rb_right
             # 3: an outer grandchild. Rotate right at gparent.
@@ -131,6 +170,8 @@ def rb_insert_color(node: ptr[vm_area_struct], mm: ptr[mm_struct]):
                 if tmp:
                     rb_set_parent_color(tmp, parent, RB_BLACK)
                 rb_set_parent_color(parent, node, RB_RED)
+                if FULL:
+                    augment_rotate(parent, node)
                 parent = node
                 tmp = node.vm_rb.rb_left
             WRITE_ONCE(gparent.vm_rb.rb_right, tmp)
@@ -179,6 +220,8 @@ def ____rb_erase_color(parent: ptr[vm_area_struct], mm: ptr[mm_struct]):
                 WRITE_ONCE(parent.vm_rb.rb_right, tmp2)
                 if tmp1:
                     rb_set_parent_color(tmp1, sibling, RB_BLACK)
+                if FULL:
+                    augment_rotate(sibling, tmp2)
                 tmp1 = sibling
                 sibling = tmp2
             # 4: the far nephew is red. Rotate left at parent.
@@ -218,6 +261,8 @@ def ____rb_erase_color(parent: ptr[vm_area_struct], mm: ptr[mm_struct]):
                 WRITE_ONCE(parent.vm_rb.rb_left, tmp2)
                 if tmp1:
                     rb_set_parent_color(tmp1, sibling, RB_BLACK)
+                if FULL:
+                    augment_rotate(sibling, tmp2)
                 tmp1 = sibling
                 sibling = tmp2
             tmp2 = sibling.vm_rb.rb_right
@@ -244,12 +289,18 @@ def __rb_erase(node: ptr[vm_area_struct], mm: ptr[mm_struct]) -> ptr[vm_area_str
         __rb_change_child(node, child, parent, mm)
         if child:
             rb_set_parent_color(child, parent, black)
+            if FULL:
+                vma_gap_propagate(parent)
             return NULL
+        if FULL:
+            vma_gap_propagate(parent)
         return parent if black else NULL
     if not child:
         # Still 1, with the child on the left.
         rb_set_parent_color(tmp, parent, black)
         __rb_change_child(node, tmp, parent, mm)
+        if FULL:
+            vma_gap_propagate(parent)
         return NULL
 
     successor = child
@@ -278,9 +329,13 @@ def __rb_erase(node: ptr[vm_area_struct], mm: ptr[mm_struct]) -> ptr[vm_area_str
     if child2:
         rb_set_parent_color(successor, tmp, black)
         rb_set_parent_color(child2, parent, RB_BLACK)
+        if FULL:
+            vma_gap_propagate(parent)
         return NULL
     was_black = successor.vm_rb.rb_black
     rb_set_parent_color(successor, tmp, black)
+    if FULL:
+        vma_gap_propagate(parent)
     return parent if was_black else NULL
 
 
@@ -311,3 +366,43 @@ def rb_next(node: ptr[vm_area_struct]) -> ptr[vm_area_struct]:
         node = parent
         parent = node.vm_rb.rb_parent
     return parent
+
+
+# -- gaps
+def gap_in_subtree(node: ptr[vm_area_struct], len: vpn_t) -> ptr[vm_area_struct]:
+    """The last VMA below `node`, whose subtree has one, with `len` pages free before it."""
+    while True:
+        child = node.vm_rb.rb_right
+        if child and child.rb_subtree_gap >= len:
+            node = child
+        elif vma_compute_gap(node) >= len:
+            return node
+        else:
+            node = node.vm_rb.rb_left
+
+
+def gap_before(node: ptr[vm_area_struct], len: vpn_t) -> ptr[vm_area_struct]:
+    """The last VMA before `node` with `len` pages free before it, or NULL."""
+    child = node.vm_rb.rb_left
+    if child and child.rb_subtree_gap >= len:
+        return gap_in_subtree(child, len)
+    parent = node.vm_rb.rb_parent
+    while parent:
+        if parent.vm_rb.rb_right == node:
+            if vma_compute_gap(parent) >= len:
+                return parent
+            child = parent.vm_rb.rb_left
+            if child and child.rb_subtree_gap >= len:
+                return gap_in_subtree(child, len)
+        node = parent
+        parent = node.vm_rb.rb_parent
+    return NULL
+
+
+def rb_last(mm: ptr[mm_struct]) -> ptr[vm_area_struct]:
+    last: ptr[vm_area_struct] = NULL
+    tmp = mm.mm_rb
+    while tmp:
+        last = tmp
+        tmp = tmp.vm_rb.rb_right
+    return last

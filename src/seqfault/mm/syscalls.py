@@ -15,17 +15,18 @@ from seqfault.mm.types import (
     current_mm,
     errno_t,
     file,
-    flags_t,
+    mmap_flags_t,
     pgoff_t,
+    prot_arg_t,
     prot_t,
     vpn_t,
 )
 
 
 def sys_mmap(
-    addr: vpn_t, len: vpn_t, prot: prot_t, flags: flags_t, f: ptr[file], pgoff: pgoff_t
+    addr: vpn_t, len: vpn_t, prot: prot_t, flags: mmap_flags_t, f: ptr[file], pgoff: pgoff_t
 ) -> addr_or_errno_t:
-    """The mapping's address, or -errno."""
+    """The mapping's address, or -errno.  With FULL `flags` are the system call's own."""
     mm = current_mm()
     down_write(mm.mmap_sem)
     ret: addr_or_errno_t = do_mmap(mm, addr, len, prot, flags, f, pgoff)
@@ -41,7 +42,7 @@ def sys_munmap(addr: vpn_t, len: vpn_t) -> errno_t:
     return ret
 
 
-def sys_mprotect(start: vpn_t, len: vpn_t, prot: prot_t) -> errno_t:
+def sys_mprotect(start: vpn_t, len: vpn_t, prot: prot_arg_t) -> errno_t:
     mm = current_mm()
     if len == 0:
         return 0

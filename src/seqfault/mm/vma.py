@@ -11,9 +11,18 @@ from seqfault.mm.places import (
     vma_rb_erase_begin,
     vma_rb_erase_end,
 )
-from seqfault.mm.rbtree import rb_erase, rb_first, rb_insert_color, rb_link_node, rb_next
+from seqfault.mm.rbtree import (
+    rb_erase,
+    rb_first,
+    rb_insert_color,
+    rb_link_node,
+    rb_next,
+    vma_compute_subtree_gap,
+    vma_gap_propagate,
+)
 from seqfault.mm.types import (
     ENOMEM,
+    FULL,
     NR_VMAS,
     VM_ACCESS_FLAGS,
     VM_SHARED,
@@ -101,6 +110,21 @@ def find_vma_links(
     return 0, prev, rb_parent, rb_left
 
 
+# -- gaps, for get_unmapped_area
+def vma_gap_update(vma: ptr[vm_area_struct]):
+    """After `vma.vm_start`, or the end of the VMA before it, changed."""
+    if FULL:
+        vma_gap_propagate(vma)
+
+
+def vma_gap_update_next(vma: ptr[vm_area_struct]):
+    """After `vma.vm_end` changed."""
+    if FULL:
+        next = vma.vm_next
+        if next:
+            vma_gap_propagate(next)
+
+
 # -- linking
 def __vma_link_list(
     mm: ptr[mm_struct], vma: ptr[vm_area_struct], prev: ptr[vm_area_struct], rb_parent: ptr[vm_area_struct]
@@ -117,9 +141,7 @@ def __vma_link_list(
         next.vm_prev = vma
 
 
-def __vma_link_rb(
-    mm: ptr[mm_struct], vma: ptr[vm_area_struct], rb_parent: ptr[vm_area_struct], rb_left: bool
-):
+def __vma_link_rb(mm: ptr[mm_struct], vma: ptr[vm_area_struct], rb_parent: ptr[vm_area_struct], rb_left: bool):
     vma_link_rb_init(vma)
     vma_link_rb_begin(mm)
     rb_link_node(mm, vma, rb_parent, rb_left)
@@ -142,6 +164,8 @@ def __vma_link(
 ):
     __vma_link_list(mm, vma, prev, rb_parent)
     __vma_link_rb(mm, vma, rb_parent, rb_left)
+    vma_gap_update(vma)
+    vma_gap_update_next(vma)
 
 
 def vma_link(
@@ -188,9 +212,7 @@ def vma_rb_erase(vma: ptr[vm_area_struct], mm: ptr[mm_struct]):
     vma_rb_erase_end(mm, vma)
 
 
-def __vma_unlink_common(
-    mm: ptr[mm_struct], vma: ptr[vm_area_struct], prev: ptr[vm_area_struct], has_prev: bool
-):
+def __vma_unlink_common(mm: ptr[mm_struct], vma: ptr[vm_area_struct], prev: ptr[vm_area_struct], has_prev: bool):
     vma_rb_erase(vma, mm)
     next = vma.vm_next
     if has_prev:
@@ -203,6 +225,7 @@ def __vma_unlink_common(
             mm.mmap = next
     if next:
         next.vm_prev = prev
+        vma_gap_update(next)
 
 
 def __vma_unlink_prev(mm: ptr[mm_struct], vma: ptr[vm_area_struct], prev: ptr[vm_area_struct]):
@@ -218,6 +241,8 @@ def browse_rb(mm: ptr[mm_struct]) -> vma_count_t:
     while vma and n <= NR_VMAS:
         check(vma.vm_start >= pend, "validate-mm", vma)
         check(vma.vm_start < vma.vm_end, "validate-mm", vma)
+        if FULL:
+            check(vma.rb_subtree_gap == vma_compute_subtree_gap(vma), "validate-mm", vma)
         pend = vma.vm_end
         n += 1
         vma = rb_next(vma)
@@ -226,7 +251,7 @@ def browse_rb(mm: ptr[mm_struct]) -> vma_count_t:
 
 @place("validate_mm/check")
 def validate_mm(mm: ptr[mm_struct]):
-    """List, tree and map_count tell the same (CONFIG_DEBUG_VM_RB, without the gaps and anon_vma trees).
+    """List, tree and map_count tell the same (CONFIG_DEBUG_VM_RB, without the anon_vma trees).
 
     The checker looks, not a CPU: hence one step.  A place, so that what measures time can leave it out.
     """

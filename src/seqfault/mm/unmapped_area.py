@@ -1,0 +1,128 @@
+"""Where a new mapping goes.  mm/mmap.c, mm/vma.c, arch/x86/kernel/sys_x86_64.c, 4.12, 6.1, 6.18.
+
+Top-down below mm.mmap_base.  Not modelled: the alignment of large anonymous mappings to huge pages (from 6.7, for
+multiples of 2 MB), which a window of less than 4 MB has no room for; colouring by AMD's family 15h.
+"""
+
+from __future__ import annotations
+
+from seqfault.kernel import NULL, ptr
+from seqfault.mm.opcodes import UAPI_MAP_FIXED
+from seqfault.mm.rbtree import gap_before, gap_in_subtree, rb_last
+from seqfault.mm.stack import STACK_GUARD_GAP
+from seqfault.mm.types import (
+    ENOMEM,
+    LINUX,
+    NR_PAGES,
+    VM_GROWSDOWN,
+    addr_or_errno_t,
+    mm_struct,
+    mmap_flags_t,
+    vm_area_struct,
+    vpn_t,
+)
+from seqfault.mm.vma import find_vma
+
+TASK_SIZE = NR_PAGES
+UAPI_MAP_32BIT = 0x40
+
+
+def vm_start_gap(vma: ptr[vm_area_struct]) -> vpn_t:
+    """Where a VMA begins, with the guard gap of a stack."""
+    if vma.vm_flags & VM_GROWSDOWN:
+        if vma.vm_start <= STACK_GUARD_GAP:
+            return 0
+        return vma.vm_start - STACK_GUARD_GAP
+    return vma.vm_start
+
+
+def mmap_base(mm: ptr[mm_struct]) -> vpn_t:
+    base: vpn_t = mm.mmap_base
+    if base == 0:
+        return TASK_SIZE
+    return base
+
+
+def highest_area(
+    mm: ptr[mm_struct], low: vpn_t, high: vpn_t, len: vpn_t
+) -> tuple[addr_or_errno_t, ptr[vm_area_struct]]:
+    """The end of the highest free range of `len` pages in [low, high), and the VMA behind it (NULL: none).
+
+    mas_empty_area_rev; 4.12 goes the same way through the gaps of its tree.
+    """
+    if high < len or high - len < low:
+        return -ENOMEM, NULL
+    # The gap that `high` cuts, or that ends below it.
+    vma = find_vma(mm, high - 1)
+    prev = vma.vm_prev if vma else rb_last(mm)
+    end: vpn_t = min(vma.vm_start, high) if vma else high
+    start: vpn_t = max(prev.vm_end, low) if prev else low
+    if end >= start and end - start >= len:
+        return end, vma
+    if not prev:
+        return -ENOMEM, NULL
+    if vma:
+        vma = gap_before(vma, len)
+    elif mm.mm_rb.rb_subtree_gap >= len:
+        vma = gap_in_subtree(mm.mm_rb, len)
+    if not vma or vma.vm_start < low + len:
+        return -ENOMEM, NULL
+    return vma.vm_start, vma
+
+
+def unmapped_area_topdown(mm: ptr[mm_struct], len: vpn_t, low_limit: vpn_t, high_limit: vpn_t) -> addr_or_errno_t:
+    """The highest place for `len` pages.
+
+    6.x takes the highest gap between VMAs that is long enough, and only then sees whether a stack's guard gap
+    reaches into it; if so it starts again below that guard gap, though it may reach over VMAs below.  4.12 counts
+    the guard gap as occupied when it looks for gaps, and not beyond the next VMA.
+    """
+    while True:
+        end, next = highest_area(mm, low_limit, high_limit, len)
+        if end < 0:
+            return -ENOMEM
+        if not next or not next.vm_flags & VM_GROWSDOWN or vm_start_gap(next) >= end:
+            return end - len
+        high_limit = vm_start_gap(next)
+        if LINUX < 600:
+            prev = next.vm_prev
+            start: vpn_t = max(prev.vm_end, low_limit) if prev else low_limit
+            if high_limit >= start and high_limit - start >= len:
+                return high_limit - len
+            high_limit = start
+
+
+def get_unmapped_area(mm: ptr[mm_struct], addr: vpn_t, len: vpn_t, flags: mmap_flags_t) -> addr_or_errno_t:
+    """arch_get_unmapped_area_topdown.  Address 0 is no hint; `flags` as the system call has them."""
+    if len > TASK_SIZE:
+        return -ENOMEM
+    if flags & UAPI_MAP_FIXED:
+        if addr > TASK_SIZE - len:
+            return -ENOMEM
+        return addr
+    if flags & UAPI_MAP_32BIT:
+        return -ENOMEM  # below 2 GB, where the model has nothing
+    if addr != 0 and addr <= TASK_SIZE - len:
+        vma = find_vma(mm, addr)
+        if not vma or addr + len <= vm_start_gap(vma):
+            return addr
+    at: addr_or_errno_t = unmapped_area_topdown(mm, len, 0, mmap_base(mm))
+    if at < 0 and mm.mmap_base != 0:
+        # Bottom-up above the base, when everything below is full.
+        return unmapped_area(mm, len, mm.mmap_base, TASK_SIZE)
+    return at
+
+
+def unmapped_area(mm: ptr[mm_struct], len: vpn_t, low_limit: vpn_t, high_limit: vpn_t) -> addr_or_errno_t:
+    """The lowest place for `len` pages."""
+    low: vpn_t = low_limit
+    vma = find_vma(mm, low)
+    while vma:
+        end: vpn_t = min(vm_start_gap(vma), high_limit)
+        if end >= low and end - low >= len:
+            return low
+        low = max(low, vma.vm_end)
+        vma = vma.vm_next
+    if high_limit >= low and high_limit - low >= len:
+        return low
+    return -ENOMEM
