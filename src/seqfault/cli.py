@@ -130,12 +130,18 @@ def run(
     protocol: Annotated[
         str, typer.Option("--protocol", "-p", metavar="PROTOCOL", help="Whose text runs.")
     ] = "mmap-sem",
+    release: Annotated[
+        str | None, typer.Option(metavar="X.Y", help="Of a script of system calls: whose Linux. Default: 6.18.")
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Also run a script of system calls on the running kernel, and compare.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Run operations one after the other; print the maps and the page tables after each."""
+    """Run operations one after the other; print the maps and the pages after each."""
     from seqfault.report.commands import run_script
 
-    run_script(script, protocol, json)
+    run_script(script, protocol, json, release, live)
 
 
 @app.command()

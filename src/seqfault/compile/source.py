@@ -6,8 +6,9 @@ import ast
 import inspect
 import os
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -45,9 +46,27 @@ def short_file(path: str) -> str:
     return path if rel.startswith("..") else rel
 
 
-@cache
+_instead: dict[Func, Source] = {}
+
+
+@contextmanager
+def instead(fn: Func, tree: ast.FunctionDef) -> Iterator[None]:
+    """While it is open, `fn` is compiled from `tree`: for mutants.  Its name, parameters and file stay."""
+    src = _read(fn)
+    _instead[fn] = replace(src, node=tree, text=ast.unparse(tree))
+    try:
+        yield
+    finally:
+        del _instead[fn]
+
+
 def source_of(fn: Func) -> Source:
     """Read a function.  Raises `CompileError` when it has no source or its signature is not typed."""
+    return _instead.get(fn) or _read(fn)
+
+
+@cache
+def _read(fn: Func) -> Source:
     file = inspect.getsourcefile(fn) or "?"
     try:
         lines, first = inspect.getsourcelines(fn)

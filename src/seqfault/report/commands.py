@@ -230,11 +230,19 @@ def run_text(protocol: str, function: str) -> None:
         c.print(f"{mark} {n or '':>5}  {t}" + (f"    # {site}" if site else ""), markup=False)
 
 
-def run_script(script: str, protocol: str, json: bool) -> None:
-    """`seqfault run`."""
-    from seqfault.report.sequential import run_file
+def run_script(script: str, protocol: str, json: bool, release: str | None = None, live: bool = False) -> None:
+    """`seqfault run`: operations of a protocol's model, or system calls (live/script.py) of a release."""
+    from seqfault.live.script import is_script
+    from seqfault.report.sequential import read_text, run_file
+    from seqfault.report.syscalls import run_syscalls
 
-    ok = run_file(script, load(protocol), json, console())
+    text = read_text(script)
+    if is_script(text):
+        ok = run_syscalls(script, text, release, live, json, console())
+    elif live or release:
+        raise BadInput(f"{script}: --release and --live are for scripts of system calls, such as munmap(W+520p, 3p)")
+    else:
+        ok = run_file(script, text, load(protocol), json, console())
     raise typer.Exit(0 if ok else 1)
 
 

@@ -28,24 +28,29 @@ def result_text(op: str, ret: int) -> str:
     return str(ret)
 
 
-def read_script(path: str) -> list[tuple[int, str]]:
+def read_text(path: str) -> str:
+    """A file's text, or standard input's.  Raises `BadInput`."""
     try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text()
+        return sys.stdin.read() if path == "-" else Path(path).read_text()
     except OSError as e:
         raise BadInput(
             f"{path}: {e.strerror}; name a file of operations, one a line, or - for standard input"
         ) from None
     except UnicodeDecodeError:
         raise BadInput(f"{path} is not text; name a file of operations, one a line") from None
+
+
+def read_script(text: str) -> list[tuple[int, str]]:
+    """The lines that hold operations, with their numbers."""
     lines = [(i, line.split("#")[0].strip()) for i, line in enumerate(text.splitlines(), 1)]
     return [(i, line) for i, line in lines if line]
 
 
-def run_file(path: str, protocol: Protocol, json: bool, console: Console) -> bool:
+def run_file(path: str, text: str, protocol: Protocol, json: bool, console: Console) -> bool:
     """Run a script; True if no oracle spoke."""
     steps: list[dict[str, Any]] = []
     parsed = []
-    for n, line in read_script(path):
+    for n, line in read_script(text):
         try:
             parsed.append((n, line, *parse_line(line)))
         except ScenarioError as e:
@@ -79,8 +84,8 @@ def run_file(path: str, protocol: Protocol, json: bool, console: Console) -> boo
         )
         if not json:
             console.print(f"{line}  =>  {bug or result_text(line, ret)}", markup=False)
-            for text in v.lines():
-                console.print(f"    {text}", markup=False)
+            for shown in v.lines():
+                console.print(f"    {shown}", markup=False)
         if bug:
             break
     if json:

@@ -1,0 +1,341 @@
+"""How much `fuzz` sees: the mm text with one small change each, and how soon a difference from the kernel shows.
+
+The kernel's answers to the programs of one seed are recorded once; each mutant answers the same programs.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqfault.compile.ir import CompileError
+from seqfault.compile.source import Func, instead, source_of
+from seqfault.kernel.machine import KernelBug
+from seqfault.live.campaign import Options, open_kernel
+from seqfault.live.compare import compare
+from seqfault.live.fuzz import Found, Pair, examine
+from seqfault.live.generate import programs
+from seqfault.live.model import ModelSide, observe, program_for
+
+Int64 = NDArray[np.int64]
+COMPARE: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
+    ast.Lt: (ast.LtE, ast.GtE),
+    ast.LtE: (ast.Lt, ast.Gt),
+    ast.Gt: (ast.GtE, ast.LtE),
+    ast.GtE: (ast.Gt, ast.Lt),
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+}
+ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.LShift: ast.RShift,
+    ast.Mult: ast.FloorDiv,
+}
+# Calls that have no meaning when one CPU runs alone, or that only look: without them nothing is wrong.
+ORACLES = {
+    "count", "seq_point", "might_sleep", "check", "BUG_ON", "validate_mm", "smp_wmb", "smp_rmb", "smp_mb", "barrier",
+    "free_page_check", "flush_check", "cpu_relax", "preempt_disable", "preempt_enable", "vm_fault_clear",
+}  # fmt: skip
+FOLDED = {"LINUX", "FULL", "NR_MMS", "NR_CPUS"}
+# Files whose text is the observer, the request and the machine, not Linux.
+APART = (
+    "mm/observe.py", "mm/opcodes.py", "mm/fullsize.py", "mm/oracles.py", "mm/tlb.py", "mm/slab.py", "mm/pagemap.py",
+)  # fmt: skip
+APART_FUNCTIONS = {"uapi_observe", "uapi_step", "uapi_init", "uapi_start", "uapi_restart"}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change.  `before`, `after`: the statement or expression as text."""
+
+    fn: Func
+    tree: ast.FunctionDef
+    file: str
+    function: str
+    line: int
+    kind: str
+    before: str
+    after: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.file}:{self.line} {self.function}: {self.before} -> {self.after}"
+
+
+@dataclass
+class Outcome:
+    """What became of a mutant.  `operations`: how many had been compared when it showed, or all of them; `by`: what
+    differed, or the oracle that spoke; `shrunk`: operations that show it."""
+
+    mutant: Mutant
+    found: bool
+    operations: int
+    by: str = ""
+    shrunk: int = 0
+    example: Found | None = None
+
+
+@dataclass
+class Study:
+    """`stillborn`: changes that do not compile and were drawn again."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    stillborn: int = 0
+    operations: int = 0
+
+    @property
+    def survivors(self) -> list[Outcome]:
+        return [o for o in self.outcomes if not o.found]
+
+
+def compiled_lines(o: Options) -> dict[Func, set[int]]:
+    """The functions of mm/ that the program of this release has, and their lines that are not folded away."""
+    program = program_for(o.release, o.geometry)
+    unit = program.unit()
+    lines: dict[str, set[int]] = {}
+    for f in unit.functions.values():
+        for n in f.nodes:
+            lines.setdefault(n.where.file, set()).add(n.where.line)
+    out: dict[Func, set[int]] = {}
+    for s in program.sources:
+        if s.file.startswith("mm/") and s.file not in APART and s.name not in APART_FUNCTIONS:
+            mine = {
+                x for x in lines.get(s.file, ()) if s.node.lineno < x <= (s.node.end_lineno or s.node.lineno)
+            }
+            if mine:
+                out[s.fn] = mine
+    return out
+
+
+def _folded(node: ast.AST) -> bool:
+    return any(isinstance(n, ast.Name) and n.id in FOLDED for n in ast.walk(node))
+
+
+def _calls_oracle(s: ast.stmt) -> bool:
+    return (
+        isinstance(s, ast.Expr)
+        and isinstance(s.value, ast.Call)
+        and isinstance(s.value.func, ast.Name)
+        and s.value.func.id in ORACLES
+    )
+
+
+def _in_oracle(tree: ast.FunctionDef) -> set[int]:
+    """ids of nodes inside asserts and calls that only look."""
+    out: set[int] = set()
+    for n in ast.walk(tree):
+        look = isinstance(n, ast.Assert) or (isinstance(n, ast.stmt) and _calls_oracle(n))
+        if look or isinstance(n, ast.AnnAssign):
+            parts = [n.annotation] if isinstance(n, ast.AnnAssign) else [n]
+            for p in parts:
+                out.update(id(m) for m in ast.walk(p))
+    for a in tree.args.args:
+        out.update(id(m) for m in ast.walk(a))
+    if tree.returns is not None:
+        out.update(id(m) for m in ast.walk(tree.returns))
+    return out
+
+
+Change = Callable[[ast.AST], None]
+
+
+def sites(tree: ast.FunctionDef, lines: set[int]) -> Iterator[tuple[str, int, int, Callable[[Any], None]]]:
+    """Every change that could be made: kind, number of the node in ast.walk's order, line, what to do to the node."""
+    skip = _in_oracle(tree)
+    for i, n in enumerate(ast.walk(tree)):
+        line = getattr(n, "lineno", 0)
+        if id(n) in skip or line not in lines:
+            continue
+        if isinstance(n, ast.Compare) and not _folded(n):
+            for k, op in enumerate(n.ops):
+                for new in COMPARE.get(type(op), ()):
+
+                    def change(m: Any, k: int = k, new: Any = new) -> None:
+                        m.ops[k] = new()
+
+                    yield "comparison", i, line, change
+        elif isinstance(n, ast.BinOp) and type(n.op) in ARITHMETIC and not _folded(n):
+
+            def operator(m: Any) -> None:
+                m.op = ARITHMETIC[type(m.op)]()
+
+            yield "operator", i, line, operator
+        elif isinstance(n, ast.AugAssign) and type(n.op) in ARITHMETIC:
+
+            def assign(m: Any) -> None:
+                m.op = ARITHMETIC[type(m.op)]()
+
+            yield "operator", i, line, assign
+        elif isinstance(n, ast.BoolOp) and not _folded(n):
+
+            def either(m: Any) -> None:
+                m.op = ast.Or() if isinstance(m.op, ast.And) else ast.And()
+
+            yield "operator", i, line, either
+        elif isinstance(n, ast.UnaryOp) and isinstance(n.op, ast.Not) and not _folded(n):
+
+            def drop_not(m: Any) -> None:
+                m.op = ast.Not()
+                m.operand = ast.UnaryOp(ast.Not(), m.operand)
+
+            yield "operator", i, line, drop_not
+        elif isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id not in ORACLES:
+            for k in range(len(n.args) - 1):
+                if ast.dump(n.args[k]) != ast.dump(n.args[k + 1]) and n.func.id not in ("min", "max"):
+
+                    def swap(m: Any, k: int = k) -> None:
+                        m.args[k], m.args[k + 1] = m.args[k + 1], m.args[k]
+
+                    yield "arguments", i, line, swap
+        body = getattr(n, "body", None)
+        if isinstance(body, list):
+            for name in ("body", "orelse"):
+                for k, s in enumerate(getattr(n, name, [])):
+                    drop = isinstance(s, ast.AugAssign) or (
+                        isinstance(s, ast.Assign) and isinstance(s.targets[0], ast.Attribute | ast.Subscript)
+                    )
+                    drop |= isinstance(s, ast.Expr) and isinstance(s.value, ast.Call) and not _calls_oracle(s)
+                    if drop and s.lineno in lines:
+
+                        def remove(m: Any, name: str = name, k: int = k) -> None:
+                            getattr(m, name)[k] = ast.copy_location(ast.Pass(), getattr(m, name)[k])
+
+                        yield f"dropped {name} {k}", i, s.lineno, remove
+
+
+def make(fn: Func, kind: str, index: int, line: int, change: Callable[[Any], None]) -> Mutant:
+    src = source_of(fn)
+    tree = copy.deepcopy(src.node)
+    node = next(n for k, n in enumerate(ast.walk(tree)) if k == index)
+    if kind.startswith("dropped"):
+        _, name, k = kind.split()
+        before, after = ast.unparse(getattr(node, name)[int(k)]), "nothing"
+        change(node)
+    else:
+        before = ast.unparse(node)
+        change(node)
+        after = ast.unparse(node)
+    return Mutant(fn, tree, src.file, src.name, line, kind.split()[0], before, after)
+
+
+def draw(o: Options, count: int, seed: int) -> Iterator[Mutant]:
+    """Mutants without end, in an order given by the seed; the same kinds share the draws evenly."""
+    by_kind: dict[str, list[tuple[Func, str, int, int, Any]]] = {}
+    for fn, lines in sorted(compiled_lines(o).items(), key=lambda x: (source_of(x[0]).file, x[1] and min(x[1]))):
+        for kind, i, line, change in sites(source_of(fn).node, lines):
+            by_kind.setdefault(kind.split()[0], []).append((fn, kind, i, line, change))
+    rng = random.Random(seed)
+    for v in by_kind.values():
+        rng.shuffle(v)
+    while any(by_kind.values()):
+        for kind in sorted(by_kind):
+            if by_kind[kind]:
+                yield make(*by_kind[kind].pop())
+
+
+class MutantModel(ModelSide):
+    """The model with one function changed."""
+
+    def __init__(self, m: Mutant, o: Options):
+        with instead(m.fn, m.tree):
+            self.geometry, self.release, self.detail_every = o.geometry, o.release, o.detail_every
+            self.program = program_for(o.release, o.geometry)
+            self.program._code = self.program.compile()
+        self.machine: Any = None
+        self.out = np.zeros(1 << 20, np.int64)
+        self.begin()
+
+    def begin(self) -> None:
+        self.machine = self.program.machine()
+        self.machine.call("init")
+        observe(self.machine, self.program, self.geometry, self.detail_every)
+
+
+@dataclass
+class Recorded:
+    """Programs and the kernel's answers."""
+
+    rows: Int64
+    stream: Int64
+    offsets: Int64
+
+
+def record(kernel: Any, o: Options) -> list[Recorded]:
+    """The kernel's answers to the first `o.ops` operations of the seed."""
+    out = []
+    done = 0
+    while done * o.program_ops < o.ops:
+        rows = programs(o.plan, done, 40, o.seal)
+        stream, offsets, why = kernel.run(rows)
+        if why:
+            raise KernelBug("kernel-side", why)
+        out.append(Recorded(rows, stream.copy(), offsets.copy()))
+        done += 40
+    return out
+
+
+def try_mutant(m: Mutant, o: Options, known: Sequence[Recorded], kernel: Any, small: bool = True) -> Outcome:
+    """Raises `CompileError` if the change is no text of the language."""
+    try:
+        model = MutantModel(m, o)
+    except KernelBug as e:  # it cannot even begin
+        return Outcome(m, True, 0, f"before the first operation: {e}")
+    done = 0
+    for r in known:
+        run = model.run(r.rows)
+        n = min(run.done, len(r.rows))
+        got = compare(r.rows, run.stream, run.offsets, r.stream, r.offsets, o.geometry.observed, kernel.mask, n)
+        at = got.row if got is not None else n if run.bug is not None else -1
+        if at < 0:
+            done += len(r.rows)
+            continue
+        by = got.what if got is not None else str(run.bug)
+        out = Outcome(m, True, done + at, by)
+        if small:
+            start = int(np.flatnonzero(r.rows[: at + 1, 0] == 0)[-1])
+            pair = Pair(model, kernel)
+            out.example = examine(pair, r.rows[start : at + 1], start // (o.program_ops + 1))
+            pair.pool.shutdown()
+            out.shrunk = len(out.example.rows) - 1
+        return out
+    return Outcome(m, False, done)
+
+
+def study(
+    o: Options, count: int, seed: int, note: Callable[[Study, str], None] | None = None, small: bool = True
+) -> Study:
+    """Draw mutants until `count` of them compile, and try each."""
+    s = Study()
+    kernel = open_kernel(o)
+    try:
+        known = record(kernel, o)
+        s.operations = sum(len(r.rows) for r in known)
+        for m in draw(o, count, seed):
+            if len(s.outcomes) >= count:
+                break
+            t = time.perf_counter()
+            try:
+                s.outcomes.append(try_mutant(m, o, known, kernel, small))
+            except CompileError:
+                s.stillborn += 1
+                continue
+            if note is not None:
+                last = s.outcomes[-1]
+                what = f"found by {last.by}, {last.shrunk} operations" if last.found else "SURVIVES"
+                note(s, f"{m.name}: {what} ({time.perf_counter() - t:.1f} s)")
+    finally:
+        kernel.close()
+    return s
+
+
