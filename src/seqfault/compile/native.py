@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -86,18 +86,13 @@ class Code:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass
-class Batch:
+class Batch(NamedTuple):
     """What a batch did: `done` rows ended well, and `bug` stopped the next; row i emitted offsets[i] to offsets[i + 1]
-    of `out`.  Iterates as (offsets, done, bug).
-    """
+    of `out`."""
 
     offsets: Words64
     done: int
     bug: KernelBug | None
-
-    def __iter__(self) -> Any:
-        return iter((self.offsets, self.done, self.bug))
 
 
 def function_for(unit: Unit, fn: Func) -> Function:
