@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from seqfault.kernel import NULL, Size, array, emit, index_of, integer, pool_object, ptr, struct, the
 from seqfault.mm.frames import PageAnon
-from seqfault.mm.pgtable import pmd_index, pmd_none, pte_index, pte_pfn, pte_present, vm_normal_page
+from seqfault.mm.pgtable import pte_at, pte_dirty, pte_is_guard, pte_pfn, pte_present, vm_normal_page
 from seqfault.mm.types import (
     NR_PAGES,
+    VM_ACCESS_FLAGS,
     VM_LOCKED,
+    VM_MAYSHARE,
     VM_READ,
     VM_SHARED,
     file,
@@ -26,6 +28,7 @@ from seqfault.mm.vma import find_vma
 
 NR_SPANS = Size("NR_SPANS", 4)
 NR_TEST_FILES = 6
+PSS_PAGE, PSS_KB_SHIFT = 4096 << 12, 22
 
 FILE_WORD_ANON = 100  # a file that shared anonymous memory made: this plus its number
 
@@ -34,12 +37,18 @@ word_t = integer(-(1 << 62), 1 << 62, "word_t")
 
 @struct(pool=1, private=True)
 class uapi_observed:
-    """Which pages are looked at, and whether the next record has smaps' numbers.  Set by the host."""
+    """Which pages are looked at.  Set by the host.
+
+    `pages`: whether records have a word for each page; `detail_every`: which of them say what smaps says: those whose
+    number, `row`, is a multiple of it (0: none).
+    """
 
     nr_spans: integer(0, NR_SPANS)
     start: array[vpn_t, NR_SPANS]
     end: array[vpn_t, NR_SPANS]
-    detail: bool
+    pages: bool
+    detail_every: integer(0, 1 << 40)
+    row: integer(0, 1 << 40)
 
 
 def file_word(f: ptr[file]) -> word_t:
@@ -53,12 +62,6 @@ def file_word(f: ptr[file]) -> word_t:
     if i < NR_TEST_FILES:
         return i + 1
     return FILE_WORD_ANON + i
-
-
-def pte_of(mm: ptr[mm_struct], addr: vpn_t) -> pte_t:
-    if pmd_none(mm, pmd_index(addr)):
-        return 0
-    return mm.pmd[pmd_index(addr)].pte[pte_index(addr)]
 
 
 def in_span(vma: ptr[vm_area_struct]) -> bool:
@@ -86,6 +89,9 @@ def next_observed(mm: ptr[mm_struct], vma: ptr[vm_area_struct]) -> ptr[vm_area_s
 
 def emit_page(vma: ptr[vm_area_struct], pte: pte_t):
     """pagemap's bits, and the page's content where the program may read it."""
+    if pte_is_guard(pte):
+        emit(8)
+        return
     if not pte_present(pte):
         emit(0)
         return
@@ -111,7 +117,7 @@ def emit_span(mm: ptr[mm_struct], start: vpn_t, end: vpn_t):
         while vma and vma.vm_end <= addr:
             vma = vma.vm_next
         if vma and vma.vm_start <= addr:
-            emit_page(vma, pte_of(mm, addr))
+            emit_page(vma, pte_at(mm, addr))
         else:
             emit(0)
         addr += 1
@@ -120,7 +126,10 @@ def emit_span(mm: ptr[mm_struct], start: vpn_t, end: vpn_t):
 def emit_vma(vma: ptr[vm_area_struct]):
     emit(vma.vm_start)
     emit(vma.vm_end)
-    emit(vma.vm_flags & (7 | VM_SHARED))
+    bits: word_t = vma.vm_flags & VM_ACCESS_FLAGS
+    if vma.vm_flags & (VM_SHARED | VM_MAYSHARE):  # the latter alone: of a file that is open for reading only
+        bits |= VM_SHARED
+    emit(bits)
     emit(vma.vm_pgoff if vma.vm_file else 0)
     emit(file_word(vma.vm_file))
 
@@ -138,27 +147,45 @@ def observe_mm(mm: ptr[mm_struct]):
     while vma:
         emit_vma(vma)
         vma = next_observed(mm, vma.vm_next)
+    if not seen.pages:
+        return
     for i in range(seen.nr_spans):
         emit_span(mm, seen.start[i], seen.end[i])
 
 
 # -- smaps
 def emit_smap(mm: ptr[mm_struct], vma: ptr[vm_area_struct]):
-    """VmFlags, Rss, Dirty (shared and private), Private_Dirty, Anonymous, LazyFree, Locked; in pages."""
+    """VmFlags, Rss, Dirty (shared and private), Private_Dirty, Anonymous, LazyFree, Locked; in pages.
+
+    A page is private while it is mapped once.  Locked is the proportional share, rounded down as smaps does.
+    """
+    seen = the(uapi_observed)
     rss: word_t = 0
     dirty: word_t = 0
     private_dirty: word_t = 0
     anonymous: word_t = 0
     lazyfree: word_t = 0
+    pss: word_t = 0
     addr: vpn_t = vma.vm_start
-    while addr < vma.vm_end:
-        pte: pte_t = pte_of(mm, addr)
+    end: vpn_t = vma.vm_end
+    if not seen.pages:
+        end = addr
+    while addr < end:
+        pte: pte_t = pte_at(mm, addr)
         if pte_present(pte):
             p = vm_normal_page(pte)
             if p:
+                written = pte_dirty(pte) or p.dirty
                 rss += 1
+                pss += PSS_PAGE // max(p.mapcount, 1)
                 if PageAnon(p):
                     anonymous += 1
+                    if p.lazyfree and not written:
+                        lazyfree += 1
+                if written:
+                    dirty += 1
+                    if p.mapcount < 2:
+                        private_dirty += 1
         addr += 1
     emit(vma.vm_flags)
     emit(rss)
@@ -166,7 +193,7 @@ def emit_smap(mm: ptr[mm_struct], vma: ptr[vm_area_struct]):
     emit(private_dirty)
     emit(anonymous)
     emit(lazyfree)
-    emit(rss if vma.vm_flags & VM_LOCKED else 0)
+    emit((pss >> PSS_KB_SHIFT) // 4 if vma.vm_flags & VM_LOCKED else 0)
 
 
 def uapi_vmflags(mm: ptr[mm_struct]):

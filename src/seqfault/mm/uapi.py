@@ -271,6 +271,7 @@ def uapi_init():
     file_init(0, 8)
     file_init(1, 4)
     file_init(DISK_FILE, 6)
+    seen.pages = True
     seen.nr_spans = 1
     seen.start[0] = 0
     seen.end[0] = NR_PAGES
@@ -333,7 +334,9 @@ def uapi_observe():
     for i in range(NR_MMS):
         if i < 2 and world.alive[i]:
             mask |= 1 << i
-    if seen.detail:
+    detail = seen.detail_every != 0 and seen.row % max(seen.detail_every, 1) == 0
+    seen.row += 1
+    if detail:
         mask |= 4
     if world.vec_pages != 0:
         mask |= 8
@@ -346,7 +349,7 @@ def uapi_observe():
         emit(world.vec_pages)
         for i in range(world.vec_pages):
             emit(world.vec[i])
-    if seen.detail:
+    if detail:
         for i in range(NR_MMS):
             if world.alive[i]:
                 uapi_vmflags(pool_object(mm_struct, i))
