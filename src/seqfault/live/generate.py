@@ -387,6 +387,8 @@ def range_row(row, state, recent, spans, nr_pages):  # type: ignore[no-untyped-d
     bad = rnd(state, 250)
     if bad == 0:
         size = odd_length(state, n)
+        if size >= np.int64(1) << 40:  # it would walk what lies behind the window
+            size = np.int64(-1)
     elif bad == 1:
         addr = odd_address(state, addr)
     elif bad == 2:
