@@ -12,6 +12,7 @@ from seqfault.mm.frames import PageAnon
 from seqfault.mm.pgtable import pte_at, pte_dirty, pte_is_guard, pte_pfn, pte_present, vm_normal_page
 from seqfault.mm.types import (
     NR_PAGES,
+    NR_TEST_FILES,
     VM_ACCESS_FLAGS,
     VM_LOCKED,
     VM_MAYSHARE,
@@ -27,7 +28,6 @@ from seqfault.mm.types import (
 from seqfault.mm.vma import find_vma
 
 NR_SPANS = Size("NR_SPANS", 4)
-NR_TEST_FILES = 6
 PSS_PAGE, PSS_KB_SHIFT = 4096 << 12, 22
 
 FILE_WORD_ANON = 100  # a file that shared anonymous memory made: this plus its number

@@ -14,7 +14,7 @@ from seqfault.mm.cpu import touch
 from seqfault.mm.filemap import file_init, mm_init
 from seqfault.mm.madvise import sys_madvise
 from seqfault.mm.mmap import TASK_SIZE
-from seqfault.mm.observe import NR_TEST_FILES, observe_mm, uapi_observed, uapi_vmflags
+from seqfault.mm.observe import observe_mm, uapi_observed, uapi_vmflags
 from seqfault.mm.opcodes import (
     ABSENT,
     MADV_DONTNEED,
@@ -48,6 +48,7 @@ from seqfault.mm.types import (
     NR_FILES,
     NR_MMS,
     NR_PAGES,
+    NR_TEST_FILES,
     PGOFF_MAX,
     PROT_NONE,
     SIGSEGV,
