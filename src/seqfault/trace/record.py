@@ -18,13 +18,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from seqfault.trace.layout import Layout, parse_smaps, seconds, write_layout
 
 CALLS = (
-    "memory,clone,clone3,fork,vfork,execve,execveat,exit,exit_group,prctl,prlimit64,setrlimit,"
-    "ftruncate,shmget,shmat,shmdt,io_setup,io_destroy,process_madvise,remap_file_pages,pkey_mprotect"
+    "brk,mmap,munmap,mprotect,pkey_mprotect,mremap,madvise,process_madvise,remap_file_pages,mlock,mlock2,munlock,"
+    "mlockall,munlockall,msync,mincore,mbind,shmget,shmat,shmdt,io_setup,io_destroy,clone,clone3,fork,vfork,execve,"
+    "execveat,exit,exit_group,prctl,prlimit64,setrlimit,ftruncate,open,openat,openat2,creat,memfd_create"
 )
 EXECVE, EXIT_GROUP, EXECVEAT = 59, 231, 322  # x86-64
 WHEN = {EXECVE: "start", EXECVEAT: "start", EXIT_GROUP: "end"}
@@ -184,8 +187,15 @@ def events(data: Path, offset: int, out: Path) -> int:
     return n
 
 
-def record(directory: Path, program: list[str], perf: bool = True, delay: float = 0.1, quiet: bool = False) -> int:
-    """Record `program` into `directory`; returns its exit code."""
+def record(
+    directory: Path,
+    program: list[str],
+    perf: bool = True,
+    delay: float = 0.1,
+    quiet: bool = False,
+    without: Sequence[str] = (),
+) -> int:
+    """Record `program` into `directory`, all calls but those in `without`; returns its exit code."""
     if not shutil.which("strace"):
         raise RecordError("strace is not installed")
     if perf and (os.geteuid() != 0 or not shutil.which("perf")):
@@ -193,8 +203,9 @@ def record(directory: Path, program: list[str], perf: bool = True, delay: float 
     directory.mkdir(parents=True, exist_ok=True)
     trace, data, pidfile = directory / "strace", directory / "perf.data", directory / "pid"
     micro = int(delay * 1e6)
+    calls = ",".join(c for c in CALLS.split(",") if c not in without)
     tracer = [
-        *("strace", "-f", "-ttt", "-T", "-y", "-o", str(trace), "-e", f"trace={CALLS}"),
+        *("strace", "-f", "-ttt", "-T", "-y", "-o", str(trace), "-e", f"trace={calls}"),
         *("-e", f"inject=execve,execveat:delay_exit={micro}", "-e", f"inject=exit_group:delay_enter={micro}"),
         *("env", "--", *program),
     ]
@@ -241,18 +252,24 @@ def record(directory: Path, program: list[str], perf: bool = True, delay: float 
     return process.returncode
 
 
+def stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
 def main() -> int:
+    signal.signal(signal.SIGTERM, stop)
     parser = argparse.ArgumentParser(prog="python -m seqfault.trace.record", description="Record a program.")
     parser.add_argument("--no-perf", action="store_true", help="no faults; works without root")
     parser.add_argument("--delay", type=float, default=0.1, help="seconds that a process is held (0.1)")
     parser.add_argument("--quiet", action="store_true", help="what the program prints is thrown away")
+    parser.add_argument("--without", action="append", default=[], metavar="CALL", help="leave this call out")
     parser.add_argument("directory", type=Path)
     parser.add_argument("program", nargs=argparse.REMAINDER)
     args = parser.parse_args()
     if not args.program:
         parser.error("no program")
     try:
-        return record(args.directory, args.program, not args.no_perf, args.delay, args.quiet)
+        return record(args.directory, args.program, not args.no_perf, args.delay, args.quiet, args.without)
     except RecordError as e:
         print(f"record: {e}", file=sys.stderr)
         return 2

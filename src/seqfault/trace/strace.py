@@ -9,9 +9,10 @@ from __future__ import annotations
 import gzip
 import lzma
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 
 @dataclass(slots=True)
@@ -30,6 +31,7 @@ class Call:
     ret: int | None = None
     errno: str = ""
     effect: int = 0  # when it took effect, for ordering; `order` sets it
+    path: str = ""  # what -y prints behind a descriptor that the call returned
 
     def __str__(self) -> str:
         if self.ret is None:
@@ -81,7 +83,7 @@ class Strace:
 
 def open_text(path: Path) -> Iterator[str]:
     """The lines of a file, which may be compressed (.xz, .gz)."""
-    opener = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
+    opener: Callable[..., TextIO] = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)  # type: ignore[assignment]
     with opener(path, "rt", errors="replace") as stream:
         for line in stream:
             yield line.rstrip("\n")
@@ -93,7 +95,7 @@ RESUMED = re.compile(r"<\.\.\. (\S+) resumed>\s?(.*)")
 UNFINISHED = re.compile(r"(.*?)\s*<unfinished \.\.\.>\s*$")
 GONE = re.compile(r"(.*?),?\s*(?:<unfinished \.\.\.>)?\)?\s*= \?\s*$")
 RETURN = re.compile(
-    r"\s*= (?:(\?)|(-?\d+|0x[0-9a-f]+)(?:<[^>]*>(?:\(deleted\))?)?)(?: (E[A-Z0-9]+|ERESTART\w+))?"
+    r"\s*= (?:(\?)|(-?\d+|0x[0-9a-f]+)(?:<([^>]*>(?:\(deleted\))?))?)(?: (E[A-Z0-9]+|ERESTART\w+))?"
     r"(?: \((?:[^()]|\([^()]*\))*\))*(?: <(\d+\.\d+)>)?\s*$"
 )
 MARKS = re.compile(r"\+\+\+ (.*) \+\+\+")
@@ -215,10 +217,11 @@ def read_strace(path: Path, lines: Iterable[str] | None = None) -> Strace:
         if not ret:
             bad(number, "no result that can be read", text)
             continue
-        call.end = call.start + nanoseconds(ret[4]) if ret[4] else now
+        call.end = call.start + nanoseconds(ret[5]) if ret[5] else now
         if not ret[1]:
             call.ret = int(ret[2], 0)
-        call.errno = ret[3] or ""
+        call.errno = ret[4] or ""
+        call.path = (ret[3] or "").replace(">", "", 1)
         out.calls.append(call)
     for tid, half in halves.items():
         bad(half.line, f"{half.name} is never resumed", texts[tid])
