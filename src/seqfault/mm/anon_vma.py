@@ -317,11 +317,10 @@ def unlink_anon_vmas(vma: ptr[vm_area_struct]):
         anon_vma_lock_write(av)
         av.rb_root -= 1
         last = av.rb_root == 0
-        if NR_MMS > 1:
-            if last:
-                parent = av.parent
-                parent.degree -= 1
-                parent.num_children -= 1
+        if NR_MMS > 1 and last:
+            parent = av.parent
+            parent.degree -= 1
+            parent.num_children -= 1
         anon_vma_unlock_write(av)
         if last:
             put_anon_vma(av)

@@ -12,20 +12,25 @@ from seqfault.kernel import (
     atomic,
     integer,
     pool_object,
+    ptr,
     seq_point,
     smp_processor_id,
     the,
 )
 from seqfault.mm.madvise import sys_madvise
-from seqfault.mm.pgtable import PTE_READ, PTE_WRITE
+from seqfault.mm.pgtable import PTE_READ, PTE_WRITE, pmd_index, pte_at, pte_index, pte_mkdirty, pte_pfn
 from seqfault.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
 from seqfault.mm.types import (
+    FULL,
     NR_CPUS,
     NR_OPS,
     PTRS_PER_PTE,
+    SIGSEGV,
+    VM_EXEC,
     cpu_tlb,
     current_mm,
     data_t,
+    mm_struct,
     page,
     pgprot_t,
     pte_t,
@@ -35,24 +40,67 @@ from seqfault.mm.types import (
     signal_t,
     vpn_t,
 )
+from seqfault.mm.vma import find_vma
 from seqfault.mm.x86_fault import do_page_fault
 
 OP_NONE, OP_MMAP, OP_MUNMAP, OP_MPROTECT, OP_MADVISE, OP_READ, OP_WRITE = 0, 1, 2, 3, 4, 5, 6
 
+user_result_t = integer(-1100, 255, "user_result_t")
 op_number_t = integer(0, NR_OPS * NR_CPUS)
 
 
 def access(entry: pte_t, write: bool, value: data_t) -> data_t:
     """Load or store through a translation, to a frame that must be live still."""
-    p = pool_object(page, entry >> 2)
+    p = pool_object(page, pte_pfn(entry))
     if write:
         p.data = value
         return 0
     return p.data
 
 
+# -- with FULL: one CPU, whose TLB would hold what the page tables do
+def user_access(mm: ptr[mm_struct], addr: vpn_t, write: bool, value: data_t) -> user_result_t:
+    """One load or store of user code in `mm`, the running task's: the byte read, or 0; -1000 - signal."""
+    need: pgprot_t = PTE_WRITE if write else PTE_READ
+    while True:
+        e: pte_t = pte_at(mm, addr)
+        if e & need:
+            if write:
+                table = mm.pmd[pmd_index(addr)]
+                table.pte[pte_index(addr)] = pte_mkdirty(e)
+            return access(e, write, value)
+        signal: signal_t = do_page_fault(mm, addr, write)
+        if signal != 0:
+            return -1000 - signal
+
+
+def user_fetch(mm: ptr[mm_struct], addr: vpn_t) -> user_result_t:
+    """An instruction fetch: 0, or -1000 - signal.
+
+    Entries have no right of their own for it.  Where it is missing the fault still brings the page in: access_error
+    refuses a fetch only of what is present.
+    """
+    ret: user_result_t = user_access(mm, addr, False, 0)
+    if ret < 0:
+        return ret
+    vma = find_vma(mm, addr)
+    if vma.vm_flags & VM_EXEC:
+        return 0
+    return -1000 - SIGSEGV
+
+
+def touch_full(addr: vpn_t, write: bool, value: data_t) -> result_t:
+    """`touch` without the TLB."""
+    ret: user_result_t = user_access(current_mm(), addr, write, value)
+    if ret < 0:
+        return ret + 900
+    return ret
+
+
 def touch(addr: vpn_t, write: bool, value: data_t) -> result_t:
     """One load or store of user code: the value read, or 0; -100 - signal if it gets a signal."""
+    if FULL:
+        return touch_full(addr, write, value)
     mm = current_mm()
     tlb = pool_object(cpu_tlb, smp_processor_id())
     need: pgprot_t = PTE_WRITE if write else PTE_READ

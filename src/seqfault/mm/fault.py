@@ -3,13 +3,15 @@
 01: no pointer to an entry is used after its lock was dropped.  02, 03: the lock of an entry is taken by
 pte_map_lock and pte_spinlock, which may fail; the fault then ends in VM_FAULT_RETRY.  Both are places.
 
-Swap, NUMA hinting (pte_protnone is never true), huge pages, userfaultfd and fault-around are not modelled.
+Swap, NUMA hinting (pte_protnone is never true), huge pages and userfaultfd are not modelled; fault-around, dirty bits
+and guard regions only with FULL.
 """
 
 from __future__ import annotations
 
 from seqfault.kernel import NULL, pool_object, ptr, smp_processor_id
 from seqfault.mm.anon_vma import anon_vma_prepare
+from seqfault.mm.fault_around import FAULT_AROUND_PAGES, do_fault_around
 from seqfault.mm.filemap import filemap_fault
 from seqfault.mm.frames import (
     PageAnon,
@@ -30,9 +32,11 @@ from seqfault.mm.pgtable import (
     pmd_none,
     pte_alloc,
     pte_index,
+    pte_mkdirty,
     pte_mkwrite,
     pte_none,
     pte_offset_map,
+    pte_present,
     pte_unmap_unlock,
     pte_write,
     vm_normal_page,
@@ -44,6 +48,7 @@ from seqfault.mm.places import (
     VM_FAULT_OOM,
     VM_FAULT_RETRY,
     VM_FAULT_SIGBUS,
+    VM_FAULT_SIGSEGV,
     VM_FAULT_WRITE,
     anon_vma_notsup,
     do_fault_notsup,
@@ -53,6 +58,8 @@ from seqfault.mm.places import (
 )
 from seqfault.mm.tlb import flush_tlb_page
 from seqfault.mm.types import (
+    FULL,
+    LINUX,
     VM_SHARED,
     VM_WRITE,
     ZERO_PFN,
@@ -128,7 +135,7 @@ def do_anonymous_page(vmf: ptr[vm_fault]) -> fault_t:
         return VM_FAULT_OOM
     entry = mk_pte(p, vma.vm_page_prot)
     if vma.vm_flags & VM_WRITE:
-        entry = pte_mkwrite(entry)
+        entry = pte_mkwrite(pte_mkdirty(entry))
 
     if not pte_map_lock(vmf):
         put_page(p)
@@ -164,7 +171,7 @@ def wp_page_copy(vmf: ptr[vm_fault]) -> fault_t:
         if pte_map_lock(vmf):
             ret = 0
             if fault_pte(vmf) == vmf.orig_pte:
-                entry: pte_t = maybe_mkwrite(mk_pte(new_page, vma.vm_page_prot), vma)
+                entry: pte_t = maybe_mkwrite(pte_mkdirty(mk_pte(new_page, vma.vm_page_prot)), vma)
                 # Two steps, so that no CPU has the old page writable, or reads it, next to the new one.
                 ptep_clear_flush(vmf)
                 page_add_new_anon_rmap(new_page, vma, vmf.address)
@@ -186,13 +193,26 @@ def wp_page_copy(vmf: ptr[vm_fault]) -> fault_t:
 
 def wp_page_reuse(vmf: ptr[vm_fault]):
     """Write to the page in place.  Other TLBs may keep the old rights: those CPUs fault, and find the new."""
-    set_pte_at(vmf, maybe_mkwrite(vmf.orig_pte, vmf.vma))
+    set_pte_at(vmf, maybe_mkwrite(pte_mkdirty(vmf.orig_pte), vmf.vma))
     pte_unmap_unlock(vmf.ptl)
 
 
 def reuse_swap_page(p: ptr[page]) -> bool:
     """Whether nobody else maps the page.  Swap counts are none."""
     return p.mapcount == 1
+
+
+def wp_can_reuse_anon_folio(p: ptr[page]) -> bool:
+    """Whether a write may go to an anonymous page in place.
+
+    4.12 asks who maps it.  Since commit 09854ba94c6a (5.9) any reference counts, and since 6c287605fd56 (5.19) a page
+    that is known to be exclusive needs no question.  References of others than page tables are not modelled.
+    """
+    if LINUX >= 519 and p.exclusive:
+        return True
+    if LINUX >= 509:
+        return p.refcount == 1
+    return reuse_swap_page(p)
 
 
 def do_wp_page(vmf: ptr[vm_fault]) -> fault_t:
@@ -204,11 +224,13 @@ def do_wp_page(vmf: ptr[vm_fault]) -> fault_t:
         return wp_page_copy(vmf)
     if PageAnon(vmf.page):
         # Linux takes the page lock here, for the sake of swap.
-        if reuse_swap_page(vmf.page):
+        if (FULL and wp_can_reuse_anon_folio(vmf.page)) or (not FULL and reuse_swap_page(vmf.page)):
             page_move_anon_rmap(vmf.page, vma)
             wp_page_reuse(vmf)
             return VM_FAULT_WRITE
     elif vma.vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE | VM_SHARED:
+        if FULL:
+            vmf.page.dirty = True  # fault_dirty_shared_page
         wp_page_reuse(vmf)  # wp_page_shared, for files that need no notice
         return VM_FAULT_WRITE
     get_page(vmf.page)
@@ -241,7 +263,7 @@ def alloc_set_pte(vmf: ptr[vm_fault], p: ptr[page]) -> fault_t:
         return VM_FAULT_NOPAGE
     entry: pte_t = mk_pte(p, vma.vm_page_prot)
     if write:
-        entry = maybe_mkwrite(entry, vma)
+        entry = maybe_mkwrite(pte_mkdirty(entry), vma)
     if write and not vma.vm_flags & VM_SHARED:
         page_add_new_anon_rmap(p, vma, vmf.address)
     else:
@@ -262,6 +284,8 @@ def finish_fault(vmf: ptr[vm_fault]) -> fault_t:
 
 
 def do_read_fault(vmf: ptr[vm_fault]) -> fault_t:
+    if FULL and FAULT_AROUND_PAGES > 1 and do_fault_around(vmf):
+        return VM_FAULT_NOPAGE
     ret: fault_t = __do_fault(vmf)
     if ret & (VM_FAULT_ERROR | VM_FAULT_NOPAGE | VM_FAULT_RETRY):
         return ret
@@ -297,6 +321,8 @@ def do_shared_fault(vmf: ptr[vm_fault]) -> fault_t:
     ret: fault_t = __do_fault(vmf)
     if ret & (VM_FAULT_ERROR | VM_FAULT_NOPAGE | VM_FAULT_RETRY):
         return ret
+    if FULL:
+        vmf.page.dirty = True  # fault_dirty_shared_page
     ret = finish_fault(vmf)
     if ret & (VM_FAULT_ERROR | VM_FAULT_NOPAGE | VM_FAULT_RETRY):
         put_page(vmf.page)
@@ -328,6 +354,9 @@ def handle_pte_fault(vmf: ptr[vm_fault]) -> fault_t:
         if vma_is_anonymous(vmf.vma):
             return do_anonymous_page(vmf)
         return do_fault(vmf)
+
+    if FULL and not pte_present(vmf.orig_pte):
+        return VM_FAULT_SIGSEGV  # do_swap_page, handle_pte_marker: a guard region
 
     if not pte_spinlock(vmf):
         return VM_FAULT_RETRY

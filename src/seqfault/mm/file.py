@@ -14,9 +14,8 @@ from seqfault.mm.types import FULL, file, page, pgoff_t, vm_area_struct
 
 def file_mapping(f: ptr[file]) -> ptr[file]:
     """file->f_mapping.  The address_space lies in the file that the inode was first opened by."""
-    if FULL:
-        if f.f_mapping:
-            return f.f_mapping
+    if FULL and f.f_mapping:
+        return f.f_mapping
     return f
 
 

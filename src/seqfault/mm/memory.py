@@ -10,10 +10,15 @@ from seqfault.mm.anon_vma import unlink_anon_vmas
 from seqfault.mm.file import unlink_file_vma
 from seqfault.mm.frames import PageAnon, page_remove_rmap
 from seqfault.mm.pgtable import (
+    PMDS_PER_GROUP,
     pmd_addr_end,
     pmd_index,
+    pmd_next_used,
     pmd_none,
+    pte_dirty,
     pte_index,
+    pte_is_guard,
+    pte_mkwrite,
     pte_modify,
     pte_offset_map_lock,
     pte_present,
@@ -38,36 +43,60 @@ from seqfault.mm.tlb import (
     tlb_flush_mmu_free,
     tlb_flush_mmu_tlbonly,
     tlb_gather_mmu,
+    tlb_mm,
     tlb_remove_tlb_entry,
     tlb_start_vma,
 )
 from seqfault.mm.types import (
+    FULL,
+    LINUX,
     NR_PAGES,
     PTRS_PER_PTE,
+    VM_SHARED,
+    VM_WRITE,
     current_mm,
     pgprot_t,
     pmd_t,
     pte_t,
+    pte_table,
     vm_area_struct,
+    vma_mm,
     vpn_t,
 )
 
 
 # -- unmapping pages
+def zap_kept(tlb: ptr[mmu_gather], table: ptr[pte_table], addr: vpn_t, ptent: pte_t) -> bool:
+    """Whether an entry is none of zap's business: private copies when a file's hole is punched, and markers of guard
+    regions, which go only with their VMA (and are cleared here).  Only with FULL."""
+    if pte_is_guard(ptent):
+        if tlb.drop_markers:
+            table.pte[pte_index(addr)] = 0
+        return True
+    if tlb.even_cows or not pte_present(ptent):
+        return False
+    p = vm_normal_page(ptent)
+    return p != NULL and PageAnon(p)
+
+
 def zap_pte_range(tlb: ptr[mmu_gather], pmd: pmd_t, addr: vpn_t, end: vpn_t) -> vpn_t:
     """Clear the entries of [addr, end), which lie in one table, and gather their pages."""
-    mm = current_mm()
+    mm = tlb_mm(tlb)
     while True:  # again:
         force_flush = False
         table = pte_offset_map_lock(mm, pmd)
         while addr < end:
             ptent: pte_t = table.pte[pte_index(addr)]
-            if pte_present(ptent):
+            if FULL and zap_kept(tlb, table, addr, ptent):
+                pass
+            elif pte_present(ptent):
                 p = vm_normal_page(ptent)
                 ptent = xchg(table.pte[pte_index(addr)], 0)  # the hardware may have set bits meanwhile
                 tlb_remove_tlb_entry(tlb, addr)
                 if p:
-                    if not PageAnon(p) and pte_write(ptent):
+                    if FULL and not PageAnon(p) and pte_dirty(ptent):
+                        p.dirty = True
+                    if not FULL and not PageAnon(p) and pte_write(ptent):
                         # For pte_dirty: who cleans the page must not miss writes through old TLB entries.
                         force_flush = True
                     page_remove_rmap(p)
@@ -88,10 +117,12 @@ def zap_pte_range(tlb: ptr[mmu_gather], pmd: pmd_t, addr: vpn_t, end: vpn_t) -> 
 
 def zap_pmd_range(tlb: ptr[mmu_gather], vma: ptr[vm_area_struct], addr: vpn_t, end: vpn_t) -> vpn_t:
     """The part of [addr, end) under one page of upper entries, which is all of it.  Returns where it ends."""
-    mm = current_mm()
+    mm = tlb_mm(tlb)
     while addr < end:
+        if FULL:
+            addr = pmd_next_used(mm, addr, end)
         next: vpn_t = pmd_addr_end(addr, end)
-        if not pmd_none(mm, pmd_index(addr)):
+        if addr < end and not pmd_none(mm, pmd_index(addr)):
             next = zap_pte_range(tlb, pmd_index(addr), addr, next)
         addr = next
         seq_point()  # cond_resched
@@ -121,7 +152,9 @@ def unmap_single_vma(tlb: ptr[mmu_gather], vma: ptr[vm_area_struct], start_addr:
 
 
 def unmap_vmas(tlb: ptr[mmu_gather], vma: ptr[vm_area_struct], start_addr: vpn_t, end_addr: vpn_t):
-    """Unmap [start_addr, end_addr) of a chain of VMAs."""
+    """Unmap [start_addr, end_addr) of a chain of VMAs, which go as well."""
+    if FULL:
+        tlb.drop_markers = True
     while vma and vma.vm_start < end_addr:
         unmap_single_vma(tlb, vma, start_addr, end_addr)
         vma = vma.vm_next
@@ -142,12 +175,21 @@ def zap_page_range(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t):
     tlb_finish_mmu(tlb, start, end)
 
 
+def zap_page_range_single(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t):
+    """Unmap the pages of [start, end), which lies in `vma`, of any address space.  Markers stay."""
+    tlb = tlb_gather_mmu(vma_mm(vma), start, end)
+    unmap_single_vma(tlb, vma, start, end)
+    tlb_finish_mmu(tlb, start, end)
+
+
 # -- freeing page tables
 def free_pte_range(tlb: ptr[mmu_gather], pmd: pmd_t, addr: vpn_t):
     """Take a table out of the upper level.  It is freed after the flush, when no walk can be in it."""
-    mm = current_mm()
+    mm = tlb_mm(tlb)
     token = mm.pmd[pmd]
     mm.pmd[pmd] = NULL
+    if FULL:
+        mm.pmd_group[pmd // PMDS_PER_GROUP] -= 1
     pte_free_tlb(tlb, token, addr)
 
 
@@ -156,7 +198,7 @@ def free_pgd_range(tlb: ptr[mmu_gather], addr: vpn_t, end: vpn_t, floor: vpn_t, 
 
     Upper levels are not freed: their pages always exist here.
     """
-    mm = current_mm()
+    mm = tlb_mm(tlb)
     addr -= addr % PTRS_PER_PTE
     if addr < floor:
         addr = min(addr + PTRS_PER_PTE, NR_PAGES)
@@ -164,7 +206,9 @@ def free_pgd_range(tlb: ptr[mmu_gather], addr: vpn_t, end: vpn_t, floor: vpn_t, 
     if end > ceiling:
         end = end - min(end, PTRS_PER_PTE)
     while addr < end:
-        if not pmd_none(mm, pmd_index(addr)):
+        if FULL:
+            addr = pmd_next_used(mm, addr, end)
+        if addr < end and not pmd_none(mm, pmd_index(addr)):
             free_pte_range(tlb, pmd_index(addr), addr)
         addr = min(addr + PTRS_PER_PTE, NR_PAGES)
 
@@ -191,6 +235,44 @@ def free_pgtables(tlb: ptr[mmu_gather], vma: ptr[vm_area_struct], floor: vpn_t, 
 
 
 # -- mm/mprotect.c
+def can_change_pte_writable(pte: pte_t) -> bool:
+    """Whether mprotect saves the write fault: an anonymous page that is exclusive may be written at once.
+
+    Since commit 64fe24a3e05e (6.1); private mappings only, of shared ones the entry's own rights say it.
+    """
+    p = vm_normal_page(pte)
+    return p != NULL and PageAnon(p) and p.exclusive
+
+
+def change_pte_full(vma: ptr[vm_area_struct], oldpte: pte_t, newprot: pgprot_t) -> pte_t:
+    """The new entry, with FULL: upgrades, and markers that stay as they are."""
+    if not pte_present(oldpte):
+        return oldpte
+    pte: pte_t = pte_modify(oldpte, newprot)
+    if LINUX >= 601 and vma.vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE and can_change_pte_writable(pte):
+        pte = pte_mkwrite(pte)
+    return pte
+
+
+def change_pte_range_full(vma: ptr[vm_area_struct], addr: vpn_t, end: vpn_t, newprot: pgprot_t):
+    """change_pte_range where nobody looks on."""
+    table = pte_offset_map_lock(vma_mm(vma), pmd_index(addr))
+    while addr < end:
+        if table.pte[pte_index(addr)] != 0:
+            table.pte[pte_index(addr)] = change_pte_full(vma, table.pte[pte_index(addr)], newprot)
+        addr += 1
+    pte_unmap_unlock(table)
+
+
+def change_protection_full(vma: ptr[vm_area_struct], addr: vpn_t, end: vpn_t, newprot: pgprot_t):
+    while addr < end:
+        addr = pmd_next_used(vma_mm(vma), addr, end)
+        if addr < end:
+            next: vpn_t = pmd_addr_end(addr, end)
+            change_pte_range_full(vma, addr, next, newprot)
+            addr = next
+
+
 def change_pte_range(pmd: pmd_t, addr: vpn_t, end: vpn_t, newprot: pgprot_t) -> vpn_t:
     """Give the entries of [addr, end), which lie in one table, new rights.  Returns how many there were.
 
@@ -213,6 +295,9 @@ def change_pte_range(pmd: pmd_t, addr: vpn_t, end: vpn_t, newprot: pgprot_t) -> 
 def change_protection(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t, newprot: pgprot_t):
     mm = current_mm()
     BUG_ON(start >= end)
+    if FULL:
+        change_protection_full(vma, start, end, newprot)
+        return
     addr: vpn_t = start
     pages: vpn_t = 0
     while addr < end:

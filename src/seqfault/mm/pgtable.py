@@ -214,9 +214,8 @@ def pte_alloc(pmd: pmd_t) -> errno_t:
 
 def pte_alloc_map(mm: ptr[mm_struct], address: vpn_t) -> ptr[pte_table]:
     """The table of `address` in any address space, made if need be; NULL when memory is short."""
-    if pmd_none(mm, pmd_index(address)):
-        if __pte_alloc(mm, pmd_index(address)) != 0:
-            return NULL
+    if pmd_none(mm, pmd_index(address)) and __pte_alloc(mm, pmd_index(address)) != 0:
+        return NULL
     return mm.pmd[pmd_index(address)]
 
 
