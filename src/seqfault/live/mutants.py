@@ -229,7 +229,7 @@ def make(fn: Func, kind: str, index: int, line: int, change: Callable[[Any], Non
     return Mutant(fn, tree, src.file, src.name, line, kind.split()[0], before, after)
 
 
-def draw(o: Options, count: int, seed: int) -> Iterator[Mutant]:
+def draw(o: Options, seed: int) -> Iterator[Mutant]:
     """Mutants without end, in an order given by the seed; the same kinds share the draws evenly."""
     by_kind: dict[str, list[tuple[Func, str, int, int, Any]]] = {}
     for fn, lines in sorted(compiled_lines(o).items(), key=lambda x: (source_of(x[0]).file, x[1] and min(x[1]))):
@@ -313,17 +313,24 @@ def try_mutant(m: Mutant, o: Options, known: Sequence[Recorded], kernel: Any, sm
 
 
 def study(
-    o: Options, count: int, seed: int, note: Callable[[Study, str], None] | None = None, small: bool = True
+    o: Options,
+    count: int,
+    seed: int,
+    note: Callable[[Study, str], None] | None = None,
+    small: bool = True,
+    share: tuple[int, int] = (0, 1),
 ) -> Study:
-    """Draw mutants until `count` of them compile, and try each."""
+    """Draw mutants until `count` of them compile, and try each.  `share` (k, n): only every n-th, from the k-th."""
     s = Study()
     kernel = open_kernel(o)
     try:
         known = record(kernel, o)
         s.operations = sum(len(r.rows) for r in known)
-        for m in draw(o, count, seed):
+        for number, m in enumerate(draw(o, seed)):
             if len(s.outcomes) >= count:
                 break
+            if number % share[1] != share[0]:
+                continue
             t = time.perf_counter()
             try:
                 s.outcomes.append(try_mutant(m, o, known, kernel, small))
