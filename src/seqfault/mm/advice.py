@@ -6,12 +6,9 @@ VMAs as mprotect does.
 
 from __future__ import annotations
 
-from seqfault.mm.guard import madvise_guard_install, madvise_guard_remove
-from seqfault.mm.populate import madvise_populate
-from seqfault.mm.truncate import vfs_punch_hole
-
 from seqfault.kernel import NULL, integer, ptr
 from seqfault.kernel.rwsem import down_read, down_write, up_read, up_write
+from seqfault.mm.guard import madvise_guard_install, madvise_guard_remove
 from seqfault.mm.limits import map_count_full, vma_is_sealed
 from seqfault.mm.memory import madvise_free_single_vma, zap_page_range_single
 from seqfault.mm.modify import vma_modify_flags
@@ -41,6 +38,8 @@ from seqfault.mm.opcodes import (
     MADV_WILLNEED,
     MADV_WIPEONFORK,
 )
+from seqfault.mm.populate import madvise_populate
+from seqfault.mm.truncate import vfs_punch_hole
 from seqfault.mm.types import (
     EACCES,
     EAGAIN,
@@ -100,9 +99,7 @@ def madvise_need_mmap_write(behavior: advice_t) -> bool:
     """Whether vm_flags change."""
     if behavior == MADV_REMOVE or behavior == MADV_WILLNEED or behavior == MADV_DONTNEED:
         return False
-    if behavior == MADV_DONTNEED_LOCKED or behavior == MADV_FREE or behavior >= MADV_COLD:
-        return False
-    return True
+    return not (behavior == MADV_DONTNEED_LOCKED or behavior == MADV_FREE or behavior >= MADV_COLD)
 
 
 def is_discard(behavior: advice_t) -> bool:

@@ -9,9 +9,6 @@ TASK_SIZE on have defined answers; for the rest the result is OUTSIDE.
 
 from __future__ import annotations
 
-from seqfault.mm.populate import mm_populate
-from seqfault.mm.truncate import file_write, vfs_truncate
-
 from seqfault.kernel import NULL, Size, index_of, integer, pool_object, ptr, wrap_s64
 from seqfault.kernel.rwsem import down_write, up_write
 from seqfault.mm.advice import do_madvise, madvise_behavior_valid
@@ -45,6 +42,8 @@ from seqfault.mm.opcodes import (
     UAPI_PROT_GROWSUP,
     WINDOW_BASE,
 )
+from seqfault.mm.populate import mm_populate
+from seqfault.mm.truncate import file_write, vfs_truncate
 from seqfault.mm.types import (
     EBADF,
     EFAULT,
@@ -234,6 +233,10 @@ def check_new_addr(addr: s64, old_len: s64, new_addr: s64, new_len: s64) -> bool
     return not overlap(addr, old_len, new_addr, new_len)
 
 
+def nothing_at(addr: s64) -> bool:
+    return unmapped(addr) or (in_window(addr, 1) and not vma_lookup(current_mm(), page_of(addr)))
+
+
 def check_mremap_params(addr: s64, old_len: s64, new_len: s64, flags: s64, new_addr: s64) -> errno_t:
     """Up to 6.15 the new address is looked at with mmap_sem held, from 5.16 on after the old one."""
     if LINUX < 507 and flags & MREMAP_DONTUNMAP:
@@ -254,9 +257,8 @@ def check_mremap_params(addr: s64, old_len: s64, new_len: s64, flags: s64, new_a
     if LINUX >= 616:
         if below(TASK_SIZE_BYTES, new_len):
             return -EINVAL
-    elif LINUX >= 516:
-        if unmapped(addr) or (in_window(addr, 1) and not vma_lookup(current_mm(), page_of(addr))):
-            return -EFAULT
+    elif LINUX >= 516 and nothing_at(addr):
+        return -EFAULT
     if moves and not check_new_addr(addr, old_len, new_addr, new_len):
         return -EINVAL
     return 0

@@ -6,12 +6,11 @@ not modelled: nothing is reclaimed.
 
 from __future__ import annotations
 
-from seqfault.mm.populate import __mm_populate, mm_populate
-
 from seqfault.kernel import NULL, ptr
 from seqfault.kernel.rwsem import down_write, up_write
 from seqfault.mm.modify import vma_modify_flags
 from seqfault.mm.opcodes import MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT
+from seqfault.mm.populate import __mm_populate, mm_populate
 from seqfault.mm.types import (
     EAGAIN,
     EFAULT,
@@ -132,7 +131,7 @@ def apply_mlockall_flags(mm: ptr[mm_struct], flags: flags_t):
     vma = mm.mmap
     while vma:
         newflags: flags_t = vma.vm_flags & ~VM_LOCKED_MASK | to_add
-        error, prev = mlock_fixup(mm, vma, prev, vma.vm_start, vma.vm_end, newflags)
+        _, prev = mlock_fixup(mm, vma, prev, vma.vm_start, vma.vm_end, newflags)
         vma = prev.vm_next
 
 

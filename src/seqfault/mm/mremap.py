@@ -6,9 +6,6 @@ unmaps.  Both texts are here.  Lengths may be larger than the model's space; pag
 
 from __future__ import annotations
 
-from seqfault.mm.move import move_page_tables
-from seqfault.mm.populate import mm_populate
-
 from seqfault.kernel import NULL, integer, kmem_cache_alloc, kmem_cache_free, ptr, struct, the
 from seqfault.kernel.rwsem import down_write, up_write
 from seqfault.mm.anon_vma import anon_vma_clone, unlink_anon_vmas
@@ -16,6 +13,7 @@ from seqfault.mm.file import get_file
 from seqfault.mm.limits import may_expand_vm, sysctl_max_map_count, vm_stat_account, vma_is_sealed
 from seqfault.mm.mmap import do_munmap
 from seqfault.mm.modify import vma_merge_copied, vma_merge_extend
+from seqfault.mm.move import move_page_tables
 from seqfault.mm.opcodes import (
     MREMAP_DONTUNMAP,
     MREMAP_FIXED,
@@ -23,6 +21,7 @@ from seqfault.mm.opcodes import (
     UAPI_MAP_FIXED,
     UAPI_MAP_SHARED,
 )
+from seqfault.mm.populate import mm_populate
 from seqfault.mm.slab import mm_alloc_fails
 from seqfault.mm.types import (
     EFAULT,
@@ -167,8 +166,6 @@ def dontunmap_complete(vrm: ptr[vma_remap_struct], new_vma: ptr[vm_area_struct])
     nothing of it stays in use."""
     vma = vrm.vma
     vma.vm_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)
-    if LINUX >= 616:
-        vma.vm_flags &= ~VM_ACCOUNT
     if new_vma != vma and vma.vm_start == vrm.addr and vma.vm_end == vrm.addr + vrm.old_len:
         unlink_anon_vmas(vma)
         vma.anon_vma = NULL

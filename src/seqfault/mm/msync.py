@@ -5,13 +5,12 @@ Whether data reached a disk is not visible in an address space; what msync does 
 
 from __future__ import annotations
 
-from seqfault.mm.truncate import find_get_page
-
 from seqfault.kernel import NULL, Size, array, integer, ptr, struct, the
 from seqfault.kernel.rwsem import down_read, up_read
 from seqfault.mm.frames import linear_page_index
 from seqfault.mm.opcodes import MS_ASYNC, MS_INVALIDATE
 from seqfault.mm.pgtable import pte_at, pte_present
+from seqfault.mm.truncate import find_get_page
 from seqfault.mm.types import (
     ENOMEM,
     VM_LOCKED,

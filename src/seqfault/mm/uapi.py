@@ -1,72 +1,86 @@
-"""System calls as a program makes them: bytes in, errno out.  mm/mmap.c, mm/mprotect.c, mm/mremap.c, mm/madvise.c,
-mm/mlock.c, mm/mseal.c, mm/msync.c, mm/mincore.c, arch/x86/kernel/sys_x86_64.c; 4.12, 6.1, 6.18.
+"""A program's operations, one at a time, and what it can see after each.
 
-Here are the checks that Linux makes before it takes mmap_sem, in its order, on 64-bit unsigned numbers; what comes
-behind them has pages.  The model has the window [UAPI_BASE, UAPI_BASE + NR_PAGES pages) of the address space, and
-everything else is occupied: of addresses outside only 0 and those from TASK_SIZE on have defined answers; for the
-rest the result is OUTSIDE.
+The entries that `AddressSpace`, `fuzz` and the replay of recordings are compiled from: `uapi_init` once, then for each
+operation fill `uapi_request` (as in mm/opcodes.py) and call `uapi_step`, which emits one record (mm/observe.py).
 """
 
 from __future__ import annotations
 
-from seqfault.kernel import NULL, Size, array, emit, integer, pool_object, ptr, struct, the, wrap_s64
-from seqfault.mm.cpu import touch
-from seqfault.mm.filemap import file_init, mm_init
-from seqfault.mm.madvise import sys_madvise
-from seqfault.mm.mmap import TASK_SIZE
+from seqfault.kernel import NULL, Size, array, emit, pool_object, ptr, struct, the
+from seqfault.mm.exit import exit_mmap
+from seqfault.mm.filemap import mm_init
+from seqfault.mm.fork import dup_mm
+from seqfault.mm.ksys import (
+    ENOSYS,
+    FMODE_READ,
+    FMODE_WRITE,
+    ksys_brk,
+    ksys_ftruncate,
+    ksys_madvise,
+    ksys_mincore,
+    ksys_mlock,
+    ksys_mlock2,
+    ksys_mlockall,
+    ksys_mmap,
+    ksys_mprotect,
+    ksys_mremap,
+    ksys_mseal,
+    ksys_msync,
+    ksys_munlockall,
+    ksys_munmap,
+    ksys_pwrite,
+    s64,
+    user_byte,
+    vm_mmap_pgoff,
+)
+from seqfault.mm.msync import mincore_vec
 from seqfault.mm.observe import observe_mm, uapi_observed, uapi_vmflags
 from seqfault.mm.opcodes import (
     ABSENT,
-    MADV_DONTNEED,
+    OP_BRK,
+    OP_EXIT,
+    OP_FORK,
+    OP_FTRUNCATE,
     OP_MADVISE,
+    OP_MAP_COUNT,
+    OP_MINCORE,
+    OP_MLOCK,
+    OP_MLOCK2,
+    OP_MLOCKALL,
     OP_MMAP,
     OP_MPROTECT,
+    OP_MREMAP,
+    OP_MSEAL,
+    OP_MSYNC,
+    OP_MUNLOCK,
+    OP_MUNLOCKALL,
     OP_MUNMAP,
+    OP_PWRITE,
     OP_READ,
+    OP_RLIMIT_AS,
     OP_START,
     OP_WRITE,
     PAGE_SIZE,
-    TASK_SIZE_BYTES,
-    UAPI_MAP_ANONYMOUS,
     UAPI_MAP_FIXED,
-    UAPI_MAP_FIXED_NOREPLACE,
-    UAPI_MAP_GROWSDOWN,
-    WINDOW_BASE,
+    UAPI_MAP_SHARED,
 )
-from seqfault.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
+from seqfault.mm.truncate import file_write, vfs_truncate
 from seqfault.mm.types import (
-    EBADF,
-    EINVAL,
-    ENOMEM,
-    EOVERFLOW,
-    LINUX,
-    MAP_ANONYMOUS,
-    MAP_FIXED,
-    MAP_GROWSDOWN,
-    MAP_PRIVATE,
-    MAP_SHARED,
-    NR_FILES,
     NR_MMS,
     NR_PAGES,
-    NR_TEST_FILES,
-    PGOFF_MAX,
     PROT_NONE,
-    SIGSEGV,
+    current_mm,
     file,
     mm_struct,
+    pgoff_t,
     task_mm,
 )
 
-UAPI_BASE = Size("UAPI_BASE", WINDOW_BASE)
-HEAP_PAGE = Size("HEAP_PAGE", 0)
+HEAP_PAGE = Size("HEAP_PAGE", 0)  # where the heap begins; 0: no brk
 FENCE = Size("FENCE", 1)  # whether the first and the last page of the window are occupied
-FENCE_FILE, DISK_FILE = 3, 2
-
-OUTSIDE = -2001  # the result of an operation of which the model cannot say anything
-NOSYS = -38
-SIGNALLED = -1000  # READ, WRITE: this minus the signal
-
-s64 = integer(-(1 << 63), (1 << 63) - 1, "s64")
+TEST_FILES = Size("TEST_FILES", 1)  # whether files 0 to 5 are those of mm/opcodes.py
+DISK_FILE, FENCE_FILE, READ_ONLY_FILE, WRITE_ONLY_FILE = 2, 3, 4, 5
+DISK_PAGES, DISK_DATA = 6, 0x60  # page i of the file on disk begins with byte DISK_DATA + i
 
 
 @struct(pool=1, private=True)
@@ -86,161 +100,9 @@ class uapi_request:
 
 @struct(pool=1, private=True)
 class uapi_world:
-    """What is not the address space's: which processes live; mincore's vector."""
+    """Which processes live."""
 
     alive: array[bool, NR_MMS]
-    vec_pages: integer(0, NR_PAGES)
-    vec: array[bool, NR_PAGES]
-
-
-# -- unsigned numbers
-def below(a: s64, b: s64) -> bool:
-    """a < b as unsigned numbers."""
-    if (a < 0) != (b < 0):
-        return b < 0
-    return a < b
-
-
-def page_align(len: s64) -> s64:
-    """PAGE_ALIGN: up to whole pages; wraps to 0."""
-    return wrap_s64(len + (PAGE_SIZE - 1)) & ~(PAGE_SIZE - 1)
-
-
-def unaligned(addr: s64) -> bool:
-    return addr & (PAGE_SIZE - 1) != 0
-
-
-def in_window(start: s64, len: s64) -> bool:
-    """Whether [start, start + len), aligned and not wrapping, lies in the window."""
-    if below(start, UAPI_BASE) or below(UAPI_BASE + NR_PAGES * PAGE_SIZE, start):
-        return False
-    return not below(UAPI_BASE + NR_PAGES * PAGE_SIZE - start, len)
-
-
-def page_of(addr: s64) -> s64:
-    return (addr - UAPI_BASE) // PAGE_SIZE
-
-
-def address_of(page_or_errno: s64) -> s64:
-    """The result of what returns an address."""
-    if page_or_errno < 0:
-        return page_or_errno
-    return UAPI_BASE + page_or_errno * PAGE_SIZE
-
-
-def unmapped(start: s64) -> bool:
-    """Whether `start` lies where Linux surely has nothing: in page 0, or behind the end of user space."""
-    return (start >= 0 and start < PAGE_SIZE) or not below(start, TASK_SIZE_BYTES)
-
-
-# -- system calls
-def ksys_mmap(addr: s64, len: s64, prot: s64, flags: s64, fd: s64, off: s64) -> s64:
-    if unaligned(off):
-        return -EINVAL
-    f: ptr[file] = NULL
-    if not flags & UAPI_MAP_ANONYMOUS:
-        if fd < 0 or fd >= NR_TEST_FILES or fd >= NR_FILES:
-            return -EBADF
-        f = pool_object(file, fd)
-    if len == 0:
-        return -EINVAL
-    len = page_align(len)
-    if len == 0:
-        return -ENOMEM
-    pages: s64 = len // PAGE_SIZE
-    pgoff: s64 = off // PAGE_SIZE
-    if off < 0:
-        pgoff += 1 << 52
-    if len < 0:
-        pages += 1 << 52
-    if pages > TASK_SIZE:
-        return -ENOMEM
-    if pgoff + pages > PGOFF_MAX:
-        return -EOVERFLOW
-    at: s64 = 0
-    fixed = flags & UAPI_MAP_FIXED != 0 or (LINUX >= 417 and flags & UAPI_MAP_FIXED_NOREPLACE != 0)
-    if fixed:
-        if below(TASK_SIZE_BYTES - len, addr):
-            return -ENOMEM
-        if unaligned(addr):
-            return -EINVAL
-        if not in_window(addr, len):
-            return OUTSIDE
-        at = page_of(addr)
-    elif in_window(addr & ~(PAGE_SIZE - 1), len):
-        at = page_of(addr & ~(PAGE_SIZE - 1))
-    how: s64 = flags & (MAP_SHARED | MAP_PRIVATE)
-    if flags & UAPI_MAP_ANONYMOUS:
-        how |= MAP_ANONYMOUS
-    if fixed:
-        how |= MAP_FIXED
-    if flags & UAPI_MAP_GROWSDOWN:
-        how |= MAP_GROWSDOWN
-    return address_of(sys_mmap(at, pages, prot & 7, how, f, pgoff))
-
-
-def ksys_munmap(start: s64, len: s64) -> s64:
-    if unaligned(start) or below(TASK_SIZE_BYTES, start) or below(TASK_SIZE_BYTES - start, len):
-        return -EINVAL
-    len = page_align(len)
-    if len == 0:
-        return -EINVAL
-    if unmapped(start) and len <= PAGE_SIZE:
-        return 0
-    if not in_window(start, len):
-        return OUTSIDE
-    return sys_munmap(page_of(start), len // PAGE_SIZE)
-
-
-def ksys_mprotect(start: s64, len: s64, prot: s64) -> s64:
-    if unaligned(start):
-        return -EINVAL
-    if len == 0:
-        return 0
-    len = page_align(len)
-    end: s64 = wrap_s64(start + len)
-    if not below(start, end):
-        return -ENOMEM
-    if prot & ~15 != 0:
-        return -EINVAL
-    if unmapped(start):
-        return -ENOMEM
-    if not in_window(start, len):
-        return OUTSIDE
-    return sys_mprotect(page_of(start), len // PAGE_SIZE, prot & 7)
-
-
-def ksys_madvise(start: s64, len_in: s64, advice: s64) -> s64:
-    if advice != MADV_DONTNEED:
-        return -EINVAL
-    if unaligned(start):
-        return -EINVAL
-    len: s64 = page_align(len_in)
-    if len_in != 0 and len == 0:
-        return -EINVAL
-    end: s64 = wrap_s64(start + len)
-    if below(end, start):
-        return -EINVAL
-    if end == start:
-        return 0
-    if unmapped(start):
-        return -ENOMEM
-    if not in_window(start, len):
-        return OUTSIDE
-    return sys_madvise(page_of(start), len // PAGE_SIZE)
-
-
-def user_byte(addr: s64, write: bool, value: s64) -> s64:
-    """A load or a store of one byte.  Of a page's bytes the model has the first one."""
-    page_addr: s64 = addr & ~(PAGE_SIZE - 1)
-    if unmapped(addr):
-        return SIGNALLED - SIGSEGV
-    if not in_window(page_addr, PAGE_SIZE):
-        return OUTSIDE
-    ret: s64 = touch(page_of(page_addr), write, value)
-    if ret < 0:
-        return SIGNALLED + ret + 100
-    return ret
 
 
 # -- processes
@@ -251,15 +113,45 @@ def uapi_process(who: s64):
 
 
 def fence(addr: s64):
-    ret: s64 = sys_mmap(addr, 1, PROT_NONE, MAP_SHARED | MAP_FIXED, pool_object(file, FENCE_FILE), 0)
+    ret: s64 = vm_mmap_pgoff(addr, 1, PROT_NONE, UAPI_MAP_SHARED | UAPI_MAP_FIXED, pool_object(file, FENCE_FILE), 0)
     assert ret >= 0
 
 
+def test_file(number: s64, mode: s64, shmem: bool, mapping: ptr[file]):
+    f = pool_object(file, number)
+    f.f_mode = mode
+    f.shmem = shmem
+    f.f_mapping = mapping
+
+
+def resize(number: s64, pages: pgoff_t):
+    """Empty the file, so that nothing is in its page cache, and make it `pages` long."""
+    f = pool_object(file, number)
+    vfs_truncate(f, 0)
+    vfs_truncate(f, pages * PAGE_SIZE)
+
+
+def test_files():
+    """The files as they are when a program starts: two with holes, and one that was written."""
+    resize(0, 8)
+    resize(1, 4)
+    resize(DISK_FILE, DISK_PAGES)
+    resize(FENCE_FILE, 1)
+    for i in range(DISK_PAGES):
+        file_write(pool_object(file, DISK_FILE), i, DISK_DATA + i)
+
+
 def uapi_start():
-    """The window of a fresh process."""
-    world = the(uapi_world)
-    world.alive[0] = True
+    """The window of a fresh process 0."""
     uapi_process(0)
+    mm = current_mm()
+    mm.start_brk = HEAP_PAGE * PAGE_SIZE
+    mm.brk = HEAP_PAGE * PAGE_SIZE
+    mm.def_flags = 0
+    mm.rlimit_as = 0
+    mm.max_map_count = 0
+    mm.locked_vm = 0
+    the(uapi_world).alive[0] = True
     if FENCE:
         fence(0)
         fence(NR_PAGES - 1)
@@ -269,9 +161,15 @@ def uapi_init():
     """Once, before everything: the zero page and the files."""
     seen = the(uapi_observed)
     mm_init()
-    file_init(0, 8)
-    file_init(1, 4)
-    file_init(DISK_FILE, 6)
+    if TEST_FILES:
+        both: s64 = FMODE_READ | FMODE_WRITE
+        test_file(0, both, True, NULL)
+        test_file(1, both, True, NULL)
+        test_file(DISK_FILE, both, False, NULL)
+        test_file(FENCE_FILE, both, True, NULL)
+        test_file(READ_ONLY_FILE, FMODE_READ, False, pool_object(file, DISK_FILE))
+        test_file(WRITE_ONLY_FILE, FMODE_WRITE, False, pool_object(file, DISK_FILE))
+        test_files()
     seen.pages = True
     seen.nr_spans = 1
     seen.start[0] = 0
@@ -279,18 +177,52 @@ def uapi_init():
     uapi_start()
 
 
+def uapi_fork(who: s64) -> s64:
+    world = the(uapi_world)
+    if who != 0 or NR_MMS < 2 or world.alive[1]:
+        return ABSENT
+    ret: s64 = dup_mm(pool_object(mm_struct, 1), pool_object(mm_struct, 0))
+    if ret == 0:
+        world.alive[1] = True
+    return ret
+
+
 def uapi_exit(who: s64) -> s64:
+    if who == 0:
+        return ABSENT
+    exit_mmap(pool_object(mm_struct, who))
     the(uapi_world).alive[who] = False
-    uapi_process(who)
-    return sys_munmap(0, NR_PAGES)
+    uapi_process(0)
+    return 0
 
 
 def uapi_restart() -> s64:
+    """A new program: everybody leaves, the files are as they were."""
     world = the(uapi_world)
     for i in range(NR_MMS):
         if world.alive[i]:
-            uapi_exit(i)
+            uapi_process(i)
+            exit_mmap(pool_object(mm_struct, i))
+            world.alive[i] = False
+    if TEST_FILES:
+        test_files()
     uapi_start()
+    return 0
+
+
+def uapi_rlimit_as(pages: s64) -> s64:
+    """RLIMIT_AS: as many pages more than are mapped now; negative: no limit."""
+    mm = current_mm()
+    if pages < 0:
+        mm.rlimit_as = 0
+    else:
+        mm.rlimit_as = mm.total_vm + pages + 1
+    return 0
+
+
+def uapi_map_count(more: s64) -> s64:
+    mm = current_mm()
+    mm.max_map_count = mm.map_count + more
     return 0
 
 
@@ -307,16 +239,52 @@ def uapi_do(r: ptr[uapi_request]) -> s64:
         return ksys_munmap(r.a0, r.a1)
     if op == OP_MPROTECT:
         return ksys_mprotect(r.a0, r.a1, r.a2)
+    if op == OP_MREMAP:
+        return ksys_mremap(r.a0, r.a1, r.a2, r.a3, r.a4)
     if op == OP_MADVISE:
         return ksys_madvise(r.a0, r.a1, r.a2)
-    return NOSYS
+    if op == OP_MLOCK:
+        return ksys_mlock(r.a0, r.a1, True, False)
+    if op == OP_MLOCK2:
+        return ksys_mlock2(r.a0, r.a1, r.a2)
+    if op == OP_MUNLOCK:
+        return ksys_mlock(r.a0, r.a1, False, False)
+    if op == OP_BRK:
+        return ksys_brk(r.a0)
+    if op == OP_FORK:
+        return uapi_fork(r.who)
+    if op == OP_EXIT:
+        return uapi_exit(r.who)
+    return uapi_do_rare(r, op)
+
+
+def uapi_do_rare(r: ptr[uapi_request], op: s64) -> s64:
+    if op == OP_FTRUNCATE:
+        return ksys_ftruncate(r.a0, r.a1)
+    if op == OP_RLIMIT_AS:
+        return uapi_rlimit_as(r.a0)
+    if op == OP_MSEAL:
+        return ksys_mseal(r.a0, r.a1, r.a2)
+    if op == OP_MINCORE:
+        return ksys_mincore(r.a0, r.a1)
+    if op == OP_MSYNC:
+        return ksys_msync(r.a0, r.a1, r.a2)
+    if op == OP_MLOCKALL:
+        return ksys_mlockall(r.a0)
+    if op == OP_MUNLOCKALL:
+        return ksys_munlockall()
+    if op == OP_PWRITE:
+        return ksys_pwrite(r.a0, r.a1, r.a2)
+    if op == OP_MAP_COUNT:
+        return uapi_map_count(r.a0)
+    return -ENOSYS
 
 
 def uapi_op():
     """Perform the request."""
     r = the(uapi_request)
     world = the(uapi_world)
-    world.vec_pages = 0
+    the(mincore_vec).nr = 0
     if r.op == OP_START:
         r.result = uapi_restart()
     elif r.who < 0 or r.who >= NR_MMS or not world.alive[r.who]:
@@ -331,25 +299,27 @@ def uapi_observe():
     r = the(uapi_request)
     world = the(uapi_world)
     seen = the(uapi_observed)
+    out = the(mincore_vec)
+    detail = seen.detail_every != 0 and seen.row % max(seen.detail_every, 1) == 0
+    seen.row += 1
     mask: s64 = 0
     for i in range(NR_MMS):
         if i < 2 and world.alive[i]:
             mask |= 1 << i
-    detail = seen.detail_every != 0 and seen.row % max(seen.detail_every, 1) == 0
-    seen.row += 1
     if detail:
         mask |= 4
-    if world.vec_pages != 0:
+    vector = r.op == OP_MINCORE and r.result == 0
+    if vector:
         mask |= 8
     emit(r.result)
     emit(mask)
     for i in range(NR_MMS):
         if world.alive[i]:
             observe_mm(pool_object(mm_struct, i))
-    if world.vec_pages != 0:
-        emit(world.vec_pages)
-        for i in range(world.vec_pages):
-            emit(world.vec[i])
+    if vector:
+        emit(out.nr)
+        for i in range(out.nr):
+            emit(out.vec[i])
     if detail:
         for i in range(NR_MMS):
             if world.alive[i]:
