@@ -1,0 +1,1 @@
+"""The program that runs operations on the live kernel, in raw Kernel Python (compile/raw.py)."""

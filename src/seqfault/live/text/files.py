@@ -1,0 +1,85 @@
+"""The test files, as every program finds them."""
+
+from __future__ import annotations
+
+from seqfault.compile.raw import load64, store8, store64, syscall6, text
+from seqfault.kernel import ptr
+from seqfault.live.abi import (
+    B_BYTE,
+    C_TOUCHED,
+    DISK_BYTE,
+    EXIT_SETUP,
+    FD_DISK,
+    FD_TEST,
+)
+from seqfault.live.text.calls import (
+    NR_FTRUNCATE,
+    NR_MEMFD_CREATE,
+    NR_PWRITE64,
+    O_CREAT,
+    O_RDONLY,
+    O_RDWR,
+    O_WRONLY,
+    call2,
+    exit_group,
+    move_fd,
+    open_at,
+)
+from seqfault.live.text.place import note_file
+from seqfault.live.text.state import runner, scratch
+from seqfault.mm.opcodes import PAGE_SIZE
+
+
+def make_memfd(name: int, to: int):
+    if move_fd(call2(NR_MEMFD_CREATE, name, 0), to) < 0:
+        exit_group(EXIT_SETUP)
+
+
+def open_files(s: ptr[runner]):
+    """Memory files 0, 1 and 3; file 2 on disk, which 4 and 5 are too."""
+    make_memfd(text("seqfault-0"), FD_TEST)
+    make_memfd(text("seqfault-1"), FD_TEST + 1)
+    make_memfd(text("seqfault-fence"), FD_TEST + 3)
+    call2(NR_FTRUNCATE, FD_TEST + 3, PAGE_SIZE)
+    if s.guest:
+        path = text("/seqfault-file")
+        open_at(path, O_RDWR | O_CREAT, FD_DISK)
+        open_at(path, O_RDONLY, FD_DISK + 1)
+        open_at(path, O_WRONLY, FD_DISK + 2)
+    move_fd(FD_DISK, FD_TEST + 2)
+    move_fd(FD_DISK + 1, FD_TEST + 4)
+    if move_fd(FD_DISK + 2, FD_TEST + 5) < 0:
+        exit_group(EXIT_SETUP)
+    note_file(s, 0, FD_TEST)
+    note_file(s, 1, FD_TEST + 1)
+    note_file(s, 2, FD_TEST + 2)
+    note_file(s, 3, FD_TEST + 3)
+    store64(C_TOUCHED, 7)
+
+
+def put_back(which: int, pages: int):
+    """A memory file of holes."""
+    call2(NR_FTRUNCATE, FD_TEST + which, 0)
+    call2(NR_FTRUNCATE, FD_TEST + which, pages * PAGE_SIZE)
+
+
+def write_byte(s: ptr[runner], fd: int, page: int, value: int) -> int:
+    """One byte at the start of a page of a file."""
+    at = scratch(s) + B_BYTE
+    store8(at, value)
+    return syscall6(NR_PWRITE64, fd, at, 1, page * PAGE_SIZE, 0, 0)
+
+
+def reset_files(s: ptr[runner]):
+    """What a program may have done to the files is undone, where it had the file in hand."""
+    touched = load64(C_TOUCHED)
+    if touched & 1:
+        put_back(0, 8)
+    if touched & 2:
+        put_back(1, 4)
+    if touched & 4:
+        call2(NR_FTRUNCATE, FD_TEST + 2, 0)
+        call2(NR_FTRUNCATE, FD_TEST + 2, 6 * PAGE_SIZE)
+        for i in range(6):
+            write_byte(s, FD_TEST + 2, i, DISK_BYTE + i)
+    store64(C_TOUCHED, 0)

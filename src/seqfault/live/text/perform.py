@@ -1,0 +1,211 @@
+"""Operations of a program, performed by the process that runs them."""
+
+from __future__ import annotations
+
+from seqfault.compile.raw import load8, load64, probe_read8, probe_write8, store64, syscall6, text
+from seqfault.kernel import ptr
+from seqfault.live.abi import (
+    B_BYTE,
+    B_TEXT,
+    B_VECTOR,
+    C_TOUCHED,
+    C_VECTOR,
+    C_VECTOR_WHO,
+    FD_NONE,
+    FD_TEST,
+    NR_TEST_FILES,
+    TASK_END,
+    TEXT_BYTES,
+)
+from seqfault.live.text.calls import (
+    NR_BRK,
+    NR_CLOSE,
+    NR_FTRUNCATE,
+    NR_MADVISE,
+    NR_MINCORE,
+    NR_MLOCK,
+    NR_MLOCK2,
+    NR_MLOCKALL,
+    NR_MMAP,
+    NR_MPROTECT,
+    NR_MREMAP,
+    NR_MSEAL,
+    NR_MSYNC,
+    NR_MUNLOCK,
+    NR_MUNLOCKALL,
+    NR_MUNMAP,
+    NR_OPEN,
+    NR_SETRLIMIT,
+    O_RDONLY,
+    PROT_READ,
+    RLIMIT_AS,
+    call1,
+    call2,
+    call3,
+    next_line,
+    read_all,
+    read_decimal,
+    read_hex,
+)
+from seqfault.live.text.files import write_byte
+from seqfault.live.text.state import runner, scratch
+from seqfault.mm.opcodes import (
+    OP_BRK,
+    OP_FTRUNCATE,
+    OP_MADVISE,
+    OP_MAP_COUNT,
+    OP_MINCORE,
+    OP_MLOCK,
+    OP_MLOCK2,
+    OP_MLOCKALL,
+    OP_MMAP,
+    OP_MPROTECT,
+    OP_MREMAP,
+    OP_MSEAL,
+    OP_MSYNC,
+    OP_MUNLOCK,
+    OP_MUNLOCKALL,
+    OP_MUNMAP,
+    OP_PWRITE,
+    OP_READ,
+    OP_RLIMIT_AS,
+    OP_WRITE,
+    PAGE_SIZE,
+    WINDOW_BASE,
+)
+
+UNLIMITED = -1
+MAX_MAP_COUNT = 65530  # vm.max_map_count
+NOT_HERE = -38
+
+
+def file_descriptor(fd: int) -> int:
+    """The descriptor of a test file; another number stands for one that is not open."""
+    if fd == -1:
+        return -1
+    if fd < 0 or fd >= NR_TEST_FILES:
+        return FD_NONE
+    # files 2, 4 and 5 are one
+    which = 2 if fd > 3 else fd
+    store64(C_TOUCHED, load64(C_TOUCHED) | 1 << which)
+    return FD_TEST + fd
+
+
+def mincore(s: ptr[runner], addr: int, size: int) -> int:
+    r = call3(NR_MINCORE, addr, size, scratch(s) + B_VECTOR)
+    if r == 0:
+        store64(C_VECTOR, (size + PAGE_SIZE - 1) // PAGE_SIZE)
+        store64(C_VECTOR_WHO, s.who)
+    return r
+
+
+def set_limit(s: ptr[runner], limit: int) -> int:
+    at = scratch(s) + B_BYTE
+    store64(at, limit)
+    store64(at + 8, UNLIMITED)
+    return call2(NR_SETRLIMIT, RLIMIT_AS, at)
+
+
+def total_vm(s: ptr[runner]) -> int:
+    """Pages of this address space: the first number of /proc/self/statm."""
+    at = scratch(s) + B_TEXT
+    fd = call2(NR_OPEN, text("/proc/self/statm"), O_RDONLY)
+    read_all(fd, at, 256)
+    call1(NR_CLOSE, fd)
+    n, at = read_decimal(at)
+    return n
+
+
+def rlimit_as(s: ptr[runner], pages: int) -> int:
+    """At most so many pages more."""
+    if pages < 0:
+        return set_limit(s, UNLIMITED)
+    return set_limit(s, (total_vm(s) + pages) * PAGE_SIZE)
+
+
+def map_count(s: ptr[runner]) -> int:
+    """How many VMAs this address space has: the lines of /proc/self/maps, without the one of vsyscall."""
+    buf = scratch(s) + B_TEXT
+    fd = call2(NR_OPEN, text("/proc/self/maps"), O_RDONLY)
+    n = 0
+    got = 0
+    while True:
+        r = syscall6(17, fd, buf, TEXT_BYTES // 2, got, 0, 0)
+        if r <= 0:
+            break
+        at = buf
+        while at < buf + r:
+            start, at = read_hex(at)
+            if start >= 0 and start < TASK_END and load8(at) == 45:
+                n += 1
+            at = next_line(at, buf + r)
+        got += r
+    call1(NR_CLOSE, fd)
+    return n
+
+
+def limit_map_count(s: ptr[runner], more: int) -> int:
+    """At most `more` VMAs from now on: what fills the address space above the window is split into so many."""
+    n = map_count(s)
+    at = WINDOW_BASE + (s.nr_pages + 16) * PAGE_SIZE
+    while n + 2 <= MAX_MAP_COUNT - more:
+        if call3(NR_MPROTECT, at, PAGE_SIZE, PROT_READ) < 0:
+            break
+        at += 2 * PAGE_SIZE
+        n += 2
+    if n < MAX_MAP_COUNT - more:
+        # one VMA more: the first page of the last piece, whose neighbour below is what it was made like
+        call3(NR_MPROTECT, at - PAGE_SIZE, PAGE_SIZE, 2)
+    return 0
+
+
+def perform(s: ptr[runner], row: int) -> int:
+    """One operation; `row`: the address of its eight words.  Its result as the system call gives it."""
+    op = load64(row)
+    a = load64(row + 16)
+    b = load64(row + 24)
+    c = load64(row + 32)
+    d = load64(row + 40)
+    e = load64(row + 48)
+    f = load64(row + 56)
+    if op == OP_READ:
+        return probe_read8(a)
+    if op == OP_WRITE:
+        return probe_write8(a, b)
+    if op == OP_MMAP:
+        return syscall6(NR_MMAP, a, b, c, d, file_descriptor(e), f)
+    if op == OP_MUNMAP:
+        return call2(NR_MUNMAP, a, b)
+    if op == OP_MPROTECT:
+        return call3(NR_MPROTECT, a, b, c)
+    if op == OP_MREMAP:
+        return syscall6(NR_MREMAP, a, b, c, d, e, 0)
+    if op == OP_MADVISE:
+        return call3(NR_MADVISE, a, b, c)
+    if op == OP_MLOCK:
+        return call2(NR_MLOCK, a, b)
+    if op == OP_MLOCK2:
+        return call3(NR_MLOCK2, a, b, c)
+    if op == OP_MUNLOCK:
+        return call2(NR_MUNLOCK, a, b)
+    if op == OP_BRK:
+        return call1(NR_BRK, a)
+    if op == OP_FTRUNCATE:
+        return call2(NR_FTRUNCATE, file_descriptor(a), b)
+    if op == OP_RLIMIT_AS:
+        return rlimit_as(s, a)
+    if op == OP_MSEAL:
+        return call3(NR_MSEAL, a, b, c)
+    if op == OP_MINCORE:
+        return mincore(s, a, b)
+    if op == OP_MSYNC:
+        return call3(NR_MSYNC, a, b, c)
+    if op == OP_MLOCKALL:
+        return call1(NR_MLOCKALL, a)
+    if op == OP_MUNLOCKALL:
+        return call1(NR_MUNLOCKALL, 0)
+    if op == OP_PWRITE:
+        return write_byte(s, file_descriptor(a), b, c)
+    if op == OP_MAP_COUNT:
+        return limit_map_count(s, a)
+    return NOT_HERE

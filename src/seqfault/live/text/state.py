@@ -1,0 +1,36 @@
+"""What each process of the runner keeps for itself."""
+
+from __future__ import annotations
+
+from seqfault.kernel import array, ptr, struct
+from seqfault.live.abi import MAX_SPANS, SCRATCH, SCRATCH_0
+
+
+@struct(pool=1)
+class runner:
+    who: int  # 0 or 1; the master is 0 as well
+    guest: int  # whether there is nobody but us
+    query: int  # whether PROCMAP_QUERY is used
+    frames: int  # whether pagemap shows frames
+    content: int
+    heap: int
+    zero_pfn: int
+    nr_pages: int
+    nr_spans: int
+    span_start: array[int, MAX_SPANS]
+    span_end: array[int, MAX_SPANS]
+    detail_every: int
+    inode: array[int, 4]  # of the memfds, the file on disk, the fence
+    device: array[int, 4]
+    child: int  # process 1, or 0
+    seq: int
+    maps: int  # whether this process's files in /proc are open
+    smaps: int
+    count_ticks: int
+    ticked: int
+    master_ticked: int
+
+
+def scratch(s: ptr[runner]) -> int:
+    """The buffers of the process that asks."""
+    return SCRATCH_0 + s.who * SCRATCH
