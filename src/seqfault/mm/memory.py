@@ -18,6 +18,7 @@ from seqfault.mm.pgtable import (
     pte_dirty,
     pte_index,
     pte_is_guard,
+    pte_mkclean,
     pte_mkwrite,
     pte_modify,
     pte_offset_map_lock,
@@ -48,6 +49,7 @@ from seqfault.mm.tlb import (
     tlb_start_vma,
 )
 from seqfault.mm.types import (
+    EINVAL,
     FULL,
     LINUX,
     NR_PAGES,
@@ -55,6 +57,7 @@ from seqfault.mm.types import (
     VM_SHARED,
     VM_WRITE,
     current_mm,
+    errno_t,
     pgprot_t,
     pmd_t,
     pte_t,
@@ -180,6 +183,30 @@ def zap_page_range_single(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t):
     tlb = tlb_gather_mmu(vma_mm(vma), start, end)
     unmap_single_vma(tlb, vma, start, end)
     tlb_finish_mmu(tlb, start, end)
+
+
+def madvise_free_single_vma(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t) -> errno_t:
+    """MADV_FREE: pages become clean, and might be dropped; nothing is reclaimed here, so none is.
+
+    What several map and is dirty itself stays as it is (madvise_free_pte_range).  That Linux marks pages in batches
+    is not modelled.
+    """
+    if vma.vm_file:
+        return -EINVAL
+    mm = vma_mm(vma)
+    addr: vpn_t = pmd_next_used(mm, start, end)
+    while addr < end:
+        table = pte_offset_map_lock(mm, pmd_index(addr))
+        pte: pte_t = table.pte[pte_index(addr)]
+        if pte_present(pte):
+            p = vm_normal_page(pte)
+            if p and not (p.dirty and p.mapcount != 1):
+                p.dirty = False
+                p.lazyfree = True
+                table.pte[pte_index(addr)] = pte_mkclean(pte)
+        pte_unmap_unlock(table)
+        addr = pmd_next_used(mm, addr + 1, end)
+    return 0
 
 
 # -- freeing page tables
