@@ -145,6 +145,7 @@ def __vma_link_rb(mm: ptr[mm_struct], vma: ptr[vm_area_struct], rb_parent: ptr[v
     vma_link_rb_init(vma)
     vma_link_rb_begin(mm)
     rb_link_node(mm, vma, rb_parent, rb_left)
+    vma_gap_update(vma)
     rb_insert_color(vma, mm)
     vma_link_rb_end(mm)
 
@@ -164,7 +165,6 @@ def __vma_link(
 ):
     __vma_link_list(mm, vma, prev, rb_parent)
     __vma_link_rb(mm, vma, rb_parent, rb_left)
-    vma_gap_update(vma)
     vma_gap_update_next(vma)
 
 
