@@ -25,8 +25,8 @@ from seqfault.mm.types import (
 )
 from seqfault.mm.vma import validate_mm, vma_gap_update
 
-# From 4.12-rc7 (commit 1be7107fbe18) on.  None without FULL: the series is on rc5, and a model's space is small.
-STACK_GUARD_GAP = FULL * Size("STACK_GUARD_GAP_PAGES", 256)
+# Linux has 256 pages, from 4.12-rc7 (commit 1be7107fbe18) on: the series is on rc5, and a model's space is small.
+STACK_GUARD_GAP = Size("STACK_GUARD_GAP", 0)
 RLIMIT_STACK = Size("RLIMIT_STACK", 2048)
 
 
