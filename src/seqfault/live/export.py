@@ -36,7 +36,7 @@ Int64 = NDArray[np.int64]
 TEMPLATES = Path(__file__).parent / "templates"
 # the calls of the C program that are no system call
 SPECIAL = {OP_READ, OP_WRITE, OP_FORK, OP_EXIT, OP_FTRUNCATE, OP_PWRITE, OP_RLIMIT_AS}
-DISK_CONTENT = 65  # the first byte of page i of the file on disk is this plus i
+DISK_CONTENT = 96  # the first byte of page i of the file on disk is this plus i
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,7 @@ def c_brk(rows: Int64, g: Geometry) -> str:
     if not (rows[:, 0] == OP_BRK).any():
         return ""
     at = WINDOW_BASE + g.heap_page * PAGE_SIZE
-    return (
-        f"\tif (prctl(PR_SET_MM, PR_SET_MM_BRK, {at}UL, 0, 0) || prctl(PR_SET_MM, PR_SET_MM_START_BRK, {at}UL, 0, 0))\n"
-        '\t\tputs("the heap cannot be moved into the window without CAP_SYS_RESOURCE: brk will differ");'
-    )
+    return f"\tmove_heap({at}UL);"
 
 
 def export_python(rows: Int64, records: Sequence[Record], who: int, g: Geometry, head: str) -> str:
@@ -163,11 +160,7 @@ def export_python(rows: Int64, records: Sequence[Record], who: int, g: Geometry,
     brk = ""
     if (rows[:, 0] == OP_BRK).any():
         at = WINDOW_BASE + g.heap_page * PAGE_SIZE
-        brk = (
-            "u = ctypes.c_ulong\n"
-            f"if libc.prctl(35, u(7), u({at}), u(0), u(0)) or libc.prctl(35, u(6), u({at}), u(0), u(0)):\n"
-            '    print("the heap cannot be moved into the window without CAP_SYS_RESOURCE: brk will differ")'
-        )
+        brk = f"move_heap({at})"
     return _fill(
         "repro.py.in",
         {
