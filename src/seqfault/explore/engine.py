@@ -54,6 +54,7 @@ from seqfault.explore.tables import (
     program_array,
     work_array,
 )
+from seqfault.explore.watch import NOTHING, OFF, W_ON, WATCHED_EVENTS, Watch, watch
 
 SLACK = 4096  # room for the successors of one state
 MAX_DISTINCT = 512
@@ -143,7 +144,8 @@ def at_rest(B, S, P, X):  # type: ignore[no-untyped-def]
 
 @jit
 def expand(  # type: ignore[no-untyped-def]
-    cur, ncur, base, nxt, table, parent, action, ctl, limit, maxsteps, exclusive, B, S, P, X, counts, distinct, outcomes
+    cur, ncur, base, nxt, table, parent, action, ctl, limit, maxsteps, exclusive, B, S, P, X, counts, distinct,
+    outcomes, W, seen,
 ):
     """Expand states of one depth from ctl[C_HEAD] on; why it stopped is ctl[C_WHY]."""
     nw = P[M_NW]
@@ -199,6 +201,7 @@ def expand(  # type: ignore[no-untyped-def]
                 for w in range(nw):
                     B[w] = S[w]
                 X[X_COUNTED] = 0
+                X[X_TRACE] = 0
                 status = step(B, P, X, p, pb, P[i + P_WORDS], P[i + P_CPU], pc, stops, depth)
                 used = X[X_USED]
                 choice = np.int64(0)
@@ -212,6 +215,8 @@ def expand(  # type: ignore[no-untyped-def]
                     ctl[C_TRANSITIONS] += 1
                     if role <= 1:
                         busy = True
+                    if W[W_ON]:
+                        watch(S, P, X, W, seen, pc, p, choice, base + head)
                 if status == OK:
                     h = fingerprint(B, nw)
                     s = h & mask
@@ -420,15 +425,18 @@ def explore(
     max_memory: int = 1 << 60,
     timeout: float | None = None,
     progress: Callable[[Exploration, int], None] | None = None,
+    watcher: Watch | None = None,
 ) -> Exploration:
     """Every state that `init` can reach.
 
     `mode`: where steps begin: "merged", "full" (each statement) or "seq" (each operation); `exclusive`: a CPU inside an
     operation runs alone; `dead`: dead registers are zeroed (a reduction).  Limits: states, bytes, seconds; reaching one
     makes the result incomplete.  `progress(exploration so far, frontier)` is called several times a second.
+    `watcher` collects which locks are held at each access.
     """
     t0 = time.perf_counter()
-    t = Executor(automaton, rom, mode, dead)
+    t = Executor(automaton, rom, mode, dead, WATCHED_EVENTS if watcher else 0)
+    watched, seen = (watcher.W, watcher.seen) if watcher else (OFF, NOTHING)
     nw = automaton.nw
     first = t.start(init)
     counts = np.zeros(max(1, len(automaton.counters)), np.int64)
@@ -473,6 +481,8 @@ def explore(
             counts,
             distinct,
             outcomes,
+            watched,
+            seen,
         )
         now = time.perf_counter()
         why = int(ctl[C_WHY])

@@ -48,7 +48,8 @@ class Protocol:
     `name`: as on the command line.  `title`: one line.  `release`: the Linux release whose text it
     runs on.  `binds`: place -> function.  `fields`: struct name -> {field: type} that it adds.
     `sizes`: sizes it needs other than the defaults.  `speculative`: the counter of
-    successes without the address-space lock ("" if the protocol has no such path).
+    successes without the address-space lock ("" if the protocol has no such path).  `locks`: what it adds to the table
+    of locks (a `Discipline` of mm/locks.py), or None.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Protocol:
     fields: dict[str, dict[str, Any]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     file: str = ""
+    locks: Any = None
 
     def at(self, *places: Place) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Bind the decorated function to `places`.  Raises `KernelTypeError` when its arguments differ
@@ -90,7 +92,9 @@ class Protocol:
         """A variant: a copy under another name, with the places of `without` empty again."""
         binds = {p: f for p, f in self.binds.items() if p not in without}
         fields = {s: dict(f) for s, f in self.fields.items()}
-        return Protocol(name, title, self.release, doc, self.speculative, binds, fields, dict(self.sizes), self.file)
+        return Protocol(
+            name, title, self.release, doc, self.speculative, binds, fields, dict(self.sizes), self.file, self.locks
+        )
 
     def unbind(self, *places: Place) -> None:
         """Make places empty again (their default)."""
