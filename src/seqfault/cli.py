@@ -145,6 +145,31 @@ def run(
 
 
 @app.command()
+def locks(
+    protocol: Annotated[
+        str, typer.Option("--protocol", "-p", metavar="PROTOCOL", help="Whose text is held against the table.")
+    ] = "mmap-sem",
+    field: Annotated[
+        list[str] | None,
+        typer.Option("--field", "-f", metavar="STRUCT.FIELD", help="Who touches this field, with which locks."),
+    ] = None,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option("--scenario", "-s", metavar="NAME|FILE", help="As for check. Default: all."),
+    ] = None,
+    json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Only the table, as docs/locks.md has it.")] = False,
+    max_states: Annotated[int, typer.Option(help="States of one scenario.", min=1)] = 40_000_000,
+    timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for all of it.", min=0.001)] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Worker processes; 0: one a processor.", min=0)] = 0,
+) -> None:
+    """Which lock protects which field: does every access keep to it, in every interleaving?"""
+    from seqfault.report.locks import run_locks
+
+    run_locks(protocol, field or [], scenario or [], json, markdown, max_states, timeout, jobs)
+
+
+@app.command()
 def text(
     protocol: Proto,
     function: Annotated[str, typer.Argument(metavar="FUNCTION", help="For example __vma_adjust.")],

@@ -24,8 +24,8 @@ CHUNK = 16  # scenarios that a worker gets at a time
 class Observed:
     """Accesses of one kind: from the same line, with the same locks.
 
-    `words`: what held, in the words of mm/locks.py; `function`, `file`, `line`: of the text; `scenario`, `schedule`: one
-    that shows it (the schedule only if it is not right).
+    `words`: what held, in the words of mm/locks.py; `function`, `file`, `line`: of the text; `scenario`: one that shows
+    it, with its `schedule` if it is not right.
     """
 
     field: str
@@ -158,7 +158,9 @@ def check_chunk(protocol: str, scenarios: Sequence[Scenario], limits: Limits, en
             report.reason = "time limit"
             break
         a = automaton_for(p, s)
-        w, names, paths = watches.setdefault(id(a), (Watch(a, (r.field for r in d.rows)), {}, {}))
+        if id(a) not in watches:
+            watches[id(a)] = Watch(a, (r.field for r in d.rows)), {}, {}
+        w, names, paths = watches[id(a)]
         run = w.begin()
         names[run] = s.name
         left = None if end is None else max(0.1, end - time.time())
