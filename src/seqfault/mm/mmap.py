@@ -56,6 +56,7 @@ from seqfault.mm.types import (
     NR_FILES,
     NR_MMS,
     NR_PAGES,
+    NR_TEST_FILES,
     VM_ACCOUNT,
     VM_DONTDUMP,
     VM_DROPPABLE,
@@ -96,7 +97,6 @@ from seqfault.mm.vma import (
 
 TASK_SIZE = NR_PAGES
 FMODE_READ, FMODE_WRITE = 1, 2
-NR_USER_FILES = 6  # files from here on are made by shared anonymous memory
 MAP_TYPE = 0xF
 LEGACY_MAP_MASK = (
     UAPI_MAP_SHARED
@@ -127,7 +127,7 @@ def get_unmapped_area(mm: ptr[mm_struct], addr: vpn_t, len: vpn_t, flags: mmap_f
     Linux finds the gap with the tree's augmentation; here by walking the list.  Address 0 is no hint.
     """
     if FULL:
-        return get_unmapped_area_full(mm, addr, len, flags)
+        return get_unmapped_area_full(mm, addr, len, flags, NULL, 0)
     if len > TASK_SIZE:
         return -ENOMEM
     if flags & MAP_FIXED:
@@ -240,7 +240,7 @@ def do_mmap_full(
         flags |= UAPI_MAP_FIXED
     if mm.map_count > sysctl_max_map_count(mm):
         return -ENOMEM
-    at: addr_or_errno_t = get_unmapped_area_full(mm, addr, len, flags)
+    at: addr_or_errno_t = get_unmapped_area_full(mm, addr, len, flags, f, pgoff)
     if at < 0:
         return at
     if noreplace:
@@ -279,7 +279,7 @@ def count_vma_pages_range(mm: ptr[mm_struct], addr: vpn_t, end: vpn_t) -> vpn_t:
 
 def shmem_zero_setup(len: vpn_t) -> ptr[file]:
     """A file of `len` pages for shared anonymous memory: an unused one of the pool, held by its VMA."""
-    for i in range(NR_USER_FILES, NR_FILES):
+    for i in range(NR_TEST_FILES, NR_FILES):
         f = pool_object(file, i)
         if f.f_count == 0:
             f.f_count = 1

@@ -218,7 +218,8 @@ def vrm_set_new_addr(vrm: ptr[vma_remap_struct]) -> errno_t:
         map_flags |= UAPI_MAP_SHARED
     if vrm.flags & (MREMAP_FIXED | MREMAP_DONTUNMAP):
         hint = vrm.new_addr
-    at: addr_or_errno_t = get_unmapped_area(mm, hint, vrm.new_len, map_flags)
+    pgoff: pgoff_t = vrm.vma.vm_pgoff + vrm.addr - vrm.vma.vm_start
+    at: addr_or_errno_t = get_unmapped_area(mm, hint, vrm.new_len, map_flags, vrm.vma.vm_file, pgoff)
     if at < 0:
         return at
     vrm.new_addr = at

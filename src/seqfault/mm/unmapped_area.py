@@ -1,13 +1,13 @@
 """Where a new mapping goes.  mm/mmap.c, mm/vma.c, arch/x86/kernel/sys_x86_64.c, 4.12, 6.1, 6.18.
 
-Top-down below mm.mmap_base.  Not modelled: the alignment of large anonymous mappings to huge pages (from 6.7, for
-multiples of 2 MB), which a window of less than 4 MB has no room for; colouring by AMD's family 15h.
+Top-down below mm.mmap_base.  Not modelled: MAP_32BIT, whose search begins at a random page; colouring by AMD's
+family 15h.
 """
 
 from __future__ import annotations
 
 from seqfault.kernel import NULL, ptr
-from seqfault.mm.opcodes import UAPI_MAP_FIXED
+from seqfault.mm.opcodes import UAPI_MAP_FIXED, UAPI_MAP_SHARED
 from seqfault.mm.rbtree import gap_before, gap_in_subtree, rb_last
 from seqfault.mm.stack import STACK_GUARD_GAP
 from seqfault.mm.types import (
@@ -16,14 +16,17 @@ from seqfault.mm.types import (
     NR_PAGES,
     VM_GROWSDOWN,
     addr_or_errno_t,
+    file,
     mm_struct,
     mmap_flags_t,
+    pgoff_t,
     vm_area_struct,
     vpn_t,
 )
 from seqfault.mm.vma import find_vma
 
 TASK_SIZE = NR_PAGES
+HPAGE_PMD_NR = 512
 UAPI_MAP_32BIT = 0x40
 
 
@@ -92,8 +95,46 @@ def unmapped_area_topdown(mm: ptr[mm_struct], len: vpn_t, low_limit: vpn_t, high
             high_limit = start
 
 
-def get_unmapped_area(mm: ptr[mm_struct], addr: vpn_t, len: vpn_t, flags: mmap_flags_t) -> addr_or_errno_t:
-    """arch_get_unmapped_area_topdown.  Address 0 is no hint; `flags` as the system call has them."""
+def get_unmapped_area(
+    mm: ptr[mm_struct], addr: vpn_t, len: vpn_t, flags: mmap_flags_t, f: ptr[file], pgoff: pgoff_t
+) -> addr_or_errno_t:
+    """Address 0 is no hint; `flags` as the system call has them.
+
+    Large mappings are aligned for huge pages: those of files on ext4, xfs or btrfs from 5.18 (1854bc6e2420; here: of
+    what is not shmem), private anonymous ones from 6.7 (efa7df3e3bb5), if they are whole huge pages (d4148aeab412).
+    """
+    if len > TASK_SIZE:
+        return -ENOMEM
+    at: addr_or_errno_t = 0
+    if f:
+        if LINUX >= 518 and not f.shmem:
+            at = thp_get_unmapped_area(mm, addr, len, flags, pgoff)
+    elif LINUX >= 607 and addr == 0 and not flags & UAPI_MAP_SHARED and len % HPAGE_PMD_NR == 0:
+        at = thp_get_unmapped_area(mm, addr, len, flags, 0)
+    if at > 0:
+        return at
+    return arch_get_unmapped_area_topdown(mm, addr, len, flags)
+
+
+def thp_get_unmapped_area(
+    mm: ptr[mm_struct], addr: vpn_t, len: vpn_t, flags: mmap_flags_t, pgoff: pgoff_t
+) -> addr_or_errno_t:
+    """A place where huge pages of the file are huge pages of memory; 0: there is none.  mm/huge_memory.c"""
+    aligned: pgoff_t = (pgoff + HPAGE_PMD_NR - 1) & ~(HPAGE_PMD_NR - 1)
+    if pgoff + len <= aligned or pgoff + len - aligned < HPAGE_PMD_NR:
+        return 0
+    at: addr_or_errno_t = arch_get_unmapped_area_topdown(mm, addr, len + HPAGE_PMD_NR, flags)
+    if at < 0:
+        return 0
+    if at == addr:
+        return addr
+    off_sub: vpn_t = (pgoff - at) & (HPAGE_PMD_NR - 1)
+    if off_sub == 0:
+        return at + HPAGE_PMD_NR
+    return at + off_sub
+
+
+def arch_get_unmapped_area_topdown(mm: ptr[mm_struct], addr: vpn_t, len: vpn_t, flags: mmap_flags_t) -> addr_or_errno_t:
     if len > TASK_SIZE:
         return -ENOMEM
     if flags & UAPI_MAP_FIXED:

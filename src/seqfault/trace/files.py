@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from seqfault.trace.calls import Fd, descriptor
+from seqfault.trace.calls import Fd
 from seqfault.trace.strace import Call
 
 OPENS = ("open", "openat", "openat2", "creat", "memfd_create")
@@ -54,9 +54,22 @@ class Descriptors:
         return by_path.setdefault(fd.path, OpenFile(fd.path))
 
 
+# whose files are mapped at multiples of 2 MB (f_op->get_unmapped_area is thp_get_unmapped_area)
+ALIGNED = ("ext2", "ext4", "xfs", "btrfs")
+
+
+def is_aligned(path: str, mounts: str) -> bool:
+    """Whether a file lies on such a file system; `mounts` as the recording has them, ``/:ext4,/dev:devtmpfs,...``."""
+    if not path.startswith("/") or path.startswith(("/memfd:", "/SYSV", "/dev/zero")):
+        return False
+    best, kind = "", "ext4"
+    for word in mounts.split(","):
+        at, _, type_ = word.rpartition(":")
+        if (path == at or path.startswith(at.rstrip("/") + "/")) and len(at) > len(best):
+            best, kind = at, type_
+    return kind in ALIGNED
+
+
 def same_path(a: str, b: str) -> bool:
     """The file may have been unlinked in between."""
     return re.sub(r"\(deleted\)$", "", a) == re.sub(r"\(deleted\)$", "", b)
-
-
-__all__ = ["OPENS", "Descriptors", "Fd", "OpenFile", "descriptor"]

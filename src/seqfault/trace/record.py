@@ -73,6 +73,8 @@ def machine() -> dict[str, str]:
             continue
         chosen = re.search(r"\[(\w+)\]", value)
         out[key] = chosen[1] if chosen else value
+    mounts = {words[1]: words[2] for words in (line.split() for line in read("/proc/mounts").splitlines())}
+    out["mounts"] = ",".join(f"{at}:{kind}" for at, kind in mounts.items() if not at.startswith(("/proc/", "/sys/")))
     return out
 
 

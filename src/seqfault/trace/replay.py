@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from seqfault.mm import opcodes as op
 from seqfault.trace.calls import MAP, PROT, SHM, DecodeError, Op, decode, get, number, result
 from seqfault.trace.compare import Comparison, compare_layouts
-from seqfault.trace.files import OPENS, Descriptors, OpenFile
+from seqfault.trace.files import OPENS, Descriptors, OpenFile, is_aligned
 from seqfault.trace.layout import Layout
 from seqfault.trace.spaces import FILE_PAGES, Spaces, Vma
 from seqfault.trace.strace import Call, Ended
@@ -22,7 +22,7 @@ from seqfault.trace.timeline import BIRTH, EXEC, Fault, Item, Recording, Seen, i
 PAGE = op.PAGE_SIZE
 QUERIES = ("prctl", "exit", "exit_group", "shmget")
 LIMIT = re.compile(r"rlim_cur=([^,}]+)")
-STACK_MOVES = 1 << 30  # what lies this near above the last mapping is the stack
+LOW = (1 << 30, (1 << 31) + (1 << 25))  # where MAP_32BIT begins to search is random (find_start_end)
 
 
 @dataclass(slots=True)
@@ -194,7 +194,8 @@ class Replay:
     # -- files
     def new_file(self, file: OpenFile, pages: int = FILE_PAGES) -> int:
         if file.number < 0:
-            file.number = self.spaces.new_file(pages, file.mode)
+            aligned = is_aligned(file.path, self.recording.layouts.machine.get("mounts", ""))
+            file.number = self.spaces.new_file(pages, file.mode, not aligned)
             self.named[file.number] = file.path
         return file.number
 
@@ -263,7 +264,10 @@ class Replay:
 
     def differs(self, who: int, call: Call, what: int, args: tuple[int, ...], want: int, got: int) -> None:
         difference = Difference(call, want, got)
-        self.result.differences.append(difference)
+        if what == op.OP_MMAP and args[3] & MAP["MAP_32BIT"] and LOW[0] <= want < LOW[1]:
+            self.result.substituted["MAP_32BIT, placed at random"] += 1
+        else:
+            self.result.differences.append(difference)
         if want < 0 or what not in (op.OP_MMAP, op.OP_MREMAP):
             return
         if what == op.OP_MMAP:

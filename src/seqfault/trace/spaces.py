@@ -117,18 +117,18 @@ class Spaces:
         self.machine.call("init")
         self.machine.call("exit", 0)  # uapi_init begins process 0
         self.free = list(range(PROCESSES - 1, -1, -1))
-        self.files = 0
+        self.files = 6  # those before are the fuzzer's
 
     def _take(self) -> int:
         if not self.free:
             raise SpacesFull(f"more than {PROCESSES} address spaces at a time")
         return self.free.pop()
 
-    def new_file(self, pages: int = FILE_PAGES, mode: int = 3) -> int:
-        """A file of its own, open with `mode` (1 reading, 2 writing)."""
+    def new_file(self, pages: int = FILE_PAGES, mode: int = 3, shmem: bool = False) -> int:
+        """A file of its own, open with `mode` (1 reading, 2 writing); `shmem`: not on ext4 or its like."""
         if self.files == FILES:
             raise SpacesFull(f"more than {FILES} open files that are mapped")
-        self.machine.call("file", self.files, min(pages, FILE_PAGES), mode)
+        self.machine.call("file", self.files, min(pages, FILE_PAGES), mode, int(shmem))
         self.files += 1
         return self.files - 1
 
