@@ -225,9 +225,9 @@ class NativeProgram:
             self._engine = engine
         return int(self._engine.get_function_address(name))
 
-    def machine(self, strict: bool = True, choices: Sequence[int] = ()) -> NativeMachine:
-        """Memory of its own for this code."""
-        return NativeMachine(self, strict, choices)
+    def machine(self, strict: bool = True, choices: Sequence[int] = (), out_words: int = OUT_WORDS) -> NativeMachine:
+        """Memory of its own for this code; `out_words`: how much one call may emit."""
+        return NativeMachine(self, strict, choices, out_words)
 
     @staticmethod
     def plain(m: NativeMachine) -> Machine:
@@ -287,7 +287,13 @@ class NativeMachine:
     it is kept in `violations`, unless nothing can follow).  `choices`: results of `choose`, in order, then 0.
     """
 
-    def __init__(self, program: NativeProgram, strict: bool = True, choices: Sequence[int] = ()):
+    def __init__(
+        self,
+        program: NativeProgram,
+        strict: bool = True,
+        choices: Sequence[int] = (),
+        out_words: int = OUT_WORDS,
+    ):
         self.program, self.layout, self.code = program, program.layout, program.code()
         self.strict = strict
         self.violations: list[tuple[str, str]] = []
@@ -295,13 +301,13 @@ class NativeMachine:
         self.ctx: Words64 = np.zeros(pool_offset(len(pools)), np.int64)
         self._counters = np.zeros(max(1, len(self.code.counters)), np.int64)
         self._violations = np.zeros(MAX_VIOLATIONS * VIOLATION_ROW, np.int64)
-        self._out = np.zeros(OUT_WORDS, np.int64)
+        self._out = np.zeros(out_words, np.int64)
         self._choices = np.array([*choices, 0], np.int64)
         self._keep: list[Words64] = []
         c = self.ctx
         c[C_COUNTERS] = self._counters.ctypes.data
         c[C_VIOLATIONS], c[C_VIOLATIONS_CAP] = self._violations.ctypes.data, MAX_VIOLATIONS
-        c[C_OUT], c[C_OUT_CAP] = self._out.ctypes.data, OUT_WORDS
+        c[C_OUT], c[C_OUT_CAP] = self._out.ctypes.data, len(self._out)
         c[C_CHOICES], c[C_CHOICES_N] = self._choices.ctypes.data, len(choices)
         c[C_FUEL_START] = LOOPS
         self._levels: dict[str, list[Words64]] = {}
@@ -531,7 +537,7 @@ class NativeMachine:
             min(margin, len(buf)),
             status.ctypes.data,
         )
-        c[C_OUT], c[C_OUT_CAP] = self._out.ctypes.data, OUT_WORDS
+        c[C_OUT], c[C_OUT_CAP] = self._out.ctypes.data, len(self._out)
         bugs = self._reports() if c[C_VIOLATIONS_N] else []
         bug = bugs[-1] if status[0] == STOPPED else None
         if bug is not None:
