@@ -182,10 +182,11 @@ def run_chunk(
     rows = programs(plan, first, count, seal)
     size = plan.program_ops + 1
     at = 0
-    before = Counter(pair.model.machine.counters)
     m0, k0 = pair.model_seconds, pair.kernel_seconds
     while at < len(rows):
+        before = Counter(pair.model.machine.counters)
         both = pair.run(rows[at:])
+        t.counters += Counter(pair.model.machine.counters) - before
         tally_results(t, rows[at:], both.stream, both.offsets, both.compared)
         starts = (both.compared + size - 1) // size
         t.ops += both.compared - starts
@@ -201,7 +202,6 @@ def run_chunk(
             if len(t.found) >= most:
                 break
         at = (program + 1) * size
-    t.counters = Counter(pair.model.machine.counters) - before
     t.model_seconds, t.kernel_seconds = pair.model_seconds - m0, pair.kernel_seconds - k0
     return t
 
