@@ -11,6 +11,7 @@ from seqfault.live.abi import (
     B_PAGEMAP,
     B_QUERY,
     B_TEXT,
+    B_VMAS,
     COVERING_OR_NEXT_VMA,
     EXIT_SETUP,
     FD_MAPS,
@@ -26,6 +27,7 @@ from seqfault.live.text.calls import (
     NR_PREAD64,
     O_RDONLY,
     call3,
+    copy_words,
     exit_group,
     next_line,
     open_at,
@@ -42,6 +44,7 @@ PRESENT, EXCLUSIVE, FILE, GUARD, ZERO, CONTENT = 1, 2, 4, 8, 16, 32
 SHARED_ANON = 1000  # file word of a file that has no descriptor: this plus its inode
 VMA_WORDS = 5
 ENOENT = -2
+GAP = 100  # pages: to read so many too many of pagemap costs less than another call
 WINDOW_TOP = 1 << 45  # above the window lies only what fills the address space
 
 
@@ -51,6 +54,7 @@ def open_own(s: ptr[runner]):
     if maps < 0 or open_at(text("/proc/self/pagemap"), O_RDONLY, FD_PAGEMAP) < 0:
         exit_group(EXIT_SETUP)
     s.smaps = 0
+    s.ask_vmas = 1
     at = scratch(s) + B_QUERY
     for i in range(2, 13):
         store64(at + 8 * i, 0)
@@ -82,11 +86,10 @@ def query_vmas(s: ptr[runner], out: int) -> int:
     q = scratch(s) + B_QUERY
     start = 0
     end = 0
+    listed = 0  # everything up to here is
     for i in range(s.nr_spans):
-        at = WINDOW_BASE + s.span_start[i] * PAGE_SIZE
         stop = WINDOW_BASE + s.span_end[i] * PAGE_SIZE
-        if at < end and start < at:
-            at = end  # it reaches here from the span before, and is listed
+        at = max(WINDOW_BASE + s.span_start[i] * PAGE_SIZE, listed)
         while at < stop:
             if at >= end:
                 store64(q + 16, at)
@@ -106,6 +109,7 @@ def query_vmas(s: ptr[runner], out: int) -> int:
             put_vma(out, start, end, load64(q + 40), load64(q + 56), which)
             out += 8 * VMA_WORDS
             at = end
+            listed = end
     return out
 
 
@@ -190,13 +194,21 @@ def put_pages(s: ptr[runner], vmas: int, last: int, out: int) -> int:
     """A word for each page of the spans; `vmas` to `last`: the VMAs as listed."""
     buf = scratch(s) + B_PAGEMAP
     vma = vmas
+    first = 0
+    read = 0  # what is read reaches to here
     for i in range(s.nr_spans):
         page = s.span_start[i]
         end = s.span_end[i]
-        n = end - page
-        at = buf
-        if syscall6(NR_PREAD64, FD_PAGEMAP, buf, n * 8, (WINDOW_PAGE + page) * 8, 0, 0) != n * 8:
-            exit_group(EXIT_SETUP)
+        if end > read:
+            first = page
+            read = end
+            for j in range(i + 1, s.nr_spans):
+                if s.span_start[j] - read <= GAP:
+                    read = s.span_end[j]
+            n = 8 * (read - first)
+            if syscall6(NR_PREAD64, FD_PAGEMAP, buf, n, (WINDOW_PAGE + first) * 8, 0, 0) != n:
+                exit_group(EXIT_SETUP)
+        at = buf + 8 * (page - first)
         while page < end:
             e = load64(at)
             word = 0
@@ -218,8 +230,17 @@ def observe(s: ptr[runner], out: int) -> int:
     """This process's block of the record; returns the address after it."""
     tick(s)
     vmas = out + 8
-    last = query_vmas(s, vmas) if s.query else read_vmas(s, vmas)
-    store64(out, (last - vmas) // (8 * VMA_WORDS))
+    kept = scratch(s) + B_VMAS
+    last = vmas
+    if s.ask_vmas:
+        last = query_vmas(s, vmas) if s.query else read_vmas(s, vmas)
+        s.vma_words = (last - vmas) // 8
+        copy_words(kept, vmas, s.vma_words)
+        s.ask_vmas = 0
+    else:
+        copy_words(vmas, kept, s.vma_words)
+        last = vmas + 8 * s.vma_words
+    store64(out, s.vma_words // VMA_WORDS)
     tick_to(s, H_TICKS + 1)
     out = put_pages(s, vmas, last, last)
     tick_to(s, H_TICKS + 2)
