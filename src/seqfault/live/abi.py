@@ -41,13 +41,14 @@ DISK_BYTE = 0x60  # page i of the file on disk starts with this plus i
     H_STREAM,
     H_STREAM_WORDS,
     H_DETAIL_EVERY,
-    H_CPU,  # processor to stay on, -1: any
+    H_CPU,  # processor to stay on; -1: any; -2: where a program begins, it stays
     H_NR_SPANS,
     H_NR_PAGES,
     H_HEAP_PAGE,
     H_TIMEOUT_MS,  # how long process 1 may take for an operation
     H_COMMAND,  # of hosts that cannot ring a bell: a batch's number
-) = range(14)
+    H_ALL_VMAS_EVERY,
+) = range(15)
 H_SPANS = 16  # pairs: first page, number of pages
 MAX_SPANS = 8
 (
@@ -96,8 +97,9 @@ C_DETAIL = COMM_BASE + 216
 C_RESULT = COMM_BASE + 224
 C_WORDS = COMM_BASE + 232
 C_DETAIL_WORDS = COMM_BASE + 240
-C_VECTOR = COMM_BASE + 248  # pages of mincore's vector, and whose
-C_VECTOR_WHO = COMM_BASE + 256
+C_VECTOR = COMM_BASE + 248  # pages of mincore's vector, or -1
+C_STACKS = COMM_BASE + 256  # whether the program has asked for a VMA that grows down
+C_ASK_VMAS = COMM_BASE + 280  # whether process 1 has to look at its VMAs anew
 C_LOST = COMM_BASE + 264
 C_TOUCHED = COMM_BASE + 272  # a bit for each test file that must be put back
 K_OBSERVE, K_PERFORM, K_EXIT = 1, 2, 3
@@ -105,11 +107,14 @@ K_OBSERVE, K_PERFORM, K_EXIT = 1, 2, 3
 # buffers of each process
 SCRATCH = 0x40000
 SCRATCH_0 = COMM_BASE + 0x40000
-B_QUERY, B_TIME, B_BYTE, B_PAGEMAP, B_VECTOR, B_TEXT = 0x400, 0x200, 0x300, 0x1000, 0x10000, 0x20000
+B_QUERY, B_TIME, B_BYTE, B_PAGEMAP, B_VMAS, B_TEXT = 0x400, 0x200, 0x300, 0x1000, 0x10000, 0x20000
 TEXT_BYTES = 0x20000
 BLOCK_1 = COMM_BASE + 0xC0000  # what process 1 observes
 DETAIL_0 = COMM_BASE + 0x140000
 DETAIL_1 = COMM_BASE + 0x180000
+# mincore's vector: what it writes behind this meets no memory
+VECTOR_BYTES = 0x10000
+VECTOR = COMM_BASE + COMM_SIZE - VECTOR_BYTES
 
 PROCMAP_QUERY = 0xC0686611
 PROCMAP_QUERY_BYTES = 104

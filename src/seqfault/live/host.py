@@ -16,7 +16,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import TracebackType
 from typing import Any, Protocol
@@ -38,8 +38,9 @@ Int64 = NDArray[np.int64]
 @dataclass(frozen=True)
 class Options:
     """How the runner runs.  `spans`: observed [start, end)s in pages; `detail_every`: how often smaps is read (rows;
-    0: never); `cpu`: the processor to stay on (-1: any; None: one of those that this process may use); `maps_text`:
-    read /proc/PID/maps even where PROCMAP_QUERY is there; `ticks`: count where time goes; `timeout`: seconds that a
+    0: never); `cpu`: the processor to stay on (-1: any; None: each program stays where it begins);
+    `all_vmas_every`: after how many rows VMAs are looked at that the operation cannot have changed (1: always);
+    `maps_text`: read /proc/PID/maps even where PROCMAP_QUERY is there; `ticks`: count where time goes; `timeout`: seconds that a
     batch may take without any row being finished."""
 
     nr_pages: int = 1024
@@ -47,6 +48,7 @@ class Options:
     heap_page: int = 600
     detail_every: int = 0
     cpu: int | None = None
+    all_vmas_every: int = 16
     maps_text: bool = False
     content: bool = True
     ticks: bool = False
@@ -73,7 +75,8 @@ def header_words(o: Options, rows: int, stream_words: int) -> dict[int, int]:
         abi.H_STREAM: stream,
         abi.H_STREAM_WORDS: stream_words,
         abi.H_DETAIL_EVERY: o.detail_every,
-        abi.H_CPU: -1 if o.cpu is None else o.cpu,
+        abi.H_CPU: -2 if o.cpu is None else o.cpu,
+        abi.H_ALL_VMAS_EVERY: o.all_vmas_every,
         abi.H_NR_SPANS: len(o.spans),
         abi.H_NR_PAGES: o.nr_pages,
         abi.H_HEAP_PAGE: o.heap_page,
@@ -127,7 +130,7 @@ class LiveKernel:
         refuse_elsewhere()
         o = options or Options()
         if o.cpu is None:
-            o = Options(**{**o.__dict__, "cpu": min(os.sched_getaffinity(0))})
+            o = replace(o, cpu=-2)
         self.options = o
         self._pid = 0
         self._bell = self._ear = -1

@@ -12,11 +12,13 @@ NR_PREAD64, NR_PWRITE64, NR_MREMAP, NR_MSYNC, NR_MINCORE, NR_MADVISE = 17, 18, 2
 NR_DUP2, NR_NANOSLEEP, NR_GETPID, NR_FORK, NR_EXIT_GROUP, NR_WAIT4, NR_KILL = 33, 35, 39, 57, 231, 61, 62
 NR_FTRUNCATE, NR_SIGALTSTACK, NR_MLOCK, NR_MUNLOCK, NR_MLOCKALL, NR_MUNLOCKALL = 77, 131, 149, 150, 151, 152
 NR_PRCTL, NR_SETRLIMIT, NR_FUTEX, NR_SCHED_SETAFFINITY, NR_MEMFD_CREATE = 157, 160, 202, 203, 319
-NR_MLOCK2, NR_PKEY_ALLOC, NR_MSEAL = 325, 330, 462
+NR_MLOCK2, NR_PKEY_ALLOC, NR_MSEAL, NR_GETCPU = 325, 330, 462, 309
 
 PR_SET_PDEATHSIG, PR_SET_MM, PR_SET_CHILD_SUBREAPER, PR_SET_THP_DISABLE = 1, 35, 36, 41
 PR_SET_MM_MAP = 14
 SIGKILL, SIGBUS, SIGSEGV = 9, 7, 11
+INT_MIN = -1 << 63
+STAY = -2  # for a processor: the one that a program begins on
 RLIMIT_AS = 9
 WNOHANG = 1
 FUTEX_WAIT, FUTEX_WAKE = 0, 1
@@ -113,6 +115,14 @@ def read_all(fd: int, at: int, size: int) -> int:
             break
         got += r
     return got
+
+
+def set_affinity(at: int, cpu: int) -> int:
+    """This process stays on a processor; 0 or an error number.  `at`: room for a mask."""
+    zero_words(at, 16)
+    store64(at + cpu // 64 * 8, 1 << cpu % 64 if cpu % 64 < 63 else INT_MIN)
+    r = call3(NR_SCHED_SETAFFINITY, 0, 128, at)
+    return r if r < 0 else 0
 
 
 # -- text of /proc

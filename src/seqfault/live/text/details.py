@@ -15,7 +15,7 @@ from seqfault.live.text.calls import (
     read_decimal,
     read_hex,
 )
-from seqfault.live.text.observe import WINDOW_TOP, in_spans
+from seqfault.live.text.observe import in_spans, window_end
 from seqfault.live.text.state import runner, scratch
 from seqfault.mm.types import (
     VM_ACCOUNT,
@@ -168,18 +168,19 @@ def details(s: ptr[runner], out: int) -> int:
     got = 0
     start = 0
     inside = False
-    while start < WINDOW_TOP:
+    top = window_end(s)
+    while start < top:
         n = syscall6(NR_PREAD64, FD_SMAPS, buf, TEXT_BYTES // 2, got, 0, 0)
         if n <= 0:
             break
         at = buf
-        while at < buf + n and start < WINDOW_TOP:
+        while at < buf + n and start < top:
             if hex_digit(load8(at)) >= 0:
                 start, at = read_hex(at)
                 end, at = read_hex(at + 1)
                 if inside:
                     out += 8 * DETAIL_WORDS
-                inside = start < WINDOW_TOP and in_spans(s, start, end)
+                inside = start < top and in_spans(s, start, end)
                 if inside:
                     for i in range(DETAIL_WORDS):
                         store64(out + 8 * i, 0)

@@ -12,6 +12,7 @@ from seqfault.live.abi import (
     C_LOST,
     C_ROW,
     C_SEQ,
+    C_STACKS,
     CRASH,
     DIED,
     EXIT_FULL,
@@ -25,6 +26,7 @@ from seqfault.live.abi import (
     FD_SHARED,
     GUEST_SHARED_AT,
     GUEST_SHARED_BYTES,
+    H_ALL_VMAS_EVERY,
     H_COMMAND,
     H_CPU,
     H_CRASH,
@@ -69,18 +71,19 @@ from seqfault.live.text.calls import (
     NR_NANOSLEEP,
     NR_PRCTL,
     NR_READ,
-    NR_SCHED_SETAFFINITY,
     NR_WRITE,
     PR_SET_CHILD_SUBREAPER,
     PROT_READ,
     PROT_WRITE,
     SHARED,
+    STAY,
     call1,
     call2,
     call3,
     exit_group,
     header,
     reap,
+    set_affinity,
     set_header,
     zero_words,
 )
@@ -134,6 +137,7 @@ def read_options(s: ptr[runner]):
     s.content = 0 if flags & F_NO_CONTENT else 1
     s.count_ticks = 1 if flags & F_TICKS else 0
     s.detail_every = header(H_DETAIL_EVERY)
+    s.all_vmas_every = header(H_ALL_VMAS_EVERY)
     s.nr_spans = header(H_NR_SPANS)
     for i in range(s.nr_spans):
         s.span_start[i] = header(H_SPANS + 2 * i)
@@ -142,13 +146,12 @@ def read_options(s: ptr[runner]):
 
 def pin(s: ptr[runner]) -> int:
     """Stay on one processor; 1 if that worked."""
-    cpu = header(H_CPU)
-    if cpu < 0 or cpu > 1000:
+    s.cpu = header(H_CPU)
+    if s.cpu == STAY:
+        return 1
+    if s.cpu < 0 or s.cpu > 1000:
         return 0
-    at = scratch(s)
-    zero_words(at, 16)
-    store64(at + cpu // 64 * 8, 1 << cpu % 63 if cpu % 64 < 63 else -1 << 63)
-    return 1 if call3(NR_SCHED_SETAFFINITY, 0, 128, at) >= 0 else 0
+    return 1 if set_affinity(scratch(s), s.cpu) == 0 else 0
 
 
 def prepare(s: ptr[runner]):
@@ -221,6 +224,7 @@ def run_program(s: ptr[runner], first: int, last: int) -> bool:
     store64(C_LOST, 0)
     store64(C_SEQ, 0)
     store64(C_DONE, 0)
+    store64(C_STACKS, 0)
     zero_words(CRASH, 4)
     before = header(H_STREAM_USED)
     s.master_ticked = s.ticked

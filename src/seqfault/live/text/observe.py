@@ -128,6 +128,10 @@ def line_bits(at: int) -> int:
     return bits
 
 
+def window_end(s: ptr[runner]) -> int:
+    return WINDOW_BASE + s.nr_pages * PAGE_SIZE
+
+
 def in_spans(s: ptr[runner], start: int, end: int) -> bool:
     inside = False
     for i in range(s.nr_spans):
@@ -140,9 +144,10 @@ def in_spans(s: ptr[runner], start: int, end: int) -> bool:
 
 def read_vmas(s: ptr[runner], out: int) -> int:
     buf = scratch(s) + B_TEXT
+    top = window_end(s)
     got = 0
     start = 0
-    while start < WINDOW_TOP and got < TEXT_BYTES // 2:
+    while start < top and got < TEXT_BYTES // 2:
         n = syscall6(NR_PREAD64, FD_MAPS, buf, TEXT_BYTES // 2, got, 0, 0)
         if n <= 0:
             break
@@ -150,7 +155,7 @@ def read_vmas(s: ptr[runner], out: int) -> int:
         while at < buf + n:
             start, at = read_hex(at)
             end, at = read_hex(at + 1)
-            if start >= WINDOW_TOP:
+            if start >= top:
                 break
             if in_spans(s, start, end):
                 bits = line_bits(at + 1)

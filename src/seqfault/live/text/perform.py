@@ -7,15 +7,15 @@ from seqfault.kernel import ptr
 from seqfault.live.abi import (
     B_BYTE,
     B_TEXT,
-    B_VECTOR,
+    C_STACKS,
     C_TOUCHED,
     C_VECTOR,
-    C_VECTOR_WHO,
     FD_NONE,
     FD_TEST,
     NR_TEST_FILES,
     TASK_END,
     TEXT_BYTES,
+    VECTOR,
 )
 from seqfault.live.text.calls import (
     NR_BRK,
@@ -71,6 +71,7 @@ from seqfault.mm.opcodes import (
     OP_RLIMIT_AS,
     OP_WRITE,
     PAGE_SIZE,
+    UAPI_MAP_GROWSDOWN,
     WINDOW_BASE,
 )
 
@@ -92,10 +93,9 @@ def file_descriptor(fd: int) -> int:
 
 
 def mincore(s: ptr[runner], addr: int, size: int) -> int:
-    r = call3(NR_MINCORE, addr, size, scratch(s) + B_VECTOR)
+    r = call3(NR_MINCORE, addr, size, VECTOR)
     if r == 0:
         store64(C_VECTOR, (size + PAGE_SIZE - 1) // PAGE_SIZE)
-        store64(C_VECTOR_WHO, s.who)
     return r
 
 
@@ -159,6 +159,16 @@ def limit_map_count(s: ptr[runner], more: int) -> int:
     return 0
 
 
+def may_move_vmas(op: int) -> bool:
+    """Whether the operation could change a VMA of its process: only what takes mmap_lock for writing does, which a
+    fault in a VMA that grows down does too (expand_stack)."""
+    if op == OP_READ or op == OP_WRITE:
+        return load64(C_STACKS) != 0
+    if op == OP_FTRUNCATE or op == OP_PWRITE or op == OP_MINCORE:
+        return False
+    return op != OP_RLIMIT_AS and op != OP_MAP_COUNT
+
+
 def perform(s: ptr[runner], row: int) -> int:
     """One operation; `row`: the address of its eight words.  Its result as the system call gives it."""
     op = load64(row)
@@ -173,6 +183,8 @@ def perform(s: ptr[runner], row: int) -> int:
     if op == OP_WRITE:
         return probe_write8(a, b)
     if op == OP_MMAP:
+        if d & UAPI_MAP_GROWSDOWN:
+            store64(C_STACKS, 1)
         return syscall6(NR_MMAP, a, b, c, d, file_descriptor(e), f)
     if op == OP_MUNMAP:
         return call2(NR_MUNMAP, a, b)

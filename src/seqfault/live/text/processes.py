@@ -6,9 +6,9 @@ from seqfault.compile.raw import load8, load32, load64, store32, store64, syscal
 from seqfault.kernel import ptr
 from seqfault.live.abi import (
     B_TIME,
-    B_VECTOR,
     BLOCK_1,
     C_ARG,
+    C_ASK_VMAS,
     C_DETAIL,
     C_DETAIL_WORDS,
     C_DONE,
@@ -18,7 +18,6 @@ from seqfault.live.abi import (
     C_ROW,
     C_SEQ,
     C_VECTOR,
-    C_VECTOR_WHO,
     C_WORDS,
     DETAIL_1,
     EXIT_FULL,
@@ -36,31 +35,35 @@ from seqfault.live.abi import (
     K_OBSERVE,
     K_PERFORM,
     ROW_WORDS,
-    SCRATCH,
     SCRATCH_0,
     SHARED_BASE,
+    VECTOR,
 )
 from seqfault.live.text.calls import (
     NR_FORK,
+    NR_GETCPU,
     NR_KILL,
     NR_PRCTL,
     PR_SET_PDEATHSIG,
     SIGKILL,
+    STAY,
     WNOHANG,
     call1,
     call2,
+    call3,
     copy_words,
     exit_group,
     futex_wait,
     futex_wake,
     header,
     reap,
+    set_affinity,
     set_header,
     set_time,
 )
 from seqfault.live.text.details import details
 from seqfault.live.text.observe import observe, open_own
-from seqfault.live.text.perform import perform
+from seqfault.live.text.perform import may_move_vmas, perform
 from seqfault.live.text.state import runner, scratch
 from seqfault.live.text.ticking import tick, tick_to
 from seqfault.mm.opcodes import ABSENT, OP_EXIT, OP_FORK, OP_START
@@ -84,6 +87,8 @@ def second_process(s: ptr[runner]):
             exit_group(0)
         if kind == K_PERFORM:
             store64(C_RESULT, perform(s, load64(C_ARG)))
+        if load64(C_ASK_VMAS):
+            s.ask_vmas = 1
         end = observe(s, BLOCK_1)
         store64(C_WORDS, (end - BLOCK_1) // 8)
         if load64(C_DETAIL):
@@ -158,6 +163,12 @@ def step(s: ptr[runner], row: int, number: int, out: int) -> int:
     answered = False
     store64(C_VECTOR, -1)
     store64(C_DETAIL, 1 if detail else 0)
+    # a process's VMAs are looked at anew when an operation of its own may have changed them, and now and then
+    ask = s.all_vmas_every <= 1 or number % s.all_vmas_every == 0
+    moves = may_move_vmas(op)
+    if ask or (who == 0 and moves):
+        s.ask_vmas = 1
+    store64(C_ASK_VMAS, 1 if ask or (who == 1 and moves) else 0)
     tick(s)
     if op == OP_START:
         result = 0
@@ -190,11 +201,10 @@ def step(s: ptr[runner], row: int, number: int, out: int) -> int:
     n = load64(C_VECTOR)
     if n >= 0:
         mask |= HAS_VECTOR
-        vector = SCRATCH_0 + load64(C_VECTOR_WHO) * SCRATCH + B_VECTOR
         store64(end, n)
         end += 8
         for i in range(n):
-            store64(end + 8 * i, load8(vector + i) & 1)
+            store64(end + 8 * i, load8(VECTOR + i) & 1)
         end += 8 * n
     if detail:
         mask |= HAS_DETAIL
@@ -214,8 +224,17 @@ def longest_record(s: ptr[runner]) -> int:
     return 2 * (64 + pages * 13) + s.nr_pages + 64
 
 
+def stay():
+    """Both processes of the program run on the processor that it began on."""
+    at = SCRATCH_0
+    if call3(NR_GETCPU, at, 0, 0) == 0:
+        set_affinity(at, load32(at))
+
+
 def first_process(s: ptr[runner], first: int, last: int):
     """Run the rows [first, last), a program, and exit."""
+    if s.cpu == STAY:
+        stay()
     open_own(s)
     base = SHARED_BASE + header(H_STREAM)
     rows = SHARED_BASE + header(H_ROWS)

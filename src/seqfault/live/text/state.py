@@ -28,6 +28,10 @@ class runner:
     smaps: int
     count_ticks: int
     ticked: int
+    cpu: int
+    all_vmas_every: int
+    ask_vmas: int  # whether the VMAs have to be looked at anew
+    vma_words: int  # of those in the buffer B_VMAS
     master_ticked: int
 
 
