@@ -8,6 +8,7 @@ from seqfault.mm.memory import change_protection
 from seqfault.mm.modify import vma_modify_flags
 from seqfault.mm.opcodes import UAPI_PROT_GROWSDOWN, UAPI_PROT_GROWSUP
 from seqfault.mm.places import mprotect_fixup_begin, mprotect_fixup_end
+from seqfault.mm.populate import populate_vma_page_range
 from seqfault.mm.types import (
     EACCES,
     EINVAL,
@@ -18,6 +19,7 @@ from seqfault.mm.types import (
     VM_ACCESS_FLAGS,
     VM_ACCOUNT,
     VM_GROWSDOWN,
+    VM_LOCKED,
     VM_NORESERVE,
     VM_SHARED,
     VM_WRITE,
@@ -79,6 +81,9 @@ def mprotect_fixup(
     change_protection(vma, start, end, vma.vm_page_prot)
     mprotect_fixup_end(vma)
     if FULL:
+        # Locked pages that become writable are copied now, not by a fault (commit 36f881883c57, 4.2).
+        if oldflags & (VM_WRITE | VM_SHARED | VM_LOCKED) == VM_LOCKED and newflags & VM_WRITE:
+            populate_vma_page_range(vma, start, end, mm)
         vm_stat_account(mm, oldflags, start - end)
         vm_stat_account(mm, newflags, end - start)
     return 0, vma

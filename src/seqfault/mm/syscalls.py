@@ -9,8 +9,12 @@ from seqfault.kernel import ptr
 from seqfault.kernel.rwsem import down_write, up_write
 from seqfault.mm.mmap import TASK_SIZE, do_mmap, do_munmap
 from seqfault.mm.mprotect import do_mprotect
+from seqfault.mm.opcodes import UAPI_MAP_LOCKED, UAPI_MAP_NONBLOCK, UAPI_MAP_POPULATE
+from seqfault.mm.populate import mm_populate
 from seqfault.mm.types import (
     ENOMEM,
+    FULL,
+    VM_LOCKED,
     addr_or_errno_t,
     current_mm,
     errno_t,
@@ -31,6 +35,10 @@ def sys_mmap(
     down_write(mm.mmap_sem)
     ret: addr_or_errno_t = do_mmap(mm, addr, len, prot, flags, f, pgoff)
     up_write(mm.mmap_sem)
+    if FULL and ret >= 0:
+        locked = flags & UAPI_MAP_LOCKED != 0 or mm.def_flags & VM_LOCKED != 0
+        if locked or flags & (UAPI_MAP_POPULATE | UAPI_MAP_NONBLOCK) == UAPI_MAP_POPULATE:
+            mm_populate(mm, ret, len)
     return ret
 
 
