@@ -119,6 +119,7 @@ def fence(addr: s64):
 
 def test_file(number: s64, mode: s64, shmem: bool, mapping: ptr[file]):
     f = pool_object(file, number)
+    f.f_count = 1  # held open
     f.f_mode = mode
     f.shmem = shmem
     f.f_mapping = mapping
