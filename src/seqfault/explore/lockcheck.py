@@ -24,8 +24,8 @@ CHUNK = 16  # scenarios that a worker gets at a time
 class Observed:
     """Accesses of one kind: from the same line, with the same locks.
 
-    `words`: what held, in the words of mm/locks.py; `function`, `file`, `line`: of the text; `scenario`: one that shows
-    it, with its `schedule` if it is not right.
+    `words`: what held, in the words of mm/locks.py, without locks that the object does not have; `function`, `file`,
+    `line`: of the text; `scenario`: one that shows it, with its `schedule` if it is not right.
     """
 
     field: str
@@ -183,15 +183,20 @@ def check_chunk(protocol: str, scenarios: Sequence[Scenario], limits: Limits, en
             fn, file, line = statement_of(x.where)
             report.observed.append(
                 Observed(
-                    x.field, x.write, tuple(sorted(x.words)), fn, file, line, judge(d, x), x.count, names[x.run],
+                    x.field, x.write, said(x.words - x.absent), fn, file, line, judge(d, x), x.count, names[x.run],
                     paths.get(id_of(x), ()),
                 )
             )  # fmt: skip
     return report
 
 
+def said(words: frozenset[str]) -> tuple[str, ...]:
+    """In order, and without what is said by another word."""
+    return tuple(sorted(words - {"mmap_sem:r"} if "mmap_sem:w" in words else words))
+
+
 def id_of(x: Access) -> int:
-    return hash((x.field, x.write, x.words, x.where))
+    return hash((x.field, x.write, x.words, x.absent, x.where))
 
 
 def judge(d: Discipline, x: Access) -> Judgement:

@@ -30,9 +30,9 @@ W_HEADER = 12
 LOCK_ROW = 5  # mode, cell, second cell, stride, objects (0: this program has no such lock)
 # columns of what was seen: key (instruction, store or load, locks; plus one), how often; where first: run, state, step
 S_KEY, S_COUNT, S_RUN, S_STATE, S_STEP = range(5)
-OWNER, READER, BIT, FLAG = range(4)
+OWNER, READER, BIT, FLAG, ODD = range(5)
 ANY, SELF, VIA = range(3)
-MASK_BITS = 20
+MASK_BITS = 24  # a lock each; whether the object is shared; a lock each that there is none of
 LOOKS = frozenset(p.__name__ for p in (validate_mm, free_page_check, flush_check))
 
 
@@ -48,12 +48,14 @@ def holds(S, P, W, k, i, p):  # type: ignore[no-untyped-def]
         return (v >> p) & 1 == 1 or get(S, P, W[r + 2] + i * W[r + 3], 0) == p + 1
     if mode == BIT:
         return (v >> p) & 1 == 1
+    if mode == ODD:
+        return v & 1 == 1
     return v != 0
 
 
 @jit
 def held(S, P, W, addr, p):  # type: ignore[no-untyped-def]
-    """The locks that `p` holds, as far as they concern the object that has cell `addr`: a bit each."""
+    """The locks that `p` holds, as far as they concern the object that has cell `addr`."""
     n = W[W_LOCKS]
     pool = W[W[W_POOL] + addr]
     base = P[P[O_POOLS] + 5 * pool]
@@ -73,8 +75,9 @@ def held(S, P, W, addr, p):  # type: ignore[no-untyped-def]
                 mask |= np.int64(1) << k
         elif W[w] == VIA:
             x = get(S, P, base + me * stride + W[w + 1], 0)
-            # no such object, no such lock to take
-            if x <= 0 or x > W[r + 4] or holds(S, P, W, k, x - 1, p):
+            if x <= 0 or x > W[r + 4]:  # no such object, no such lock to take
+                mask |= (np.int64(1) << k) | (np.int64(1) << (n + 1 + k))
+            elif holds(S, P, W, k, x - 1, p):
                 mask |= np.int64(1) << k
         else:
             for i in range(W[r + 4]):
@@ -140,13 +143,15 @@ NOTHING = np.zeros((1, 5), np.int64)
 class Access:
     """Accesses to a field from one place that were alike.
 
-    `words`: what held meanwhile, in the words of mm/locks.py.  `run`, `state`, `process`, `choice`: where it was first
+    `words`: what held meanwhile, in the words of mm/locks.py; `absent`: those among them that only hold because the
+    object has no such lock.  `run`, `state`, `process`, `choice`: where it was first
     seen: the number of the exploration (from 1), and the step from which state.
     """
 
     field: str
     write: bool
     words: frozenset[str]
+    absent: frozenset[str]
     where: Where
     count: int
     run: int
@@ -195,10 +200,11 @@ class Watch:
                 words.add("unshared")
             if acc.order.startswith("rmw"):
                 words.add("atomic")
+            absent = {x.name for i, x in enumerate(LOCKS) if mask >> len(LOCKS) + 1 + i & 1}
             out.append(
                 Access(
-                    field_of(acc.pool, acc.path), write, frozenset(words), self.a.where[pc], count, first, state,
-                    step & 255, step >> 8,
+                    field_of(acc.pool, acc.path), write, frozenset(words), frozenset(absent), self.a.where[pc], count,
+                    first, state, step & 255, step >> 8,
                 )
             )  # fmt: skip
         return out
@@ -260,7 +266,7 @@ def lock_row(lock: Lock, cells: Mapping[str, int], pools: Mapping[str, PoolInfo]
     if p is None or first < 0 or not used(a, first):
         return [0] * LOCK_ROW
     second = cells[f"{lock.struct}[0].{lock.second}"] if lock.second else 0
-    mode = {"spin": OWNER, "write": OWNER, "read": READER, "bit": BIT, "flag": FLAG}[lock.mode]
+    mode = {"spin": OWNER, "write": OWNER, "read": READER, "bit": BIT, "flag": FLAG, "odd": ODD}[lock.mode]
     return [mode, first, second, p.stride, p.n]
 
 

@@ -26,9 +26,10 @@ class Lock:
     """A way to hold a lock, as rules name it.
 
     `struct`, `cell`: where it lives.  `mode`: spin; write, or read (which writing is too: `second` is the writer's
-    cell) of a semaphore; bit of a mask of processes; flag of the process.  Of a field's own object it is that object's;
-    `via`: struct of the field -> its pointer to the object that has the lock (NULL: there is no lock to hold); else
-    any object's.
+    cell) of a semaphore; bit of a mask of processes; flag of the process; odd, of a count.
+
+    For a field of its own struct it is that object's lock.  `via`: struct of the field -> its pointer to the object
+    that has the lock (NULL: there is no lock to hold).  Else it is any object's.
     """
 
     name: str
@@ -62,6 +63,13 @@ LOCKS = (
     Lock("page_table_lock", "mm_struct", "page_table_lock.owner", "spin", "mm->page_table_lock"),
     Lock("ptl", "pte_table", "ptl.owner", "spin", "the lock of the page table; of a page: of some page table"),
     Lock("mm_seq", "mm_struct", "mm_seq.lock.owner", "spin", "mm->mm_seq, writing (speculative page faults)"),
+    Lock(
+        "vm_sequence",
+        "vm_area_struct",
+        "vm_sequence.sequence",
+        "odd",
+        "the VMA's vm_sequence is odd: a writer is inside (speculative page faults)",
+    ),
     Lock("srcu", "srcu_struct", "readers", "bit", "inside srcu_read_lock (speculative page faults)"),
     Lock("irqs-off", "task_struct", "irqs_disabled", "flag", "interrupts of this CPU are off"),
 )
@@ -80,7 +88,7 @@ class Row:
 
 LAYOUT_READ = "mmap_sem:r"
 LAYOUT_WRITE = "mmap_sem:w + i_mmap_rwsem + anon_vma.rwsem"
-CHAIN_WRITE = "mmap_sem:w | mmap_sem:r + page_table_lock + anon_vma.rwsem"
+CHAIN_WRITE = "mmap_sem:w | mmap_sem:r + page_table_lock"
 
 TABLE = (
     Row(

@@ -47,12 +47,14 @@ from seqfault.protocols.spf_common import (
     bind_08_09,
     bind_10,
 )
+from seqfault.protocols.spf_locks import SPF_04
 
 PROTOCOL = Protocol(
     "spf-seed",
     "RFC v5, patch 04 at its posted places, VMAs freed at once",
     doc=__doc__ or "",
     speculative=SUCCESS,
+    locks=SPF_04,
 )
 
 

@@ -49,9 +49,14 @@ from seqfault.protocols.spf_common import (
     bind_08_09,
     bind_10,
 )
+from seqfault.protocols.spf_locks import SPF_V5
 
 PROTOCOL = Protocol(
-    "spf-v5", "speculative page faults, RFC v5, the whole series", doc=__doc__ or "", speculative=SUCCESS
+    "spf-v5",
+    "speculative page faults, RFC v5, the whole series",
+    doc=__doc__ or "",
+    speculative=SUCCESS,
+    locks=SPF_V5,
 )
 
 

@@ -114,30 +114,38 @@ def field_lines(r: LockReport, row: Row) -> list[str]:
     if row.note:
         out += wrapped(row.note, "  ")
     for write in (False, True):
-        kinds = sorted((o for o in r.observed if (o.field, o.write) == (row.field, write)), key=lambda o: -o.count)
-        if kinds:
-            out.append(f"  {'written' if write else 'read'} by")
-        for o in kinds:
-            mark = "***" if not o.judgement.right else ""
-            out.append(f"    {o.count:>10,}  {o.function} ({o.file}:{o.line}) {mark}".rstrip())
-            out += wrapped(f"with {words(o)}", " " * 16)
+        groups: dict[tuple[str, bool], dict[str, int]] = {}
+        for o in r.observed:
+            if (o.field, o.write) == (row.field, write):
+                by = groups.setdefault((words(o), o.judgement.right), {})
+                by[o.function] = by.get(o.function, 0) + o.count
+        for (what, right), by in sorted(groups.items(), key=lambda g: -sum(g[1].values())):
+            out += wrapped(
+                f"{'written' if write else 'read'} with {what}" + ("" if right else " *** against the table"), "  "
+            )
+            out += wrapped(", ".join(f"{fn} {n:,}" for fn, n in sorted(by.items(), key=lambda x: -x[1])), "      ")
     return out
 
 
 def wrong_lines(r: LockReport, p: Protocol, scenarios: dict[str, Scenario], shown: int) -> list[str]:
-    """What is not as the table says, the most frequent first."""
+    """What is not as the table says, by field and function: writes first, then the most frequent."""
     if not r.wrong:
         return []
+    groups: dict[tuple[str, bool, str], list[Observed]] = {}
+    for o in r.wrong:
+        groups.setdefault((o.field, o.write, o.function), []).append(o)
+    ranked = sorted(groups.values(), key=lambda g: (not g[0].write, -sum(o.count for o in g)))
     out = ["Not as the table says:"]
-    ranked = sorted(r.wrong, key=lambda o: (not o.write, -o.count))
-    for o in ranked[:shown]:
-        out.append(f"  {'write' if o.write else 'read'} {o.field} in {o.function} ({o.file}:{o.line})")
-        out += wrapped(f"{o.count:,} times with {words(o)}", "      ")
+    for g in ranked[:shown]:
+        o = min(g, key=lambda x: (len(x.schedule), -x.count))
+        n = sum(x.count for x in g)
+        out += wrapped(f"{'write' if o.write else 'read'} {o.field} in {o.function} ({o.file}:{o.line})", "  ")
+        out += wrapped(f"{n:,} time{'s' * (n > 1)}, e.g. with {words(o)}", "      ")
         if o.scenario in scenarios and o.schedule:
             out.append(f"      seqfault replay '{encode_schedule(p, scenarios[o.scenario], o.schedule)}'")
     if len(ranked) > shown:
-        out.append(f"  and {len(ranked) - shown} more: --json has them all")
-    return out
+        out.append(f"  and {len(ranked) - shown} more; --json has them all")
+    return [*out, ""]
 
 
 def lines(r: LockReport, p: Protocol, scenarios: Sequence[Scenario], fields: Sequence[str]) -> Iterable[str]:
