@@ -39,9 +39,9 @@ Int64 = NDArray[np.int64]
 class Options:
     """How the runner runs.  `spans`: observed [start, end)s in pages; `detail_every`: how often smaps is read (rows;
     0: never); `cpu`: the processor to stay on (-1: any; None: each program stays where it begins);
-    `all_vmas_every`: after how many rows VMAs are looked at that the operation cannot have changed (1: always);
-    `maps_text`: read /proc/PID/maps even where PROCMAP_QUERY is there; `ticks`: count where time goes; `timeout`: seconds that a
-    batch may take without any row being finished."""
+    `all_vmas_every`: after how many rows those VMAs are looked at, too, that no operation's range touched (1: always);
+    `maps_text`: read /proc/PID/maps even where PROCMAP_QUERY is there; `ticks`: count where time goes; `timeout`:
+    seconds that a batch may take without any row being finished."""
 
     nr_pages: int = 1024
     spans: tuple[tuple[int, int], ...] = ((512, 552), (600, 616), (1007, 1023))

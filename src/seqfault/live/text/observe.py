@@ -34,7 +34,7 @@ from seqfault.live.text.calls import (
     read_decimal,
     read_hex,
 )
-from seqfault.live.text.state import runner, scratch
+from seqfault.live.text.state import ALL, NO_VMA, SOME, runner, scratch
 from seqfault.live.text.ticking import tick, tick_to
 from seqfault.mm.opcodes import PAGE_SIZE, WINDOW_BASE
 
@@ -54,7 +54,7 @@ def open_own(s: ptr[runner]):
     if maps < 0 or open_at(text("/proc/self/pagemap"), O_RDONLY, FD_PAGEMAP) < 0:
         exit_group(EXIT_SETUP)
     s.smaps = 0
-    s.ask_vmas = 1
+    s.ask = ALL
     at = scratch(s) + B_QUERY
     for i in range(2, 13):
         store64(at + 8 * i, 0)
@@ -110,6 +110,43 @@ def query_vmas(s: ptr[runner], out: int) -> int:
             out += 8 * VMA_WORDS
             at = end
             listed = end
+    return out
+
+
+def query_some(s: ptr[runner], out: int) -> int:
+    """The VMAs that are known, but for those that touch [ask_low, ask_high], which are looked at."""
+    q = scratch(s) + B_QUERY
+    kept = scratch(s) + B_VMAS
+    last = kept + 8 * s.kept_words
+    low = (s.ask_low - WINDOW_BASE) // PAGE_SIZE
+    high = (s.ask_high - WINDOW_BASE) // PAGE_SIZE
+    while kept < last and load64(kept + 8) < low:
+        copy_words(out, kept, VMA_WORDS)
+        out += 8 * VMA_WORDS
+        kept += 8 * VMA_WORDS
+    at = s.ask_low - PAGE_SIZE
+    while at <= s.ask_high:
+        store64(q + 16, at)
+        r = call3(NR_IOCTL, FD_MAPS, PROCMAP_QUERY, q)
+        if r < 0:
+            if r != ENOENT:
+                exit_group(EXIT_SETUP)
+            break
+        start = load64(q + 24)
+        end = load64(q + 32)
+        if start > s.ask_high:
+            break
+        if in_spans(s, start, end):
+            device = load32(q + 72) << 32 | load32(q + 76)
+            put_vma(out, start, end, load64(q + 40), load64(q + 56), file_word(s, load64(q + 64), device))
+            out += 8 * VMA_WORDS
+        at = end
+    while kept < last and load64(kept) <= high:
+        kept += 8 * VMA_WORDS
+    while kept < last:
+        copy_words(out, kept, VMA_WORDS)
+        out += 8 * VMA_WORDS
+        kept += 8 * VMA_WORDS
     return out
 
 
@@ -237,15 +274,20 @@ def observe(s: ptr[runner], out: int) -> int:
     vmas = out + 8
     kept = scratch(s) + B_VMAS
     last = vmas
-    if s.ask_vmas:
-        last = query_vmas(s, vmas) if s.query else read_vmas(s, vmas)
-        s.vma_words = (last - vmas) // 8
-        copy_words(kept, vmas, s.vma_words)
-        s.ask_vmas = 0
+    if s.ask == NO_VMA:
+        copy_words(vmas, kept, s.kept_words)
+        last = vmas + 8 * s.kept_words
     else:
-        copy_words(vmas, kept, s.vma_words)
-        last = vmas + 8 * s.vma_words
-    store64(out, s.vma_words // VMA_WORDS)
+        if s.query == 0:
+            last = read_vmas(s, vmas)
+        elif s.ask == SOME:
+            last = query_some(s, vmas)
+        else:
+            last = query_vmas(s, vmas)
+        s.kept_words = (last - vmas) // 8
+        copy_words(kept, vmas, s.kept_words)
+        s.ask = NO_VMA
+    store64(out, s.kept_words // VMA_WORDS)
     tick_to(s, H_TICKS + 1)
     out = put_pages(s, vmas, last, last)
     tick_to(s, H_TICKS + 2)

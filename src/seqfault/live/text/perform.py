@@ -159,16 +159,6 @@ def limit_map_count(s: ptr[runner], more: int) -> int:
     return 0
 
 
-def may_move_vmas(op: int) -> bool:
-    """Whether the operation could change a VMA of its process: only what takes mmap_lock for writing does, which a
-    fault in a VMA that grows down does too (expand_stack)."""
-    if op == OP_READ or op == OP_WRITE:
-        return load64(C_STACKS) != 0
-    if op == OP_FTRUNCATE or op == OP_PWRITE or op == OP_MINCORE:
-        return False
-    return op != OP_RLIMIT_AS and op != OP_MAP_COUNT
-
-
 def perform(s: ptr[runner], row: int) -> int:
     """One operation; `row`: the address of its eight words.  Its result as the system call gives it."""
     op = load64(row)

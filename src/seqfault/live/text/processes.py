@@ -63,15 +63,25 @@ from seqfault.live.text.calls import (
 )
 from seqfault.live.text.details import details
 from seqfault.live.text.observe import observe, open_own
-from seqfault.live.text.perform import may_move_vmas, perform
-from seqfault.live.text.state import runner, scratch
+from seqfault.live.text.perform import perform
+from seqfault.live.text.reach import ask_for, reach
+from seqfault.live.text.state import ALL, runner, scratch
 from seqfault.live.text.ticking import tick, tick_to
 from seqfault.mm.opcodes import ABSENT, OP_EXIT, OP_FORK, OP_START
 
+SHORT = 32  # rows: in so short a program all VMAs are looked at after each
 PATIENCE_MS = 100  # between two looks at whether process 1 is still there
 
 
 # -- process 1
+def act(s: ptr[runner], row: int):
+    """Perform an operation of this process, and note which of its VMAs that may have changed."""
+    result = perform(s, row)
+    store64(C_RESULT, result)
+    what, low, high = reach(row, result)
+    ask_for(s, what, low, high)
+
+
 def second_process(s: ptr[runner]):
     """Serve commands until the one to exit."""
     s.who = 1
@@ -86,9 +96,9 @@ def second_process(s: ptr[runner]):
         if kind == K_EXIT:
             exit_group(0)
         if kind == K_PERFORM:
-            store64(C_RESULT, perform(s, load64(C_ARG)))
+            act(s, load64(C_ARG))
         if load64(C_ASK_VMAS):
-            s.ask_vmas = 1
+            ask_for(s, ALL, 0, 0)
         end = observe(s, BLOCK_1)
         store64(C_WORDS, (end - BLOCK_1) // 8)
         if load64(C_DETAIL):
@@ -154,8 +164,9 @@ def do_exit(s: ptr[runner]) -> int:
     return 0
 
 
-def step(s: ptr[runner], row: int, number: int, out: int) -> int:
-    """Perform a row and write its record at `out`; returns the address after it."""
+def step(s: ptr[runner], row: int, number: int, everything: bool, out: int) -> int:
+    """Perform a row and write its record at `out`; returns the address after it.  `everything`: whether all VMAs are
+    looked at, or those that the operation can have changed."""
     op = load64(row)
     who = load64(row + 8)
     detail = s.detail_every != 0 and number % s.detail_every == 0
@@ -163,12 +174,9 @@ def step(s: ptr[runner], row: int, number: int, out: int) -> int:
     answered = False
     store64(C_VECTOR, -1)
     store64(C_DETAIL, 1 if detail else 0)
-    # a process's VMAs are looked at anew when an operation of its own may have changed them, and now and then
-    ask = s.all_vmas_every <= 1 or number % s.all_vmas_every == 0
-    moves = may_move_vmas(op)
-    if ask or (who == 0 and moves):
-        s.ask_vmas = 1
-    store64(C_ASK_VMAS, 1 if ask or (who == 1 and moves) else 0)
+    store64(C_ASK_VMAS, 1 if everything else 0)
+    if everything:
+        ask_for(s, ALL, 0, 0)
     tick(s)
     if op == OP_START:
         result = 0
@@ -179,7 +187,8 @@ def step(s: ptr[runner], row: int, number: int, out: int) -> int:
         if who == 1:
             result = do_exit(s)
     elif who == 0:
-        result = perform(s, row)
+        act(s, row)
+        result = load64(C_RESULT)
     elif who == 1 and s.child:
         send(s, K_PERFORM, row)
         wait_done(s)
@@ -241,11 +250,13 @@ def first_process(s: ptr[runner], first: int, last: int):
     offsets = SHARED_BASE + header(H_OFFSETS)
     out = base + 8 * header(H_STREAM_USED)
     limit = base + 8 * (header(H_STREAM_WORDS) - longest_record(s))
+    short = s.all_vmas_every <= 1 or last - first <= SHORT
     for i in range(first, last):
         if out > limit:
             exit_group(EXIT_FULL)
         store64(C_ROW, i)
-        out = step(s, rows + 8 * ROW_WORDS * i, i, out)
+        everything = short or i == last - 1 or i % s.all_vmas_every == 0
+        out = step(s, rows + 8 * ROW_WORDS * i, i, everything, out)
         store64(offsets + 8 * (i + 1), (out - base) // 8)
         set_header(H_STREAM_USED, (out - base) // 8)
     do_exit(s)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from seqfault.kernel import array, ptr, struct
 from seqfault.live.abi import MAX_SPANS, SCRATCH, SCRATCH_0
 
+NO_VMA, SOME, ALL = 0, 1, 2
+
 
 @struct(pool=1)
 class runner:
@@ -30,8 +32,10 @@ class runner:
     ticked: int
     cpu: int
     all_vmas_every: int
-    ask_vmas: int  # whether the VMAs have to be looked at anew
-    vma_words: int  # of those in the buffer B_VMAS
+    ask: int  # which VMAs have to be looked at anew: NO_VMA, SOME, ALL
+    ask_low: int  # SOME: those that touch [ask_low, ask_high]
+    ask_high: int
+    kept_words: int  # of the VMAs that are known, in the buffer B_VMAS
     master_ticked: int
 
 
