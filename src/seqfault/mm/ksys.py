@@ -70,6 +70,7 @@ ENOSYS = 38
 SIGNALLED = -1000  # READ, WRITE: this minus the signal
 PROT_RIGHTS, PROT_ALL = 7, 15  # reading, writing, executing; and PROT_SEM
 FMODE_READ, FMODE_WRITE = 1, 2
+MMAP_MIN_ADDR = 1 << 16  # CONFIG_LSM_MMAP_MIN_ADDR; the sysctl can only raise it
 
 s64 = integer(-(1 << 63), (1 << 63) - 1, "s64")
 
@@ -137,6 +138,14 @@ def hole_or_outside(start: s64, len: s64, ret: s64) -> s64:
 
 
 # -- mapping
+def round_hint_to_min(hint: s64) -> s64:
+    """A hint in the lowest pages, which nobody may map, means the first page behind them."""
+    page: s64 = hint & ~(PAGE_SIZE - 1)
+    if page != 0 and below(page, MMAP_MIN_ADDR):
+        return MMAP_MIN_ADDR
+    return page
+
+
 def ksys_mmap(addr: s64, len: s64, prot: s64, flags: s64, fd: s64, off: s64) -> s64:
     if unaligned(off):
         return -EINVAL
@@ -159,8 +168,8 @@ def ksys_mmap(addr: s64, len: s64, prot: s64, flags: s64, fd: s64, off: s64) -> 
         if not in_window(addr, pages * PAGE_SIZE):
             return OUTSIDE
         at = page_of(addr)
-    elif in_window(addr & ~(PAGE_SIZE - 1), pages * PAGE_SIZE):
-        at = page_of(addr & ~(PAGE_SIZE - 1))
+    elif in_window(round_hint_to_min(addr), pages * PAGE_SIZE):
+        at = page_of(round_hint_to_min(addr))
     return address_of(vm_mmap_pgoff(at, pages, prot, flags, f, pages_of(off)))
 
 

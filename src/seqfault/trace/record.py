@@ -189,6 +189,18 @@ def events(data: Path, offset: int, out: Path) -> int:
     return n
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End what was started and still runs."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        os.killpg(process.pid, number)
+        try:
+            process.wait(3)
+        except subprocess.TimeoutExpired:
+            continue
+
+
 def record(
     directory: Path,
     program: list[str],
@@ -232,9 +244,8 @@ def record(
             if watch:
                 watch.poll(delay)
             time.sleep(POLL)
-    except BaseException:
-        os.killpg(process.pid, signal.SIGTERM)
-        raise
+    finally:
+        end(process)
     pidfile.unlink(missing_ok=True)
     if watch is None:
         raise RecordError("strace did not start")

@@ -22,6 +22,8 @@ from seqfault.trace.timeline import BIRTH, EXEC, Fault, Item, Recording, Seen, i
 PAGE = op.PAGE_SIZE
 QUERIES = ("prctl", "exit", "exit_group", "shmget")
 LIMIT = re.compile(r"rlim_cur=([^,}]+)")
+HUGE = 1 << 21
+EFAULT = -14
 LOW = (1 << 30, (1 << 31) + (1 << 25))  # where MAP_32BIT begins to search is random (find_start_end)
 
 
@@ -245,14 +247,32 @@ class Replay:
             self.other(process, call, want)
             return
         args = todo.args
+        if name == "mincore" and want == EFAULT:
+            self.result.ignored["mincore into a bad vector"] += 1
+            return
         if todo.fd is not None:
-            args = self.with_file(process, todo, want)
+            if args[3] & MAP["MAP_HUGETLB"]:
+                self.huge(who, todo, want)
+                return
+            args = self.with_file(process, todo)
         got = self.spaces.op(who, todo.op, args)
         self.result.calls[name] += 1
         if got != want:
             self.differs(who, call, todo.op, args, want, got)
 
-    def with_file(self, process: Process, todo: Op, want: int) -> tuple[int, ...]:
+    def huge(self, who: int, todo: Op, want: int) -> None:
+        """Huge pages of hugetlbfs, a file of their own: placed where the recording has them, if it has."""
+        if want < 0:
+            self.result.ignored["mmap MAP_HUGETLB"] += 1
+            return
+        _, size, prot, flags, _, offset = todo.args
+        flags = flags & (MAP["MAP_SHARED"] | MAP["MAP_PRIVATE"]) | MAP["MAP_FIXED"]
+        file = self.new_file(OpenFile("/anon_hugepage"))
+        size = -(-size // HUGE) * HUGE
+        self.spaces.op(who, op.OP_MMAP, (want, size, prot, flags, file, offset))
+        self.result.substituted["mmap MAP_HUGETLB"] += 1
+
+    def with_file(self, process: Process, todo: Op) -> tuple[int, ...]:
         """mmap's arguments with the model's file in place of the descriptor."""
         assert todo.fd is not None
         if todo.args[3] & MAP["MAP_ANONYMOUS"]:
@@ -268,7 +288,11 @@ class Replay:
             self.result.substituted["MAP_32BIT, placed at random"] += 1
         else:
             self.result.differences.append(difference)
-        if want < 0 or what not in (op.OP_MMAP, op.OP_MREMAP):
+        if what not in (op.OP_MMAP, op.OP_MREMAP):
+            return
+        if want < 0:
+            if got >= 0 and what == op.OP_MMAP:
+                self.spaces.op(who, op.OP_MUNMAP, (got, args[1]))
             return
         if what == op.OP_MMAP:
             if got >= 0:
