@@ -13,7 +13,7 @@ from typing import Any
 from seqfault.kernel.machine import KernelBug
 from seqfault.live.fuzz import CHUNK_ROWS, Pair, Tally, run_chunk
 from seqfault.live.generate import Geometry, Plan, programs
-from seqfault.live.model import ModelSide, PlainSide
+from seqfault.live.model import ModelSide, PlainSide, errnos
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Options:
         return Plan(self.seed, self.program_ops, self.geometry, 2000 if self.kernel == "host" else 0)
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Of the text, where they depend on the kernel: a guest's file on disk is one of ramfs."""
+        return {} if self.kernel == "host" else {"RA_PAGES": 0}
+
+    @property
     def seal(self) -> bool:
         return self.release >= 610
 
@@ -61,6 +66,7 @@ class Campaign:
     plain: list[str] = field(default_factory=list)
     controls: list[tuple[str, str, str]] = field(default_factory=list)
     known_counters: list[str] = field(default_factory=list)
+    known_errnos: list[str] = field(default_factory=list)
     next: int = 0
     ended: str = ""
 
@@ -81,7 +87,7 @@ def open_kernel(o: Options) -> Any:
 
 
 def open_pair(o: Options) -> Pair:
-    return Pair(ModelSide(o.release, o.geometry, o.detail_every), open_kernel(o))
+    return Pair(ModelSide(o.release, o.geometry, o.detail_every, **o.sizes), open_kernel(o))
 
 
 _pair: Pair | None = None
@@ -109,7 +115,7 @@ def _plain_check(o: Options, program: int) -> tuple[int, str]:
     """One program by plain Python and by machine code; (operations, "" or where they differ)."""
     global _plain
     if _plain is None:
-        _plain = PlainSide(o.release, o.geometry)
+        _plain = PlainSide(o.release, o.geometry, **o.sizes)
     rows = programs(o.plan, program, 1, o.seal)
     try:
         return _plain.check(rows), ""
@@ -184,6 +190,12 @@ def run_campaign(o: Options, note: Note | None = None) -> Campaign:
     return c
 
 
+def _known(c: Campaign, pair: Pair) -> None:
+    """What could be hit: every counter of the text, every errno that it returns."""
+    c.known_counters = sorted(pair.model.machine.counters)
+    c.known_errnos = errnos(pair.model.program)
+
+
 def _late(o: Options, t0: float) -> bool:
     return o.seconds > 0 and time.perf_counter() - t0 >= o.seconds
 
@@ -192,7 +204,7 @@ def _run_here(o: Options, c: Campaign, sampler: Sampler, note: Note | None, t0: 
     pair = open_pair(o)
     try:
         c.controls = list(getattr(pair.kernel, "controls", []))
-        c.known_counters = sorted(pair.model.machine.counters)
+        _known(c, pair)
         for first, count in _chunks(o):
             if _late(o, t0):
                 c.ended = "time"
@@ -213,7 +225,7 @@ def _run_here(o: Options, c: Campaign, sampler: Sampler, note: Note | None, t0: 
 def _run_many(o: Options, c: Campaign, sampler: Sampler, note: Note | None, t0: float) -> None:
     probe = open_pair(o)  # errors come here, once; and the machine code is in the cache for the others
     c.controls = list(getattr(probe.kernel, "controls", []))
-    c.known_counters = sorted(probe.model.machine.counters)
+    _known(c, probe)
     probe.close()
     with ProcessPoolExecutor(o.jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(o,)) as pool:
         chunks = _chunks(o)

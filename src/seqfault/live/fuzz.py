@@ -241,6 +241,16 @@ def merge_counts(t: Tally) -> dict[str, int]:
     return {f"case{i}": t.counters.get(f"vma_merge/case{i}", 0) for i in range(1, 9)}
 
 
+def errno_counts(t: Tally, known: Sequence[str]) -> dict[str, int]:
+    """How often each errno was the result, whatever the operation; `known`: those that the text can give."""
+    out = dict.fromkeys(known, 0)
+    for (op, code), n in t.results.items():
+        if -1000 < code < 0:
+            name = result_name(op, code)
+            out[name] = out.get(name, 0) + n
+    return out
+
+
 def refusal_counts(t: Tally, known: Sequence[str]) -> dict[str, int]:
     """Refusals to merge by reason; `known`: every counter that the text has."""
     names = sorted({k for k in (*known, *t.counters) if k.startswith("refuse/")})

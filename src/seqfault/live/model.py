@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import errno
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.native import NativeProgram
+from seqfault.compile.source import Func, source_of
 from seqfault.kernel.machine import KernelBug, Machine
 from seqfault.live.generate import Geometry
 from seqfault.mm.fullsize import full_sizes
@@ -34,6 +37,32 @@ def program_for(release: int, g: Geometry, **more: int) -> NativeProgram:
     """The program of the whole user interface.  `release`: major * 100 + minor; `more`: other sizes."""
     sizes = full_sizes(release, NR_PAGES=g.nr_pages, HEAP_PAGE=g.heap_page, **more)
     return NativeProgram({"init": uapi_init, "step": uapi_step}, sizes=sizes)
+
+
+def live_lines(program: NativeProgram) -> dict[Func, set[int]]:
+    """The functions of mm/ that a program has, and their lines that are not folded away for its release."""
+    lines: dict[str, set[int]] = {}
+    for f in program.unit().functions.values():
+        for n in f.nodes:
+            lines.setdefault(n.where.file, set()).add(n.where.line)
+    out: dict[Func, set[int]] = {}
+    for s in program.sources:
+        if s.file.startswith("mm/"):
+            mine = {x for x in lines.get(s.file, ()) if s.node.lineno < x <= (s.node.end_lineno or s.node.lineno)}
+            if mine:
+                out[s.fn] = mine
+    return out
+
+
+def errnos(program: NativeProgram) -> list[str]:
+    """The errno values that the text of a release can give, by name: those that its live lines return."""
+    names: set[str] = set()
+    for fn, lines in live_lines(program).items():
+        for n in ast.walk(source_of(fn).node):
+            neg = isinstance(n, ast.UnaryOp) and isinstance(n.op, ast.USub) and isinstance(n.operand, ast.Name)
+            if neg and n.lineno in lines and n.operand.id in errno.errorcode.values():  # type: ignore[attr-defined]
+                names.add(n.operand.id)  # type: ignore[attr-defined]
+    return sorted(names)
 
 
 class ModelSide:
@@ -94,9 +123,9 @@ class PlainSide:
     `KernelBug` with kind "executors-differ" where they do not agree.
     """
 
-    def __init__(self, release: int, g: Geometry):
+    def __init__(self, release: int, g: Geometry, **more: int):
         self.geometry = g
-        self.program = program_for(release, g)
+        self.program = program_for(release, g, **more)
 
     def check(self, rows: Int64) -> int:
         """Returns how many operations were compared."""

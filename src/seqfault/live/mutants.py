@@ -23,7 +23,7 @@ from seqfault.live.campaign import Options, open_kernel
 from seqfault.live.compare import compare
 from seqfault.live.fuzz import Found, Pair, examine
 from seqfault.live.generate import programs
-from seqfault.live.model import ModelSide, observe, program_for
+from seqfault.live.model import ModelSide, live_lines, observe, program_for
 
 Int64 = NDArray[np.int64]
 COMPARE: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
@@ -100,22 +100,13 @@ class Study:
 
 
 def compiled_lines(o: Options) -> dict[Func, set[int]]:
-    """The functions of mm/ that the program of this release has, and their lines that are not folded away."""
-    program = program_for(o.release, o.geometry)
-    unit = program.unit()
-    lines: dict[str, set[int]] = {}
-    for f in unit.functions.values():
-        for n in f.nodes:
-            lines.setdefault(n.where.file, set()).add(n.where.line)
-    out: dict[Func, set[int]] = {}
-    for s in program.sources:
-        if s.file.startswith("mm/") and s.file not in APART and s.name not in APART_FUNCTIONS:
-            mine = {
-                x for x in lines.get(s.file, ()) if s.node.lineno < x <= (s.node.end_lineno or s.node.lineno)
-            }
-            if mine:
-                out[s.fn] = mine
-    return out
+    """The functions of mm/ that may be changed, and their lines that this release has."""
+    lines = live_lines(program_for(o.release, o.geometry))
+    return {
+        f: mine
+        for f, mine in lines.items()
+        if source_of(f).file not in APART and source_of(f).name not in APART_FUNCTIONS
+    }
 
 
 def _folded(node: ast.AST) -> bool:

@@ -15,7 +15,7 @@ from seqfault.cli import BadInput, dump
 from seqfault.live.campaign import Campaign, Options, run_campaign
 from seqfault.live.errors import KernelError
 from seqfault.live.export import export_c, export_python, export_script
-from seqfault.live.fuzz import Found, Tally, by_operation, explain, merge_counts, refusal_counts
+from seqfault.live.fuzz import Found, Tally, by_operation, errno_counts, explain, merge_counts, refusal_counts
 from seqfault.live.script import row_text
 from seqfault.mm.fullsize import release_number
 
@@ -138,6 +138,7 @@ def never(c: Campaign) -> list[str]:
     """What was not hit, by name."""
     t = c.tally
     out = [f"operation {k}" for k, v in by_operation(t).items() if not v]
+    out += [f"errno {k}" for k, v in errno_counts(t, c.known_errnos).items() if not v]
     out += [f"merge {k}" for k, v in merge_counts(t).items() if not v]
     out += [f"refusal: {k}" for k, v in refusal_counts(t, c.known_counters).items() if not v]
     return out
@@ -160,6 +161,7 @@ def as_json(c: Campaign, files: list[list[str]]) -> dict[str, Any]:
         "plain_python": c.plain,
         "next": c.next,
         "results": by_operation(t),
+        "errnos": errno_counts(t, c.known_errnos),
         "merges": merge_counts(t),
         "refusals": refusal_counts(t, c.known_counters),
         "never_hit": never(c),
@@ -202,6 +204,8 @@ def print_report(c: Campaign, files: list[list[str]], con: Console) -> None:
         con.print(f"  {line}", markup=False)
     wide = Console(width=min(con.width, 100), highlight=False, file=con.file)
     wide.print(results_table(t))
+    errnos = errno_counts(t, c.known_errnos).items()
+    con.print("errnos   " + "  ".join(f"{k} {v:,}" for k, v in errnos), markup=False)
     con.print("merges   " + "  ".join(f"{k} {v:,}" for k, v in merge_counts(t).items()), markup=False)
     refused = refusal_counts(t, c.known_counters).items()
     con.print("refused  " + "  ".join(f"{k} {v:,}" for k, v in refused), markup=False)
