@@ -209,7 +209,11 @@ def run_chunk(
 def examine(pair: Pair, part: Int64, program: int, note: Callable[[str], None] | None = None) -> Found:
     """Shrink a program that differs at its last row, and keep what both sides say of it."""
     tell = None if note is None else (lambda n: note(f"shrinking: {n} operations"))
-    small = shrink(part, pair.differing, note=tell)
+    both = pair.run(part)
+    done = both.offsets[: both.compared]
+    worked = np.ones(len(part), bool)  # what failed changed nothing, most of the time
+    worked[: len(done)] = both.stream[done] >= 0
+    small = shrink(part, pair.differing, note=tell, guesses=[part[worked]])
     model, kernel, both = pair.records(small)
     return Found(small, len(part) - 1, both.mismatch, both.message, program, model, kernel)
 

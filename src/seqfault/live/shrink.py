@@ -25,18 +25,24 @@ from seqfault.mm.opcodes import (
 Int64 = NDArray[np.int64]
 # Programs (each with its OP_START) -> for each the number of its first differing row, or -1.
 Differ = Callable[[Sequence[Int64]], list[int]]
-ROUND = 64  # candidates in one batch
+ROUND_ROWS = 3000  # of one batch of candidates
 
 
 def _try(candidates: Iterator[Int64], differ: Differ) -> Int64 | None:
-    """The first candidate that still differs, cut behind the difference."""
+    """The shortest candidate of the first batch in which one still differs, cut behind the difference."""
     while True:
-        batch = [c for _, c in zip(range(ROUND), candidates, strict=False)]
+        batch: list[Int64] = []
+        rows = 0
+        for c in candidates:
+            batch.append(c)
+            rows += len(c)
+            if rows >= ROUND_ROWS:
+                break
         if not batch:
             return None
-        for c, at in zip(batch, differ(batch), strict=True):
-            if at >= 0:
-                return c[: at + 1]
+        good = [c[: at + 1] for c, at in zip(batch, differ(batch), strict=True) if at >= 0]
+        if good:
+            return min(good, key=len)
 
 
 def _without(rows: Int64) -> Iterator[Int64]:
@@ -121,13 +127,22 @@ def _moved(rows: Int64) -> Iterator[Int64]:
     yield c
 
 
-def shrink(rows: Int64, differ: Differ, rounds: int = 60, note: Callable[[int], None] | None = None) -> Int64:
+def shrink(
+    rows: Int64,
+    differ: Differ,
+    rounds: int = 60,
+    note: Callable[[int], None] | None = None,
+    guesses: Sequence[Int64] = (),
+) -> Int64:
     """A shorter program that differs too.
 
     Parameters: `rows`, with its OP_START first and the differing row last; `differ`, see above; `rounds`, how often
-    a step may succeed and be tried again; `note`, called with the number of operations left.
+    a step may succeed and be tried again; `note`, called with the number of operations left; `guesses`: programs
+    that are tried first.
     """
     assert int(rows[0, 0]) == OP_START
+    guess = _try(iter(guesses), differ)
+    rows = rows if guess is None else guess
     for _ in range(rounds):
         better = _try(_without(rows), differ)
         if better is None:
