@@ -38,7 +38,6 @@ from seqfault.compile.native_runtime import (
     C_OUT_CAP,
     C_OUT_N,
     C_PROCESS,
-    C_STRICT,
     C_VIOLATIONS,
     C_VIOLATIONS_CAP,
     C_VIOLATIONS_N,
@@ -70,6 +69,7 @@ Words64 = NDArray[np.int64]
 MAX_VIOLATIONS = 256
 LOOPS = 1 << 32  # passes of loops in one call, after which it is taken to be endless
 OUT_WORDS = 1 << 16
+C_HEADER = slice(C_OUT_N, C_FUEL + 1)  # what each call sets: C_OUT_N, C_STRICT, C_VIOLATIONS_N, C_FUEL
 MAP_NORESERVE = 0x4000  # mmap has no name for it before Python 3.13
 DROPPED = 1 << 16  # memory of more cells is given back, not written over, when it is reset
 
@@ -316,7 +316,8 @@ class NativeMachine:
         self.cells: Words64 = np.zeros(0, np.int64)
         self.reset()
         self._call = {k: self._function(f"call_{k}", 2) for k in self.code.entries}
-        self._args = np.zeros(max([4, *(max(e) for e in self.code.entries.values())]), np.int64)
+        self._args = (ctypes.c_int64 * max([4, *(max(e) for e in self.code.entries.values())]))()
+        self._at = self.ctx.ctypes.data, ctypes.addressof(self._args)
         self._batch = self._function("batch", 10)
 
     def _function(self, name: str, nargs: int) -> Any:
@@ -409,8 +410,11 @@ class NativeMachine:
     def differences(self, m: Machine) -> list[str]:
         """Cells that differ from a machine of plain Python, named.  A cell of 64 bits has no value to say undefined
         with: there None stands for anything."""
-        out = []
-        for i, (a, b) in enumerate(zip(self.snapshot(), m.cells, strict=True)):
+        out: list[str] = []
+        mine = self.snapshot()
+        if mine == m.cells:
+            return out
+        for i, (a, b) in enumerate(zip(mine, m.cells, strict=True)):
             if a != b:
                 c = self.layout.cells[i]
                 if b is None and c.hi - c.lo == (1 << 64) - 1:
@@ -455,10 +459,7 @@ class NativeMachine:
 
     # -- running
     def _begin(self) -> None:
-        c = self.ctx
-        c[C_STRICT] = self.strict
-        c[C_VIOLATIONS_N] = 0
-        c[C_FUEL] = LOOPS
+        self.ctx[C_HEADER] = (0, self.strict, 0, LOOPS)
 
     def _reports(self) -> list[KernelBug]:
         """The violations of the last call."""
@@ -489,15 +490,16 @@ class NativeMachine:
         params, results = self.code.entries[name]
         if len(args) != params:
             raise ValueError(f"{name} takes {params} arguments, {len(args)} given")
-        self._begin()
-        self.ctx[C_OUT_N] = 0
-        self._args[:params] = args
-        status = self._call[name](self.ctx.ctypes.data, self._args.ctypes.data)
-        bugs = self._reports() if self.ctx[C_VIOLATIONS_N] else []
+        c = self.ctx
+        c[C_HEADER] = (0, self.strict, 0, LOOPS)
+        self._args[:params] = list(args)
+        status = self._call[name](*self._at)
+        bugs = self._reports() if c[C_VIOLATIONS_N] else []
         if status:
             raise bugs[-1]
-        r = [int(v) for v in self._args[:results]]
-        return None if not r else r[0] if len(r) == 1 else tuple(r)
+        if results == 1:
+            return self._args[0]
+        return tuple(self._args[:results]) if results else None
 
     def batch(
         self, name: str, rows: Words64, request: str = "", out: Words64 | None = None, margin: int = 4096

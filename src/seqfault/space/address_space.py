@@ -34,6 +34,7 @@ from seqfault.mm.opcodes import (
     PAGE_SIZE,
     WINDOW_BASE,
 )
+from seqfault.mm.vma import validate_mm
 from seqfault.space import text
 from seqfault.space.calls import Call, outcome
 from seqfault.space.explain import explain_merge, split_by
@@ -56,16 +57,16 @@ MODES = {"r": 1, "w": 2, "rw": 3}
 
 
 @cache
-def native_program(sizes: tuple[tuple[str, int], ...]) -> NativeProgram:
-    return NativeProgram(ENTRIES, sizes=dict(sizes))
+def native_program(sizes: tuple[tuple[str, int], ...], validate: bool) -> NativeProgram:
+    return NativeProgram(ENTRIES, {} if validate else {validate_mm: text.no_validate_mm}, dict(sizes))
 
 
 class World:
     """What the address spaces of one family of processes share: memory, files, the log of their calls."""
 
-    def __init__(self, linux: int, sizes: dict[str, int], max_map_count: int):
+    def __init__(self, linux: int, sizes: dict[str, int], max_map_count: int, validate: bool):
         self.linux, self.sizes = linux, sizes
-        self.program = native_program(tuple(sorted(full_sizes(linux, **sizes).items())))
+        self.program = native_program(tuple(sorted(full_sizes(linux, **sizes).items())), validate)
         self.base = sizes["UAPI_BASE"]
         self.names: list[tuple[str, str, int]] = []  # of each descriptor: name, device, inode
         self.alive = [True] + [False] * (sizes["NR_MMS"] - 1)
@@ -100,7 +101,11 @@ class World:
         self.check_alive()
         row = [op, who, *args, *[0] * (6 - len(args))]
         self.room(1)
-        self.rows[self.count] = row
+        try:
+            self.rows[self.count] = row
+        except OverflowError:  # addresses as unsigned numbers
+            row = [(v + (1 << 63)) % (1 << 64) - (1 << 63) for v in row]
+            self.rows[self.count] = row
         try:
             r = int(self.machine.call("call", *row))
         except KernelBug as e:
@@ -186,7 +191,8 @@ class AddressSpace:
     Parameters: `release`: "6.18", "6.1" or "4.12".  `pages`: how many pages the address space has (None: the whole of
     x86-64's user space; else a window from 0x100000000000 on).  `vmas`, `frames`, `files`, `processes`: how many of
     them there may be at a time, in all address spaces together; when one runs out, `KernelBug` ("pool-exhausted")
-    says which.  `file_pages`: how long a file may be.  `max_map_count`: the sysctl.
+    says which.  `file_pages`: how long a file may be.  `max_map_count`: the sysctl.  `validate`: whether list and tree
+    are compared after each change, as with CONFIG_DEBUG_VM_RB (slow where there are many VMAs).
 
     Raises `ValueError` for a release that is none.
     """
@@ -202,6 +208,7 @@ class AddressSpace:
         processes: int = 8,
         file_pages: int = 1 << 18,
         max_map_count: int = 65530,
+        validate: bool = False,
         _world: World | None = None,
         _who: int = 0,
         _parent: tuple[AddressSpace, int] | None = None,
@@ -228,7 +235,7 @@ class AddressSpace:
             "NR_FILES": 2 * files,
             "FILE_PAGES": file_pages,
         }
-        self._world = World(release_number(release), sizes, max_map_count)
+        self._world = World(release_number(release), sizes, max_map_count, validate)
 
     # -- system calls
     def _call(self, op: int, *args: int) -> int:
@@ -393,6 +400,32 @@ class AddressSpace:
             out += [page_of_word(w.address(at + i), word, dirty) for i, (word, dirty) in enumerate(pairs)]
             at = to
         return out
+
+    def plain_python_differs(self, rows: Int64) -> list[str]:
+        """Perform calls given as for `run` twice, as machine code and, from the same memory, as plain Python; what
+        differs then: results, and cells of memory, by name.  Not for the whole of user space, whose memory is too
+        large to be copied: with `pages`."""
+        w = self._world
+        plain = w.machine.to_plain()
+        request = w.program.layout.pools["uapi_request"].base
+        out = []
+        mine = w.run(rows)
+        for row, result in zip(np.asarray(rows).tolist(), mine.tolist(), strict=True):
+            plain.cells[request : request + len(row)] = row
+            with plain:
+                text.space_op()
+            if plain.cells[request + len(row)] != result:
+                out.append(f"{row}: {result} here, {plain.cells[request + len(row)]} in plain Python")
+        return out + w.machine.differences(plain)
+
+    @property
+    def window_start(self) -> int:
+        """The lowest address that the model has."""
+        return self._world.base
+
+    @property
+    def call_count(self) -> int:
+        return self._world.count
 
     @property
     def calls(self) -> Sequence[Call]:

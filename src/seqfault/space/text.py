@@ -57,6 +57,10 @@ class space_watch:
     page: vpn_t
 
 
+def no_validate_mm(mm: ptr[mm_struct]):
+    """In place of validate_mm, which walks over all VMAs after each change."""
+
+
 # -- operations
 def space_init():
     """Once: the zero page, and process 0 with nothing in its address space."""
