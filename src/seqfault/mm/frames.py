@@ -79,6 +79,12 @@ def put_page(p: ptr[page]):
         free_page(p)
 
 
+def set_page_dirty(p: ptr[page]):
+    """folio_mark_dirty.  PG_reclaim and PG_readahead are one bit, and a write clears it.  Only with FULL."""
+    p.dirty = True
+    p.readahead = False
+
+
 # -- mm/rmap.c
 def PageAnon(p: ptr[page]) -> bool:
     return p.mapping != NULL
@@ -113,7 +119,7 @@ def page_dup_rmap(p: ptr[page]):
     commit 6c287605fd56 (5.19)."""
     if PageAnon(p):
         p.exclusive = False
-    p.mapcount += 1
+    fetch_add(p.mapcount, 1)
 
 
 def page_remove_rmap(p: ptr[page]):
