@@ -12,7 +12,7 @@ from seqfault.mm.anon_vma import anon_vma_clone, unlink_anon_vmas
 from seqfault.mm.file import get_file
 from seqfault.mm.limits import may_expand_vm, sysctl_max_map_count, vm_stat_account, vma_is_sealed
 from seqfault.mm.mmap import do_munmap
-from seqfault.mm.modify import vma_merge_copied, vma_merge_extend
+from seqfault.mm.modify import split_vma, vma_merge_copied, vma_merge_extend
 from seqfault.mm.move import move_page_tables
 from seqfault.mm.opcodes import (
     MREMAP_DONTUNMAP,
@@ -103,12 +103,13 @@ def vm_area_dup(vma: ptr[vm_area_struct]) -> ptr[vm_area_struct]:
 
 
 def copy_vma(
-    vma: ptr[vm_area_struct], addr: vpn_t, len: vpn_t, pgoff: pgoff_t
+    vma: ptr[vm_area_struct], addr: vpn_t, len: vpn_t, pgoff: pgoff_t, keep_source: bool
 ) -> tuple[ptr[vm_area_struct], ptr[vm_area_struct]]:
     """The VMA that holds [addr, addr + len) as `vma` held its range, merged or new (NULL: no memory); and `vma`,
     which may itself have become part of it.
 
-    An anonymous VMA without pages takes the offset of its new place, which lets it merge there.
+    An anonymous VMA without pages takes the offset of its new place, which lets it merge there; but not with itself
+    where it is kept (stable updates of 6.1 and 6.12, as in 6.1.192; not in 6.18.44).
     """
     mm = current_mm()
     vma_start: vpn_t = vma.vm_start
@@ -117,7 +118,11 @@ def copy_vma(
     error, prev, rb_parent, rb_left = find_vma_links(mm, addr, addr + len)
     if error != 0:
         return NULL, vma
-    new_vma = vma_merge_copied(mm, prev, addr, addr + len, pgoff, vma)
+    new_vma: ptr[vm_area_struct] = NULL
+    unfaulted = not vma.vm_file and not vma.anon_vma
+    touching = addr == vma.vm_end or vma.vm_start == addr + len
+    if LINUX >= 618 or not keep_source or not unfaulted or not touching:
+        new_vma = vma_merge_copied(mm, prev, addr, addr + len, pgoff, vma)
     if new_vma:
         if vma_start >= new_vma.vm_start and vma_start < new_vma.vm_end:
             vma = new_vma
@@ -169,6 +174,23 @@ def dontunmap_complete(vrm: ptr[vma_remap_struct], new_vma: ptr[vm_area_struct])
     if new_vma != vma and vma.vm_start == vrm.addr and vma.vm_end == vrm.addr + vrm.old_len:
         unlink_anon_vmas(vma)
         vma.anon_vma = NULL
+        if LINUX < 618 and not vma.vm_file:
+            vma.vm_pgoff = vma.vm_start  # as in 6.1.192
+
+
+def split_for_dontunmap(vrm: ptr[vma_remap_struct]) -> errno_t:
+    """A locked VMA is split before it is moved from, for the sake of mm.locked_vm.  Stable updates of 6.1 and 6.12, as
+    in 6.1.192; not in 6.18.44."""
+    mm = current_mm()
+    vma = vrm.vma
+    end: vpn_t = vrm.addr + vrm.old_len
+    behind = vma.vm_end != end
+    error: errno_t = 0
+    if vma.vm_start != vrm.addr:
+        error = split_vma(mm, vma, vrm.addr, True)
+    if error == 0 and behind:
+        error = split_vma(mm, vma, end, False)
+    return error
 
 
 def move_vma(vrm: ptr[vma_remap_struct]) -> addr_or_errno_t:
@@ -178,12 +200,17 @@ def move_vma(vrm: ptr[vma_remap_struct]) -> addr_or_errno_t:
     if mm.map_count >= sysctl_max_map_count(mm) - 3:  # it may be split in three before it is unmapped
         return -ENOMEM
     locked = vma.vm_flags & VM_LOCKED != 0
+    keep_source = vrm.flags & MREMAP_DONTUNMAP != 0
+    error: errno_t = 0
+    if LINUX < 618 and keep_source and locked:
+        error = split_for_dontunmap(vrm)
+        if error != 0:
+            return error
     pgoff: pgoff_t = vma.vm_pgoff + (vrm.addr - vma.vm_start)
-    new_vma, vma = copy_vma(vma, vrm.new_addr, vrm.new_len, pgoff)
+    new_vma, vma = copy_vma(vma, vrm.new_addr, vrm.new_len, pgoff, keep_source)
     vrm.vma = vma
     if not new_vma:
         return -ENOMEM
-    error: errno_t = 0
     moved: vpn_t = move_page_tables(vma, vrm.addr, new_vma, vrm.new_addr, vrm.old_len)
     if moved < vrm.old_len:
         # Back again, which cannot fail, and it is the copy that is unmapped.
