@@ -374,8 +374,8 @@ def mremap_row(row, state, recent, spans, nr_pages):  # type: ignore[no-untyped-
         target = odd_address(state, target)
     elif bad == 4:
         flags = rnd(state, 16)
-    if to + new >= nr_pages - 1 and flags & 2:
-        new_bytes = min(new_bytes, (nr_pages - 1 - to) * PAGE)
+    if to + new > nr_pages - 1 and new_bytes == new * PAGE:  # nothing reaches over the window's fence
+        target = WINDOW_BASE + (nr_pages - 1 - new) * PAGE
     row[2], row[3], row[4], row[5], row[6] = addr, old_bytes, new_bytes, flags, target
     return start, n, to, new
 

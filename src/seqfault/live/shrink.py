@@ -111,19 +111,23 @@ def _simpler(rows: Int64) -> Iterator[Int64]:
                 yield c
 
 
-def _moved(rows: Int64) -> Iterator[Int64]:
-    """All addresses together, so that the program begins at a round page."""
-    pages = [(int(v) - WINDOW_BASE) // PAGE_SIZE for v in rows[1:, 2] if WINDOW_BASE < v < WINDOW_BASE + (1 << 32)]
-    if not pages:
+def _moved(rows: Int64, lo: int = 513, hi: int = 551) -> Iterator[Int64]:
+    """All addresses together, so that the program begins at page 520, if it stays among the busy pages."""
+    where = [
+        (k, i)
+        for k in range(1, len(rows))
+        for i in range(NR_ARGS[int(rows[k, 0])])
+        if WINDOW_BASE < rows[k, 2 + i] < WINDOW_BASE + (1 << 32)
+    ]
+    pages = [(int(rows[k, 2 + i]) - WINDOW_BASE) // PAGE_SIZE for k, i in where]
+    if not pages or min(pages) < lo or max(pages) >= hi or min(pages) == 520:
         return
-    shift = (min(pages) - 520) * PAGE_SIZE
-    if not shift:
+    shift = min(pages) - 520
+    if max(pages) - shift >= hi:
         return
     c = rows.copy()
-    for k in range(1, len(c)):
-        for i in range(NR_ARGS[int(c[k, 0])]):
-            if WINDOW_BASE < c[k, 2 + i] < WINDOW_BASE + (1 << 32):
-                c[k, 2 + i] -= shift
+    for k, i in where:
+        c[k, 2 + i] -= shift * PAGE_SIZE
     yield c
 
 
