@@ -231,6 +231,15 @@ def test_top_down_placement_finds_room_in_the_window_only(kernel):
 
 
 @live
+def test_a_vma_that_reaches_into_a_span_is_listed_whole(kernel):
+    got = records(kernel, mmap(1005, 3), mmap(550, 60, 1), mmap(560, 2), (OP_MUNMAP, 0, at(900), 110 * P))
+    assert [v[:2] for v in got[0][1][0].vmas] == [(1005, 1008)]
+    assert [v[:2] for v in got[1][1][0].vmas] == [(550, 610), (1005, 1008)]
+    assert [v[:2] for v in got[2][1][0].vmas] == [(550, 560), (562, 610), (1005, 1008)]
+    assert [v[:2] for v in got[3][1][0].vmas] == [(550, 560), (562, 610)]
+
+
+@live
 def test_the_heap_is_in_the_window(kernel):
     got = records(kernel, (OP_BRK, 0, 0), (OP_BRK, 0, at(603)), (OP_BRK, 0, at(601)), (OP_BRK, 0, at(599)))
     assert [r for r, _, _ in got] == [at(600), at(603), at(601), at(601)]
@@ -374,6 +383,33 @@ def test_a_layout_is_seen_as_the_process_has_it(text):
     want = [v for v in seen[0] if not fence(v)]
     assert [(*v[:4], v[4] != 0) for v in mine] == want
     assert len(mine) > 8
+
+
+# -- without root
+@live
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can become somebody else")
+def test_without_root_frames_are_masked(tmp_path):
+    from seqfault.live.compare import ZERO
+    from seqfault.live.host import LiveKernel, Options
+
+    LiveKernel(Options()).close()  # everything is imported and made before rights are given up
+    tmp_path.chmod(0o777)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            with LiveKernel(Options(spans=SPANS)) as k:
+                words = [b[0].page(520) for _, b, _ in records(k, mmap(520, 1), (OP_WRITE, 0, at(520), 9))]
+                state = {c.name: c.state for c in k.controls}
+                good = not k.frames and not k.mask.frames and not k.mask.page & ZERO
+                good = good and words == [0, 1 | 2 | 32 | 9 << 8] and state["frames"] == "masked"
+                status = 0 if good else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 # -- which VMAs are looked at

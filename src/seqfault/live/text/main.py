@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqfault.compile.raw import load64, signal_stack, store64, syscall6
+from seqfault.compile.raw import load64, signal_stack, store64, syscall6, text
 from seqfault.kernel import ptr, the
 from seqfault.live.abi import (
     B_BYTE,
@@ -73,6 +73,7 @@ from seqfault.live.text.calls import (
     NR_READ,
     NR_WRITE,
     PR_SET_CHILD_SUBREAPER,
+    PR_SET_NAME,
     PROT_READ,
     PROT_WRITE,
     SHARED,
@@ -160,6 +161,7 @@ def prepare(s: ptr[runner]):
     size = shared_size(s)
     map_shared(s, size)
     s.nr_pages = header(H_NR_PAGES)
+    call2(NR_PRCTL, PR_SET_NAME, text("seqfault-run"))
     syscall6(NR_PRCTL, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0, 0)
     no_huge_pages()
     take_protection_keys()

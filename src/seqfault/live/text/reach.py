@@ -10,6 +10,7 @@ from seqfault.kernel import ptr
 from seqfault.live.abi import C_STACKS
 from seqfault.live.text.state import ALL, NO_VMA, SOME, runner
 from seqfault.mm.opcodes import (
+    MREMAP_FIXED,
     OP_FTRUNCATE,
     OP_MADVISE,
     OP_MAP_COUNT,
@@ -18,6 +19,7 @@ from seqfault.mm.opcodes import (
     OP_MLOCK2,
     OP_MMAP,
     OP_MPROTECT,
+    OP_MREMAP,
     OP_MSEAL,
     OP_MUNLOCK,
     OP_MUNMAP,
@@ -30,6 +32,20 @@ from seqfault.mm.opcodes import (
 )
 
 FAR = 1 << 40  # bytes: a range longer than this is no range
+
+
+def reach_of_move(row: int, result: int) -> tuple[int, int, int]:
+    """Of mremap: from the lower of old and new place to the end of the higher."""
+    old = load64(row + 16)
+    new = load64(row + 48) if load64(row + 40) & MREMAP_FIXED else old
+    if result >= 0:
+        new = result
+    size = max(load64(row + 24), load64(row + 32))
+    if min(load64(row + 24), load64(row + 32)) < 0 or size > FAR:
+        return ALL, 0, 0
+    if min(old, new) < 0 or max(old, new) > TASK_SIZE_BYTES:
+        return ALL, 0, 0
+    return SOME, min(old, new) & -PAGE_SIZE, (max(old, new) + size + PAGE_SIZE - 1) & -PAGE_SIZE
 
 
 def reach(row: int, result: int) -> tuple[int, int, int]:
@@ -48,6 +64,8 @@ def reach(row: int, result: int) -> tuple[int, int, int]:
         some = True
         if result >= 0:
             start = result
+    if op == OP_MREMAP:
+        return reach_of_move(row, result)
     if op == OP_MLOCK or op == OP_MLOCK2 or op == OP_MUNLOCK:
         some = True
     if not some or size < 0 or size > FAR or start < 0 or start > TASK_SIZE_BYTES:
