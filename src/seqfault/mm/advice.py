@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from seqfault.kernel import NULL, integer, ptr
 from seqfault.kernel.rwsem import down_read, down_write, up_read, up_write
+from seqfault.mm.filemap import force_page_cache_readahead
 from seqfault.mm.guard import madvise_guard_install, madvise_guard_remove
 from seqfault.mm.limits import map_count_full, vma_is_sealed
 from seqfault.mm.memory import madvise_free_single_vma, zap_page_range_single
@@ -38,7 +39,8 @@ from seqfault.mm.opcodes import (
     MADV_WILLNEED,
     MADV_WIPEONFORK,
 )
-from seqfault.mm.populate import madvise_populate
+from seqfault.mm.populate import madvise_populate, madvise_populate_locked
+from seqfault.mm.reclaim import madvise_pageout
 from seqfault.mm.truncate import vfs_punch_hole
 from seqfault.mm.types import (
     EACCES,
@@ -211,7 +213,7 @@ def madvise_remove(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t) -> errno_
 
 
 def madvise_data(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t, behavior: advice_t) -> errno_t:
-    """Advice that acts on pages.  Nothing is swapped, so COLD, PAGEOUT and WILLNEED move no anonymous page."""
+    """Advice that acts on pages.  Nothing is swapped, and nothing reclaimed that PAGEOUT does not name."""
     if behavior == MADV_REMOVE:
         return madvise_remove(vma, start, end)
     if behavior == MADV_GUARD_INSTALL:
@@ -219,13 +221,19 @@ def madvise_data(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t, behavior: a
     if behavior == MADV_GUARD_REMOVE:
         return madvise_guard_remove(vma, start, end)
     if behavior == MADV_WILLNEED:
+        if vma.vm_file:
+            force_page_cache_readahead(vma.vm_file, vma.vm_pgoff + (start - vma.vm_start), end - start)
         return 0
     if behavior == MADV_COLD or behavior == MADV_PAGEOUT:
         if vma.vm_flags & VM_LOCKED:
             return -EINVAL
-        return 0
+        if behavior == MADV_COLD:
+            return 0
+        return madvise_pageout(vma, start, end)
     if behavior == MADV_COLLAPSE:
         return -EINVAL
+    if behavior == MADV_POPULATE_READ or behavior == MADV_POPULATE_WRITE:
+        return madvise_populate_locked(current_mm(), start, end, behavior == MADV_POPULATE_WRITE)
     return madvise_dontneed_free(vma, start, end, behavior)
 
 
@@ -265,9 +273,10 @@ def madvise_walk_vmas(mm: ptr[mm_struct], start: vpn_t, end: vpn_t, behavior: ad
 def do_madvise(start: vpn_t, end: vpn_t, behavior: advice_t) -> errno_t:
     """madvise after the checks of its arguments."""
     mm = current_mm()
-    if behavior == MADV_POPULATE_READ:
+    # until 6.9 (631426ba1d45) part of the walk, which skips holes
+    if LINUX >= 609 and behavior == MADV_POPULATE_READ:
         return madvise_populate(mm, start, end, False)
-    if behavior == MADV_POPULATE_WRITE:
+    if LINUX >= 609 and behavior == MADV_POPULATE_WRITE:
         return madvise_populate(mm, start, end, True)
     if madvise_need_mmap_write(behavior):
         down_write(mm.mmap_sem)

@@ -23,6 +23,7 @@ from seqfault.mm.frames import (
     page_move_anon_rmap,
     page_remove_rmap,
     put_page,
+    set_page_dirty,
 )
 from seqfault.mm.pgtable import (
     maybe_mkwrite,
@@ -230,7 +231,7 @@ def do_wp_page(vmf: ptr[vm_fault]) -> fault_t:
             return VM_FAULT_WRITE
     elif vma.vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE | VM_SHARED:
         if FULL:
-            vmf.page.dirty = True  # fault_dirty_shared_page
+            set_page_dirty(vmf.page)  # fault_dirty_shared_page
         wp_page_reuse(vmf)  # wp_page_shared, for files that need no notice
         return VM_FAULT_WRITE
     get_page(vmf.page)
@@ -322,7 +323,7 @@ def do_shared_fault(vmf: ptr[vm_fault]) -> fault_t:
     if ret & (VM_FAULT_ERROR | VM_FAULT_NOPAGE | VM_FAULT_RETRY):
         return ret
     if FULL:
-        vmf.page.dirty = True  # fault_dirty_shared_page
+        set_page_dirty(vmf.page)  # fault_dirty_shared_page
     ret = finish_fault(vmf)
     if ret & (VM_FAULT_ERROR | VM_FAULT_NOPAGE | VM_FAULT_RETRY):
         put_page(vmf.page)

@@ -17,7 +17,7 @@ from seqfault.mm.pgtable import (
     pte_offset_map_lock,
     pte_unmap_unlock,
 )
-from seqfault.mm.types import PTRS_PER_PTE, current_mm, pgoff_t, vm_fault, vpn_t
+from seqfault.mm.types import LINUX, PTRS_PER_PTE, current_mm, pgoff_t, pte_table, vm_fault, vpn_t
 
 FAULT_AROUND_PAGES = Size("FAULT_AROUND_PAGES", 16)  # fault_around_bytes of debugfs, in pages
 
@@ -45,6 +45,33 @@ def filemap_map_pages(vmf: ptr[vm_fault], start: vpn_t, end: vpn_t):
     pte_unmap_unlock(table)
 
 
+def next_uptodate_folio(vmf: ptr[vm_fault], start: vpn_t, end: vpn_t) -> vpn_t:
+    """The first of [start, end) that shows a cached page; `end` if none does."""
+    vma = vmf.vma
+    addr: vpn_t = start
+    while addr < end:
+        p = find_get_page(vma.vm_file, vma.vm_pgoff + (addr - vma.vm_start))
+        if p and not p.readahead:
+            return addr
+        addr += 1
+    return end
+
+
+def filemap_map_pmd(vmf: ptr[vm_fault], first: vpn_t) -> ptr[pte_table]:
+    """The page table for the pages from `first` on, NULL if there is none.
+
+    Since commit 74207de2ba10 (6.18) none is made if the first page is the file's last (of shmem it still is): the check
+    was meant for huge pages, but returns before the table is put in place.
+    """
+    vma = vmf.vma
+    mapping = file_mapping(vma.vm_file)
+    mm = current_mm()
+    last: pgoff_t = mapping.i_size - 1
+    if LINUX >= 618 and not mapping.shmem and vma.vm_pgoff + (first - vma.vm_start) == last:
+        return mm.pmd[pmd_index(first)]
+    return pte_alloc_map(mm, first)
+
+
 def do_fault_around(vmf: ptr[vm_fault]) -> bool:
     """Whether the page of the fault itself is mapped now.
 
@@ -57,8 +84,11 @@ def do_fault_around(vmf: ptr[vm_fault]) -> bool:
     if start // PTRS_PER_PTE != address // PTRS_PER_PTE:
         start = address - address % PTRS_PER_PTE
     end = min(end, (address // PTRS_PER_PTE + 1) * PTRS_PER_PTE)
-    table = pte_alloc_map(current_mm(), address)
+    first: vpn_t = next_uptodate_folio(vmf, start, end)
+    if first == end:
+        return False
+    table = filemap_map_pmd(vmf, first)
     if not table:
         return False
-    filemap_map_pages(vmf, start, end)
+    filemap_map_pages(vmf, first, end)
     return not pte_none(table.pte[pte_index(address)])

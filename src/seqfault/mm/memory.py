@@ -8,7 +8,7 @@ from __future__ import annotations
 from seqfault.kernel import BUG_ON, NULL, ptr, seq_point, xchg
 from seqfault.mm.anon_vma import unlink_anon_vmas
 from seqfault.mm.file import unlink_file_vma
-from seqfault.mm.frames import PageAnon, page_remove_rmap
+from seqfault.mm.frames import PageAnon, page_remove_rmap, set_page_dirty
 from seqfault.mm.pgtable import (
     PMDS_PER_GROUP,
     pmd_addr_end,
@@ -98,7 +98,7 @@ def zap_pte_range(tlb: ptr[mmu_gather], pmd: pmd_t, addr: vpn_t, end: vpn_t) -> 
                 tlb_remove_tlb_entry(tlb, addr)
                 if p:
                     if FULL and not PageAnon(p) and pte_dirty(ptent):
-                        p.dirty = True
+                        set_page_dirty(p)
                     if not FULL and not PageAnon(p) and pte_write(ptent):
                         # For pte_dirty: who cleans the page must not miss writes through old TLB entries.
                         force_flush = True

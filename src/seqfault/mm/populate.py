@@ -9,6 +9,7 @@ from __future__ import annotations
 from seqfault.kernel import ptr
 from seqfault.kernel.rwsem import down_read, up_read
 from seqfault.mm.fault import handle_mm_fault
+from seqfault.mm.frames import set_page_dirty
 from seqfault.mm.pgtable import pte_at, pte_dirty, pte_present, pte_write, vm_normal_page
 from seqfault.mm.places import FAULT_FLAG_WRITE, VM_FAULT_ERROR, VM_FAULT_OOM
 from seqfault.mm.types import (
@@ -38,7 +39,7 @@ def follow_page_pte(mm: ptr[mm_struct], address: vpn_t, write: bool) -> bool:
         return False
     if write and not pte_dirty(pte):
         p = vm_normal_page(pte)
-        p.dirty = True
+        set_page_dirty(p)
     return True
 
 
