@@ -209,6 +209,30 @@ def fuzz(
     run_fuzz(o, json, out)
 
 
+@app.command()
+def retrace(
+    recording: Annotated[
+        Path,
+        typer.Argument(metavar="DIR|FILE", help="What python -m seqfault.trace.record wrote; or a file of strace."),
+    ],
+    maps: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The layouts, if they are not in DIR/maps.")
+    ] = None,
+    events: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The faults, if they are not in DIR/events.")
+    ] = None,
+    release: Annotated[
+        str | None, typer.Option(metavar="X.Y", help="Whose Linux the text is. Default: the recording's.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every difference.")] = False,
+    json: Json = False,
+) -> None:
+    """Replay a recorded program in the model: are its results and its maps those that were recorded?"""
+    from seqfault.report.retrace import run_retrace
+
+    run_retrace(recording, maps, events, release, json, verbose)
+
+
 def fail(message: str) -> int:
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"seqfault: {message}", markup=False)
     return BAD_INPUT

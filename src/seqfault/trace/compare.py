@@ -19,6 +19,7 @@ class Comparison:
     """One layout.  `merged`: neighbours that could have been one VMA were taken as one, on both sides."""
 
     pid: int
+    when: str
     areas: int
     merged: bool
     diff: list[str] = field(default_factory=list)
@@ -86,7 +87,7 @@ def compare_layouts(layout: Layout, maps: Sequence[Vma], named: dict[int, str], 
     got = [Row(r.start, r.end, r.perms, r.offset, plain(r.file), r.flags) for r in got]
     if not touched_known:
         want, got = merge(want), merge(got)
-    out = Comparison(layout.pid, len(want), not touched_known)
+    out = Comparison(layout.pid, layout.when, len(want), not touched_known)
     if want != got:
         lines = difflib.unified_diff(
             [str(r) for r in want], [str(r) for r in got], "recorded", "model", n=1, lineterm=""

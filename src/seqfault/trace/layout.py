@@ -1,7 +1,7 @@
 """Address-space layouts as /proc shows them: read from maps or smaps, kept in a recording, compared.
 
 A file of layouts is text: a line ``# KERNEL ...`` with what the machine was set to, then for each layout a line
-``= FROM TO PID WHEN key=value...`` (seconds; WHEN: start, after an execve, or end, before the exit) and its lines of
+``= FROM TO PID WHEN key=value...`` (seconds; WHEN: start, after an execve; end, before the exit; mid) and its lines of
 /proc/PID/maps, each with ``<tab>anon=KB rss=KB flags=rd,wr,...`` from smaps.
 """
 

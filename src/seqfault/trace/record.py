@@ -29,13 +29,15 @@ CALLS = (
     "mlockall,munlockall,msync,mincore,mbind,shmget,shmat,shmdt,io_setup,io_destroy,clone,clone3,fork,vfork,execve,"
     "execveat,exit,exit_group,prctl,prlimit64,setrlimit,ftruncate,open,openat,openat2,creat,memfd_create"
 )
-EXECVE, EXIT_GROUP, EXECVEAT = 59, 231, 322  # x86-64
-WHEN = {EXECVE: "start", EXECVEAT: "start", EXIT_GROUP: "end"}
+# numbers of calls (x86-64) in which layouts are taken: execve, execveat; exit_group; mmap, mprotect, munmap, mremap,
+# madvise
+WHEN = {59: "start", 322: "start", 231: "end"} | dict.fromkeys((9, 10, 11, 25, 28), "mid")
 POLL = 0.004
 EVENT = re.compile(
     r"\s*(\d+)/(\d+)\s+(?:\[\d+\]\s+)?(\d+)\.(\d+):\s+(?:(exceptions:page_fault_\w+): address=(\w+) .*error_code=(\w+)"
     r"|(mmap_lock:\w+):.*)"
 )
+LOST = re.compile(r"PERF_RECORD_LOST.*?lost (\d+)")
 
 
 class RecordError(Exception):
@@ -99,12 +101,17 @@ def snapshot(pid: int, when: str) -> Layout:
 
 
 class Watch:
-    """Finds the held processes of one strace and takes their layouts."""
+    """Finds the held processes of one strace and takes their layouts.
+
+    strace stops a task at each traced call for a moment.  One that is in the same stop at two looks is held; the
+    count of its context switches tells stops apart, and that it did not run while its layout was read.
+    """
 
     def __init__(self, tracer: int):
         self.tracer = tracer
         self.foreign: dict[int, int] = {}
-        self.taken: dict[int, tuple[str, float]] = {}
+        self.stop: dict[int, str] = {}  # the stop in which a process was seen last
+        self.taken: dict[int, str] = {}
         self.layouts: list[Layout] = []
         self.missed = 0
 
@@ -124,7 +131,7 @@ class Watch:
         return out
 
     def held(self, pid: int) -> tuple[str, str]:
-        """Whether a thread of `pid` is held where layouts are taken: start, end or "", and what tells it from others.
+        """Whether a thread of `pid` is stopped where layouts are taken: start, end, mid or "", and which stop it is.
 
         /proc/PID/syscall has the call's number, its arguments, sp and pc; an execve that succeeded has cleared
         the registers, so its first argument is 0.
@@ -136,46 +143,62 @@ class Watch:
                 number = int(words[0]) if words and words[0].isdigit() else -1
                 if number not in WHEN or (WHEN[number] == "start" and int(words[1], 16) != 0):
                     continue
-                if read(f"/proc/{pid}/task/{tid}/stat").rpartition(") ")[2][:1] == "t":
-                    return WHEN[number], text
+                status = read(f"/proc/{pid}/task/{tid}/status")
+                switches = re.search(r"^voluntary_ctxt_switches:\s*(\d+)", status, re.M)
+                if switches and "\nState:\tt" in status:
+                    return WHEN[number], f"{tid} {switches[1]} {text}"
         except (OSError, ValueError):
             pass
         return "", ""
 
-    def poll(self, delay: float) -> None:
+    def poll(self) -> None:
         for pid in self.traced():
-            when, call = self.held(pid)
-            last, at = self.taken.get(pid, ("", 0.0))
-            if not when or (call == last and time.monotonic() - at < delay + 0.5):
+            when, stop = self.held(pid)
+            before = self.stop.get(pid)
+            self.stop[pid] = stop
+            if not when or stop != before or stop == self.taken.get(pid):
                 continue
             try:
                 layout = snapshot(pid, when)
             except OSError:
                 self.missed += 1
                 continue
-            if self.held(pid)[1] != call:  # it ran on while it was read
+            if self.held(pid)[1] != stop:  # it ran on while it was read
                 self.missed += 1
                 continue
-            self.taken[pid] = call, time.monotonic()
+            self.taken[pid] = stop
             if layout.areas:
                 self.layouts.append(layout)
 
 
-def events(data: Path, offset: int, out: Path) -> int:
-    """perf's records as lines ``SECONDS TID KIND ADDRESS``: r, w, x a fault (R, W, X by the kernel), L the lock."""
+def tasks(trace: Path) -> set[str]:
+    """The tids that strace names, and those of new tasks."""
+    text = trace.read_text(errors="replace")
+    return set(re.findall(r"^(\d+) ", text, re.M)) | set(re.findall(r"= (\d+)(?: <[\d.]+>)?$", text, re.M))
+
+
+def events(data: Path, offset: int, tids: set[str], out: Path) -> tuple[int, int]:
+    """Write perf's records of these tasks to `out`; how many there are, and how many it lost.
+
+    Lines ``SECONDS TID KIND ADDRESS``: r, w, x a fault (R, W, X by the kernel), L mmap_lock taken for writing.
+    """
     script = subprocess.Popen(
-        ["perf", "script", "-f", "--ns", "-i", str(data), "-F", "+pid,-comm"],
+        ["perf", "script", "-f", "--ns", "--show-lost-events", "-i", str(data), "-F", "+pid,-comm"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         errors="replace",
     )
     assert script.stdout
-    n = 0
+    n = lost = 0
     with out.open("w") as f:
         for line in script.stdout:
             m = EVENT.match(line)
             if not m:
+                gone = LOST.search(line)
+                lost += int(gone[1]) if gone else 0
+                continue
+            if m[2] not in tids:
                 continue
             at = seconds(int(m[3]) * 1_000_000_000 + int(m[4]) + offset)
             n += 1
@@ -185,8 +208,10 @@ def events(data: Path, offset: int, out: Path) -> int:
             code = int(m[7], 16)
             kind = "x" if code & 16 else "w" if code & 2 else "r"
             f.write(f"{at} {m[2]} {kind.upper() if m[5].endswith('kernel') else kind} {m[6]}\n")
+        if lost:
+            f.write(f"# lost {lost}\n")
     script.wait()
-    return n
+    return n, lost
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -208,8 +233,12 @@ def record(
     delay: float = 0.1,
     quiet: bool = False,
     without: Sequence[str] = (),
+    every: int = 0,
 ) -> int:
-    """Record `program` into `directory`, all calls but those in `without`; returns its exit code."""
+    """Record `program` into `directory`, all calls but those in `without`; returns its exit code.
+
+    `every` n: also take layouts in between, at every n-th mmap, munmap, mprotect, mremap, madvise of a task.
+    """
     if not shutil.which("strace"):
         raise RecordError("strace is not installed")
     if perf and (os.geteuid() != 0 or not shutil.which("perf")):
@@ -218,9 +247,13 @@ def record(
     trace, data, pidfile = directory / "strace", directory / "perf.data", directory / "pid"
     micro = int(delay * 1e6)
     calls = ",".join(c for c in CALLS.split(",") if c not in without)
+    between = []
+    if every:
+        between = ["-e", f"inject=mmap,munmap,mprotect,mremap,madvise:delay_enter={micro // 4}:when={every}+{every}"]
     tracer = [
         *("strace", "-f", "-ttt", "-T", "-y", "-o", str(trace), "-e", f"trace={calls}"),
         *("-e", f"inject=execve,execveat:delay_exit={micro}", "-e", f"inject=exit_group:delay_enter={micro}"),
+        *between,
         *("env", "--", *program),
     ]
     command = ["sh", "-c", 'echo $$ > "$0"; exec "$@"', str(pidfile), *tracer]
@@ -242,7 +275,7 @@ def record(
             if watch is None and pidfile.exists() and (text := pidfile.read_text().strip()):
                 watch = Watch(int(text))
             if watch:
-                watch.poll(delay)
+                watch.poll()
             time.sleep(POLL)
     finally:
         end(process)
@@ -256,10 +289,10 @@ def record(
             f.write(write_layout(layout))
     if perf:
         after = clocks()
-        n = events(data, (before + after) // 2, directory / "events")
+        n, lost = events(data, (before + after) // 2, tasks(trace), directory / "events")
         data.unlink()
         if not quiet:
-            print(f"{n} events; the clocks moved by {abs(after - before)} ns against each other", file=sys.stderr)
+            print(f"{n} events, {lost} lost; the clocks drifted by {abs(after - before)} ns", file=sys.stderr)
     if not quiet:
         print(f"{len(watch.layouts)} layouts, {watch.missed} missed", file=sys.stderr)
     return process.returncode
@@ -276,13 +309,14 @@ def main() -> int:
     parser.add_argument("--delay", type=float, default=0.1, help="seconds that a process is held (0.1)")
     parser.add_argument("--quiet", action="store_true", help="what the program prints is thrown away")
     parser.add_argument("--without", action="append", default=[], metavar="CALL", help="leave this call out")
+    parser.add_argument("--every", type=int, default=0, metavar="N", help="layouts at every N-th call, too")
     parser.add_argument("directory", type=Path)
     parser.add_argument("program", nargs=argparse.REMAINDER)
     args = parser.parse_args()
     if not args.program:
         parser.error("no program")
     try:
-        return record(args.directory, args.program, not args.no_perf, args.delay, args.quiet, args.without)
+        return record(args.directory, args.program, not args.no_perf, args.delay, args.quiet, args.without, args.every)
     except RecordError as e:
         print(f"record: {e}", file=sys.stderr)
         return 2

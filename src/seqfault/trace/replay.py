@@ -35,9 +35,12 @@ class Difference:
     recorded: int
     model: int
     forced: bool = False
+    unordered: bool = False  # it overlaps a call of another thread, and nothing tells which was first
 
     def __str__(self) -> str:
         tail = "; the recorded address is forced" if self.forced else ""
+        if self.unordered:
+            tail += "; another thread's call was under way"
         return f"line {self.call.line}, {self.call}: the model returns {show(self.model)}{tail}"
 
 
@@ -72,6 +75,7 @@ class Result:
     faults_skipped: int = 0
     faults_refused: int = 0
     processes: int = 0
+    moving: int = 0  # layouts that other threads changed while they were read
     killed: int = 0  # ended without a layout to compare
 
     @property
@@ -112,6 +116,9 @@ class Replay:
         if isinstance(item, Fault):
             self.fault(process, item)
         elif isinstance(item, Seen):
+            if item.number in self.recording.moving:
+                self.result.moving += 1
+                return
             self.seen(process, item.layout)
         elif isinstance(item, Ended):
             self.ended(process, item)
@@ -283,7 +290,7 @@ class Replay:
         return (*todo.args[:4], self.new_file(file), todo.args[5])
 
     def differs(self, who: int, call: Call, what: int, args: tuple[int, ...], want: int, got: int) -> None:
-        difference = Difference(call, want, got)
+        difference = Difference(call, want, got, unordered=call.line in self.recording.unordered)
         if what == op.OP_MMAP and args[3] & MAP["MAP_32BIT"] and LOW[0] <= want < LOW[1]:
             self.result.substituted["MAP_32BIT, placed at random"] += 1
         else:

@@ -17,6 +17,7 @@ from seqfault.trace.strace import Call, Ended, Problem, Strace, nanoseconds, ope
 
 EXEC = ("execve", "execveat")
 BIRTH = ("clone", "clone3", "fork", "vfork")
+CHANGES = ("mmap", "munmap", "mremap", "mprotect", "pkey_mprotect", "brk", "madvise", "mlock", "mlock2", "munlock")
 # A thread's fault comes before strace sees its next call, and after strace let it go; the two clocks are compared
 # to within this much.
 SLACK = 2_000
@@ -48,6 +49,7 @@ class Seen:
 
     layout: Layout
     effect: int
+    number: int = 0
 
     @property
     def tid(self) -> int:
@@ -67,6 +69,7 @@ class Events:
     faults: list[Fault] = field(default_factory=list)
     locks: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     problems: list[Problem] = field(default_factory=list)
+    lost: int = 0
 
 
 @dataclass
@@ -78,7 +81,10 @@ class Recording:
     layouts: Layouts
     events: Events | None
     items: list[Item] = field(default_factory=list)
-    unordered: int = 0  # calls of which only the return is known, that overlap another call of their process
+    moving: set[int] = field(default_factory=set)
+    unordered: set[int] = field(
+        default_factory=set
+    )  # lines of calls that overlap one of another thread, without events
 
     @property
     def problems(self) -> list[Problem]:
@@ -96,6 +102,8 @@ def read_events(path: Path) -> Events:
             kind = words[2].lower()
             at = nanoseconds(words[0])
             out.faults.append(Fault(number, int(words[1]), at, kind, int(words[3], 16), kind != words[2]))
+        elif line.startswith("# lost ") and words[-1].isdigit():
+            out.lost += int(words[-1])
         elif words and not line.startswith("#"):
             out.problems.append(Problem(str(path), number, "no event", line))
     for times in out.locks.values():
@@ -174,23 +182,47 @@ def order(recording: Recording) -> None:
     if recording.events:
         # what execve itself touches is in the layout that follows it
         items += [f for f in recording.events.faults if not any(a <= f.effect <= b for a, b in execs.get(f.tid, []))]
-    for layout in recording.layouts.layouts:
-        items.append(Seen(layout, layout.start))
+    items += [Seen(layout, layout.start, i) for i, layout in enumerate(recording.layouts.layouts)]
+    recording.moving = moving(recording)
     items.sort(key=lambda i: (i.effect, i.line))
     recording.items = items
-    recording.unordered = count_unordered(recording)
+    recording.unordered = unordered(recording)
 
 
-def count_unordered(recording: Recording) -> int:
-    """Calls that overlap a call of another thread, with no event to tell which was first."""
-    n = 0
+def moving(recording: Recording) -> set[int]:
+    """Layouts (their places in the list) that were read while another thread was in a call that changes layouts."""
+    pids: dict[int, int] = {}
+    out = set()
+    for call in recording.strace.calls:
+        if call.name in BIRTH and call.ret and not call.errno and is_thread(call):
+            pids[call.ret] = pids.get(call.tid, call.tid)
+    changes: dict[int, list[Call]] = defaultdict(list)
+    for call in recording.strace.calls:
+        if call.name in CHANGES and not (recording.events and call.effect == call.end):
+            changes[pids.get(call.tid, call.tid)].append(call)
+    for i, layout in enumerate(recording.layouts.layouts):
+        # the held call itself takes effect after the layout was read
+        if any(layout.start <= call.effect <= layout.end for call in changes.get(layout.pid, [])):
+            out.add(i)
+    return out
+
+
+def unordered(recording: Recording) -> set[int]:
+    """Lines of calls that overlap a call of another thread, with no event to tell which was first.
+
+    Where there are events, a call without one took no lock and changed nothing.
+    """
+    out: set[int] = set()
+    if recording.events:
+        return out
     busy: list[Call] = []
-    for call in sorted(recording.strace.calls, key=lambda c: c.start):
+    for call in sorted((c for c in recording.strace.calls if c.name in CHANGES), key=lambda c: c.start):
         busy = [b for b in busy if b.end > call.start]
-        if call.effect == call.end and call.name in ("mmap", "munmap", "mremap", "mprotect", "brk", "madvise"):
-            n += any(b.tid != call.tid and b.effect == b.end for b in busy)
+        others = [b.line for b in busy if b.tid != call.tid]
+        if others:
+            out.update(others, [call.line])
         busy.append(call)
-    return n
+    return out
 
 
 def shares_memory(call: Call) -> bool:
