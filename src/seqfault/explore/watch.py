@@ -220,7 +220,7 @@ def tables(a: Automaton, fields: frozenset[str]) -> NDArray[np.int64]:
     cells = {c.name: c.addr for c in a.cells}
     pools = {p.name: p for p in a.pools}
     number = {p.name: i for i, p in enumerate(a.pools)}
-    which = [x for p in a.pools for lock in LOCKS for x in which_object(lock, p, cells)]
+    which = [x for p in a.pools for lock in LOCKS for x in which_object(lock, p, cells, a)]
     head = [0] * W_HEADER
     parts: list[Sequence[int]] = [head]
     head[W_ON], head[W_LOCKS] = 1, len(LOCKS)
@@ -252,12 +252,12 @@ def used(a: Automaton, cell: int) -> bool:
     return bool(a.tab[cell, 2]) and int(a.tab[cell, 0]) < a.nw
 
 
-def which_object(lock: Lock, p: PoolInfo, cells: Mapping[str, int]) -> tuple[int, int]:
+def which_object(lock: Lock, p: PoolInfo, cells: Mapping[str, int], a: Automaton) -> tuple[int, int]:
     """Which object's lock is meant for a field of `p`: any's, its own, that of the object that a pointer leads to."""
     if lock.struct == p.name and lock.mode not in ("flag", "bit"):
         return SELF, 0
     pointer = cells.get(f"{p.name}[0].{lock.via[p.name]}") if p.name in lock.via else None
-    return (ANY, 0) if pointer is None else (VIA, pointer - p.base)
+    return (ANY, 0) if pointer is None or not used(a, pointer) else (VIA, pointer - p.base)
 
 
 def lock_row(lock: Lock, cells: Mapping[str, int], pools: Mapping[str, PoolInfo], a: Automaton) -> list[int]:

@@ -42,8 +42,23 @@ class Lock:
 
 
 LOCKS = (
-    Lock("mmap_sem:r", "mm_struct", "mmap_sem.readers", "read", "mm->mmap_sem, reading or writing", "mmap_sem.writer"),
-    Lock("mmap_sem:w", "mm_struct", "mmap_sem.writer", "write", "mm->mmap_sem, writing"),
+    Lock(
+        "mmap_sem:r",
+        "mm_struct",
+        "mmap_sem.readers",
+        "read",
+        "mm->mmap_sem, reading or writing",
+        "mmap_sem.writer",
+        via={"vm_area_struct": "vm_mm"},
+    ),
+    Lock(
+        "mmap_sem:w",
+        "mm_struct",
+        "mmap_sem.writer",
+        "write",
+        "mm->mmap_sem, writing",
+        via={"vm_area_struct": "vm_mm"},
+    ),
     Lock(
         "i_mmap_rwsem",
         "file",
@@ -60,7 +75,14 @@ LOCKS = (
         "anon_vma->rwsem, writing; of a VMA: its anon_vma's, if it has one",
         via={"vm_area_struct": "anon_vma", "anon_vma_chain": "anon_vma"},
     ),
-    Lock("page_table_lock", "mm_struct", "page_table_lock.owner", "spin", "mm->page_table_lock"),
+    Lock(
+        "page_table_lock",
+        "mm_struct",
+        "page_table_lock.owner",
+        "spin",
+        "mm->page_table_lock",
+        via={"vm_area_struct": "vm_mm"},
+    ),
     Lock("ptl", "pte_table", "ptl.owner", "spin", "the lock of the page table; of a page: of some page table"),
     Lock("mm_seq", "mm_struct", "mm_seq.lock.owner", "spin", "mm->mm_seq, writing (speculative page faults)"),
     Lock(
