@@ -5,16 +5,14 @@ Documentation/filesystems/debugfs.rst, admin-guide/mm/{ksm,transhuge}.rst, admin
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 from seqfault.live import abi
+from seqfault.mm.fault_around import FAULT_AROUND_PAGES
 
 CONTROLLED, MASKED, NOT_CONTROLLED, ABSENT = "controlled", "masked", "not controlled", "absent"
-FAULT_AROUND = "fault_around_bytes"
+MODEL_FAULT_AROUND = int(FAULT_AROUND_PAGES.default or 0)
 
 
 class Control(NamedTuple):
@@ -37,75 +35,30 @@ def chosen(text: str) -> str:
     return text.split("[", 1)[1].split("]", 1)[0] if "[" in text else text
 
 
-class FaultAround:
-    """Faults of file pages map one page only, while this lives: debugfs, fault_around_bytes = 4096."""
-
-    def __init__(self) -> None:
-        self.before = ""
-        self.file: Path | None = None
-        self._mounted = ""
-        self.state = NOT_CONTROLLED
-        folder = self._debugfs()
-        if folder is None:
-            return
-        file = Path(folder) / FAULT_AROUND
-        try:
-            before = file.read_text().strip()
-            if before != "4096":
-                file.write_text("4096")
-                self.before, self.file = before, file
-            self.state = CONTROLLED
-        except FileNotFoundError:
-            self.state = ABSENT
-        except OSError:
-            pass
-
-    def _debugfs(self) -> str | None:
-        for line in read("/proc/mounts").splitlines():
-            parts = line.split()
-            if len(parts) > 2 and parts[2] == "debugfs":
-                return parts[1]
-        folder = tempfile.mkdtemp(prefix="seqfault-debugfs-")
-        try:
-            subprocess.run(["mount", "-t", "debugfs", "debugfs", folder], check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            Path(folder).rmdir()
-            return None
-        self._mounted = folder
-        return folder
-
-    def restore(self) -> None:
-        """Put back what was found."""
-        if self.file is not None:
-            with contextlib.suppress(OSError):  # the mount may be gone
-                self.file.write_text(self.before)
-            self.file = None
-        if self._mounted:
-            subprocess.run(["umount", self._mounted], check=False, capture_output=True)
-            with contextlib.suppress(OSError):
-                Path(self._mounted).rmdir()
-            self._mounted = ""
-
-
-def controls(ready: int, fault_around: FaultAround) -> list[Control]:
-    """The list for this machine.  `ready`: what the runner says of itself (abi.R_*)."""
+def controls(ready: int, fault_around: int) -> list[Control]:
+    """The list for this machine.  `ready`: what the runner says of itself (abi.R_*); `fault_around`: how many pages a
+    read fault of a file maps, as it found."""
     out = []
 
     def say(name: str, state: str, sentence: str) -> None:
         out.append(Control(name, state, sentence))
 
     say("huge pages", CONTROLLED, "off for the runner by PR_SET_THP_DISABLE")
+    shmem = chosen(read("/sys/kernel/mm/transparent_hugepage/shmem_enabled"))
+    if shmem in ("", "never", "advise", "deny"):
+        say("huge pages of memory files", CONTROLLED, "none unless asked for (transparent_hugepage/shmem_enabled)")
+    else:
+        say("huge pages of memory files", NOT_CONTROLLED, f"transparent_hugepage/shmem_enabled is {shmem}: write never")
     say("protection keys", CONTROLLED, "all taken, so that PROT_EXEC alone is readable")
-    say(
-        "fault-around",
-        fault_around.state,
-        {
-            CONTROLLED: "one page a fault (debugfs fault_around_bytes = 4096), put back afterwards",
-            ABSENT: "debugfs has no fault_around_bytes",
-        }.get(
-            fault_around.state, "faults of file pages map up to 15 neighbours: this needs root, debugfs, no lockdown"
-        ),
-    )
+    if fault_around == MODEL_FAULT_AROUND:
+        say("fault-around", CONTROLLED, f"a read fault of a file maps {fault_around} pages, as in the model")
+    else:
+        say(
+            "fault-around",
+            NOT_CONTROLLED,
+            f"a read fault of a file maps {fault_around} pages, in the model {MODEL_FAULT_AROUND}: "
+            f"write {MODEL_FAULT_AROUND * 4096} to fault_around_bytes of debugfs",
+        )
     ksm = read("/sys/kernel/mm/ksm/run")
     say("ksm", *_ksm(ksm))
     swap = len(read("/proc/swaps").splitlines()) > 1

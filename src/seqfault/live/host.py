@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from seqfault.live import abi
 from seqfault.live.compare import LOW, ZERO, Mask
-from seqfault.live.control import Control, FaultAround, controls
+from seqfault.live.control import Control, controls
 from seqfault.live.errors import KernelError
 from seqfault.live.generate import Geometry
 from seqfault.live.runner import crash_text, refuse_elsewhere, runner_image
@@ -136,7 +136,6 @@ class LiveKernel:
         self._bell = self._ear = -1
         self.ready = 0
         self.ticks: dict[str, float] = {}
-        self._fault_around = FaultAround()
         self._disk = self._disk_file()
         size = shared_bytes(o)
         self._memfd = os.memfd_create("seqfault-shared")
@@ -307,11 +306,10 @@ class LiveKernel:
     @property
     def controls(self) -> list[Control]:
         """What of this machine could disturb the comparison, and what became of it."""
-        return controls(self.ready, self._fault_around)
+        return controls(self.ready, int(self.words[abi.H_FAULT_AROUND]))
 
     def close(self) -> None:
         self._stop()
-        self._fault_around.restore()
         for fd in (*self._disk, self._memfd):
             if fd >= 0:
                 os.close(fd)

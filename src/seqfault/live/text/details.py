@@ -28,6 +28,7 @@ from seqfault.mm.types import (
     VM_HUGEPAGE,
     VM_LOCKED,
     VM_LOCKONFAULT,
+    VM_MAYBE_GUARD,
     VM_MAYEXEC,
     VM_MAYREAD,
     VM_MAYSHARE,
@@ -53,7 +54,7 @@ RD, WR, EX, SH = 0x6472, 0x7277, 0x7865, 0x6873
 MR, MW, ME, MS = 0x726D, 0x776D, 0x656D, 0x736D
 GD, LO, LF, AC, NR = 0x6467, 0x6F6C, 0x666C, 0x6361, 0x726E
 DC, DE, DD, WF, SR, RR = 0x6364, 0x6564, 0x6464, 0x6677, 0x7273, 0x7272
-HG, NH, MG, SL, DP = 0x6768, 0x686E, 0x676D, 0x6C73, 0x7064
+HG, NH, MG, SL, DP, GU = 0x6768, 0x686E, 0x676D, 0x6C73, 0x7064, 0x7567
 
 
 def flag_bit(code: int) -> int:
@@ -106,6 +107,8 @@ def flag_bit(code: int) -> int:
         return VM_SEALED
     if code == DP:
         return VM_DROPPABLE
+    if code == GU:
+        return VM_MAYBE_GUARD
     return 0
 
 

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from seqfault.compile.raw import load64, store8, store64, syscall6, text
+from seqfault.compile.raw import load64, probe_read8, store8, store64, syscall6, text
 from seqfault.kernel import ptr
 from seqfault.live.abi import (
     B_BYTE,
+    B_PAGEMAP,
     C_TOUCHED,
     DISK_BYTE,
     EXIT_SETUP,
     FD_DISK,
+    FD_PAGEMAP,
+    FD_PROBE,
     FD_TEST,
+    PROBE_PAGES,
+    WINDOW_PAGE,
 )
 from seqfault.live.text.calls import (
+    NR_CLOSE,
     NR_FTRUNCATE,
     NR_MEMFD_CREATE,
+    NR_MUNMAP,
+    NR_PREAD64,
     NR_PWRITE64,
     O_CREAT,
     O_RDONLY,
     O_RDWR,
     O_WRONLY,
+    PROT_READ,
+    SHARED,
+    call1,
     call2,
     exit_group,
+    map_fixed,
     move_fd,
     open_at,
 )
 from seqfault.live.text.place import note_file
 from seqfault.live.text.state import runner, scratch
-from seqfault.mm.opcodes import PAGE_SIZE
+from seqfault.mm.opcodes import PAGE_SIZE, WINDOW_BASE
 
 
 def make_memfd(name: int, to: int):
@@ -83,3 +95,25 @@ def reset_files(s: ptr[runner]):
         for i in range(6):
             write_byte(s, FD_TEST + 2, i, DISK_BYTE + i)
     store64(C_TOUCHED, 0)
+
+
+def measure_fault_around(s: ptr[runner]) -> int:
+    """How many pages of the page cache a read fault maps: fault_around_bytes of debugfs, which may not be readable."""
+    at = WINDOW_BASE + PROBE_PAGES * PAGE_SIZE
+    make_memfd(text("seqfault-probe"), FD_PROBE)
+    call2(NR_FTRUNCATE, FD_PROBE, PROBE_PAGES * PAGE_SIZE)
+    for i in range(PROBE_PAGES):
+        write_byte(s, FD_PROBE, i, 1)
+    if map_fixed(at, PROBE_PAGES * PAGE_SIZE, PROT_READ, SHARED, FD_PROBE) != at or probe_read8(at) != 1:
+        exit_group(EXIT_SETUP)
+    buf = scratch(s) + B_PAGEMAP
+    fd = open_at(text("/proc/self/pagemap"), O_RDONLY, FD_PAGEMAP)
+    n = 0
+    if syscall6(NR_PREAD64, fd, buf, 8 * PROBE_PAGES, (WINDOW_PAGE + PROBE_PAGES) * 8, 0, 0) == 8 * PROBE_PAGES:
+        for i in range(PROBE_PAGES):
+            if load64(buf + 8 * i) < 0:
+                n += 1
+    call1(NR_CLOSE, fd)
+    call1(NR_CLOSE, FD_PROBE)
+    call2(NR_MUNMAP, at, PROBE_PAGES * PAGE_SIZE)
+    return n

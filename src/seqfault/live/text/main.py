@@ -35,6 +35,7 @@ from seqfault.live.abi import (
     H_DEAD_WHO,
     H_DEATHS,
     H_DETAIL_EVERY,
+    H_FAULT_AROUND,
     H_FLAGS,
     H_HEAP_PAGE,
     H_NR_PAGES,
@@ -88,7 +89,7 @@ from seqfault.live.text.calls import (
     set_header,
     zero_words,
 )
-from seqfault.live.text.files import open_files, reset_files
+from seqfault.live.text.files import measure_fault_around, open_files, reset_files
 from seqfault.live.text.guest import run_as_first_process
 from seqfault.live.text.observe import open_own
 from seqfault.live.text.place import (
@@ -170,6 +171,7 @@ def prepare(s: ptr[runner]):
     drop_system_mappings(s)
     fill_gaps(s)
     find_zero_page(s)
+    set_header(H_FAULT_AROUND, measure_fault_around(s))
     fences(s)
     move_heap(s, header(H_HEAP_PAGE))
     s.query = can_query(s)
