@@ -26,6 +26,7 @@ from seqfault.mm.types import (
     NR_MMS,
     VM_ACCESS_FLAGS,
     VM_SOFTDIRTY,
+    VM_STICKY,
     anon_vma,
     anon_vma_chain,
     current_mm,
@@ -114,7 +115,7 @@ def anon_vma_compatible(a: ptr[vm_area_struct], b: ptr[vm_area_struct]) -> bool:
         return False
     if a.vm_file != b.vm_file:
         return False
-    if (a.vm_flags ^ b.vm_flags) & ~(VM_ACCESS_FLAGS | VM_SOFTDIRTY):
+    if (a.vm_flags ^ b.vm_flags) & ~(VM_ACCESS_FLAGS | VM_SOFTDIRTY | VM_STICKY):
         return False
     return b.vm_pgoff == a.vm_pgoff + (b.vm_start - a.vm_start)
 

@@ -36,6 +36,7 @@ from seqfault.mm.types import (
     VM_DONTCOPY,
     VM_LOCKED,
     VM_LOCKONFAULT,
+    VM_MAYBE_GUARD,
     VM_MAYWRITE,
     VM_SHARED,
     VM_WIPEONFORK,
@@ -75,8 +76,8 @@ def copy_one_pte(dst: ptr[pte_table], src: ptr[pte_table], addr: vpn_t, vma: ptr
 
 
 def vma_needs_copy(vma: ptr[vm_area_struct]) -> bool:
-    """Without an anon_vma every page can be found again by a fault."""
-    return vma.anon_vma != NULL
+    """Without an anon_vma every page can be found again by a fault; but not guards (VM_COPY_ON_FORK)."""
+    return vma.anon_vma != NULL or vma.vm_flags & VM_MAYBE_GUARD != 0
 
 
 def copy_page_range(dst_vma: ptr[vm_area_struct], src_vma: ptr[vm_area_struct]) -> errno_t:

@@ -43,7 +43,7 @@ def full_sizes(linux: int, **more: int) -> dict[str, int]:
         "PGOFF_MAX": (1 << 52) + (1 << 36),
         "NR_VALUES": 255,
         "ERRNO_MAX": 133,
-        "VM_FLAGS_MAX": (1 << 24) - 1,
+        "VM_FLAGS_MAX": (1 << 25) - 1,
         "STACK_GUARD_GAP": 256,
         "NR_OPS": 1,
         "NR_FILLS": 1,

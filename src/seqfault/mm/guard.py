@@ -22,6 +22,7 @@ from seqfault.mm.types import (
     LINUX,
     VM_DONTEXPAND,
     VM_LOCKED,
+    VM_MAYBE_GUARD,
     VM_MAYWRITE,
     errno_t,
     vm_area_struct,
@@ -58,14 +59,18 @@ def install_guard_ptes(vma: ptr[vm_area_struct], addr: vpn_t, end: vpn_t) -> err
 def madvise_guard_install(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t) -> errno_t:
     """Mark the pages of [start, end), and drop what was there.
 
-    The VMA gets an anon_vma, by which fork sees that it has page tables worth copying.  (Linux tries to install, and
-    zaps the range whenever it meets a page, until it meets none.)
+    By its anon_vma fork sees that a VMA has page tables worth copying; in 6.19 and 6.18's stable releases by
+    VM_MAYBE_GUARD, and only anonymous VMAs get an anon_vma here.  (Linux tries to install, and zaps the range whenever
+    it meets a page, until it meets none.)
     """
     if not is_valid_guard_vma(vma, False):
         return -EINVAL
-    error: errno_t = anon_vma_prepare(vma)
-    if error != 0:
-        return error
+    if LINUX >= 618:
+        vma.vm_flags |= VM_MAYBE_GUARD
+    if LINUX < 618 or not vma.vm_file:
+        error: errno_t = anon_vma_prepare(vma)
+        if error != 0:
+            return error
     zap_page_range_single(vma, start, end)
     return install_guard_ptes(vma, start, end)
 

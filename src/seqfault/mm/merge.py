@@ -36,6 +36,7 @@ from seqfault.mm.types import (
     FULL,
     NR_PAGES,
     VM_SOFTDIRTY,
+    VM_SPECIAL,
     anon_vma,
     current_mm,
     errno_t,
@@ -153,6 +154,8 @@ def vma_merge(
     if area and area.vm_end == end:  # 6, 7, 8
         next = area.vm_next
     if FULL:
+        if vm_flags & VM_SPECIAL:
+            return NULL
         count_refusals(prev, next, addr, end, vm_flags, av, f, pgoff)
 
     if prev and prev.vm_end == addr and can_vma_merge_after(prev, vm_flags, av, f, pgoff):
@@ -342,6 +345,8 @@ def vma_expand(
     Unlike vma_merge it takes the VMA behind first, and then the one before only if that may take the place of the
     one behind: if their anon_vmas differ, or only the one behind has one, the one behind grows.
     """
+    if vm_flags & VM_SPECIAL:
+        return NULL
     next = prev.vm_next if prev else mm.mmap
     count_refusals(prev, next, addr, end, vm_flags, NULL, f, pgoff)
     pglen: vpn_t = end - addr

@@ -32,6 +32,8 @@ from seqfault.mm.types import (
     ENOMEM,
     NR_CPUS,
     VM_SOFTDIRTY,
+    VM_SPECIAL,
+    VM_STICKY,
     anon_vma,
     errno_t,
     file,
@@ -49,6 +51,8 @@ from seqfault.mm.vma import (
     vma_gap_update,
     vma_gap_update_next,
 )
+
+VM_IGNORE_MERGE = VM_SOFTDIRTY | VM_STICKY
 
 
 @struct(pool=NR_CPUS, private=True)
@@ -137,7 +141,7 @@ def vma_is_fork_child(vma: ptr[vm_area_struct]) -> bool:
 
 def is_mergeable_vma(vmg: ptr[vma_merge_struct], vma: ptr[vm_area_struct]) -> bool:
     """Policies, names and userfaultfd contexts are not modelled."""
-    if (vma.vm_flags ^ vmg.vm_flags) & ~VM_SOFTDIRTY:
+    if (vma.vm_flags ^ vmg.vm_flags) & ~VM_IGNORE_MERGE:
         count("refuse/flags")
         return False
     if vma.vm_file != vmg.vm_file:
@@ -316,7 +320,7 @@ def vma_merge_existing_range(vmg: ptr[vma_merge_struct]) -> ptr[vm_area_struct]:
     end: vpn_t = vmg.end
     left_side = start == middle.vm_start
     right_side = end == middle.vm_end
-    if not left_side and not right_side:
+    if vmg.vm_flags & VM_SPECIAL or (not left_side and not right_side):
         return NULL
 
     merge_left = left_side and can_vma_merge_left(vmg)
@@ -353,6 +357,11 @@ def vma_merge_existing_range(vmg: ptr[vma_merge_struct]) -> ptr[vm_area_struct]:
             vmg.pgoff = middle.vm_pgoff
         err, duped = dup_anon_vma(next, middle)
 
+    sticky: flags_t = vmg.vm_flags & VM_STICKY
+    if merge_left:
+        sticky |= prev.vm_flags & VM_STICKY
+    if merge_right:
+        sticky |= next.vm_flags & VM_STICKY
     if err == 0:
         err = commit_merge(vmg)
         if err != 0 and duped:
@@ -360,6 +369,7 @@ def vma_merge_existing_range(vmg: ptr[vma_merge_struct]) -> ptr[vm_area_struct]:
     if err != 0:
         vmg.nomem = True
         return NULL
+    vmg.target.vm_flags |= sticky
     if merge_left and merge_right:
         count("vma_merge/case6")
     elif merge_left:
@@ -382,6 +392,9 @@ def vma_expand(vmg: ptr[vma_merge_struct]) -> errno_t:
     vmg.remove_next = next != NULL and target != next and vmg.end == next.vm_end
     ret: errno_t = 0
     duped = False
+    sticky: flags_t = vmg.vm_flags & VM_STICKY
+    if vmg.remove_next:
+        sticky |= next.vm_flags & VM_STICKY
     if vmg.remove_next:
         ret, duped = dup_anon_vma(target, next)
     if ret == 0 and vmg.copied_from:
@@ -394,6 +407,7 @@ def vma_expand(vmg: ptr[vma_merge_struct]) -> errno_t:
             unlink_anon_vmas(target)
         vmg.nomem = True
         return -ENOMEM
+    target.vm_flags |= sticky
     return 0
 
 
@@ -401,7 +415,7 @@ def vma_merge_new_range(vmg: ptr[vma_merge_struct]) -> ptr[vm_area_struct]:
     """[start, end), in which there is nothing, between `prev` and `next`: the VMA that covers it then, or NULL."""
     prev = vmg.prev
     next = vmg.next
-    if not prev and not next:
+    if vmg.vm_flags & VM_SPECIAL or (not prev and not next):
         return NULL
     can_merge_left = can_vma_merge_left(vmg)
     can_merge_right = not vmg.just_expand and can_vma_merge_right(vmg, can_merge_left)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from seqfault.kernel import NULL, ptr
 from seqfault.kernel.rwsem import down_write, up_write
-from seqfault.mm.modify import vma_modify_flags
+from seqfault.mm.modify import vm_flags_reset, vma_modify_flags
 from seqfault.mm.opcodes import MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT
 from seqfault.mm.populate import __mm_populate, mm_populate
 from seqfault.mm.types import (
@@ -59,7 +59,7 @@ def mlock_fixup(
         mm.locked_vm -= end - start
     elif not oldflags & VM_LOCKED:
         mm.locked_vm += end - start
-    changed.vm_flags = newflags
+    vm_flags_reset(changed, newflags)
     return 0, changed
 
 

@@ -62,6 +62,7 @@ from seqfault.mm.types import (
     VM_DROPPABLE,
     VM_GROWSDOWN,
     VM_LOCKED,
+    VM_LOCKONFAULT,
     VM_MAYEXEC,
     VM_MAYREAD,
     VM_MAYSHARE,
@@ -342,7 +343,10 @@ def mmap_region(
             vms_complete_munmap_vmas(mm, doomed)
         vm_stat_account(mm, vm_flags, len)
         if vm_flags & VM_LOCKED:
-            mm.locked_vm += len
+            if LINUX >= 611 and vm_flags & VM_DROPPABLE:
+                vma.vm_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)
+            else:
+                mm.locked_vm += len
     # New and expanded VMAs alike are soft-dirty.
     mmap_region_flags_begin(vma)
     vma.vm_flags |= VM_SOFTDIRTY

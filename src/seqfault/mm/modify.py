@@ -22,6 +22,7 @@ from seqfault.mm.types import (
     FULL,
     LINUX,
     NR_MMS,
+    VM_STICKY,
     errno_t,
     file,
     flags_t,
@@ -80,6 +81,13 @@ def split_vma(mm: ptr[mm_struct], vma: ptr[vm_area_struct], addr: vpn_t, new_bel
 
 
 # -- changing
+def vm_flags_reset(vma: ptr[vm_area_struct], newflags: flags_t):
+    """After vma_modify_flags: what is sticky of the VMAs that merged stays."""
+    if LINUX >= 618:
+        newflags |= vma.vm_flags & VM_STICKY
+    vma.vm_flags = newflags
+
+
 def vma_modify_flags(
     mm: ptr[mm_struct],
     prev: ptr[vm_area_struct],
@@ -88,7 +96,8 @@ def vma_modify_flags(
     end: vpn_t,
     newflags: flags_t,
 ) -> tuple[errno_t, ptr[vm_area_struct]]:
-    """Make a VMA of [start, end) of `vma`, which is about to get `newflags`; returns it.
+    """Make a VMA of [start, end) of `vma`, which is about to get `newflags`; returns it;
+    vm_flags_reset is next.
 
     `prev`: the VMA before, or `vma` if the range begins inside it.  On an error a split may have happened.  Up to
     6.2 the callers of vma_merge and split_vma had these lines each; where memory for a merge is short they go on

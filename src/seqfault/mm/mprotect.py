@@ -5,7 +5,7 @@ from __future__ import annotations
 from seqfault.kernel import ptr
 from seqfault.mm.limits import may_expand_vm, security_vm_enough_memory, vm_stat_account, vma_is_sealed
 from seqfault.mm.memory import change_protection
-from seqfault.mm.modify import vma_modify_flags
+from seqfault.mm.modify import vm_flags_reset, vma_modify_flags
 from seqfault.mm.opcodes import UAPI_PROT_GROWSDOWN, UAPI_PROT_GROWSUP
 from seqfault.mm.places import mprotect_fixup_begin, mprotect_fixup_end
 from seqfault.mm.populate import populate_vma_page_range
@@ -76,7 +76,7 @@ def mprotect_fixup(
         return error, vma
 
     mprotect_fixup_begin(vma)
-    vma.vm_flags = newflags
+    vm_flags_reset(vma, newflags)
     vma_set_page_prot(vma)
     change_protection(vma, start, end, vma.vm_page_prot)
     mprotect_fixup_end(vma)

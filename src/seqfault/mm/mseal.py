@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from seqfault.kernel import ptr
 from seqfault.kernel.rwsem import down_write, up_write
-from seqfault.mm.modify import vma_modify_flags
+from seqfault.mm.modify import vm_flags_reset, vma_modify_flags
 from seqfault.mm.types import (
     ENOMEM,
     VM_SEALED,
@@ -45,7 +45,7 @@ def mseal_apply(mm: ptr[mm_struct], start: vpn_t, end: vpn_t) -> errno_t:
             error, changed = vma_modify_flags(mm, prev, vma, at, tmp, newflags)
             if error != 0:
                 return error
-            changed.vm_flags = newflags
+            vm_flags_reset(changed, newflags)
             vma = changed
         prev = vma
         at = vma.vm_end

@@ -70,7 +70,10 @@ VM_LOCKONFAULT, VM_ACCOUNT, VM_NORESERVE = 1 << 10, 1 << 11, 1 << 12
 VM_DONTCOPY, VM_DONTEXPAND, VM_DONTDUMP, VM_WIPEONFORK = 1 << 13, 1 << 14, 1 << 15, 1 << 16
 VM_SEQ_READ, VM_RAND_READ, VM_HUGEPAGE, VM_NOHUGEPAGE = 1 << 17, 1 << 18, 1 << 19, 1 << 20
 VM_MERGEABLE, VM_SEALED = 1 << 21, 1 << 22
-VM_DROPPABLE = 1 << 23
+VM_DROPPABLE, VM_MAYBE_GUARD = 1 << 23, 1 << 24
+# What a VMA keeps when others merge into it, and what does not keep them from it (6.19, and 6.18's stable releases).
+VM_STICKY = VM_MAYBE_GUARD
+VM_SPECIAL = VM_DONTEXPAND  # never merges; VM_IO, VM_PFNMAP and VM_MIXEDMAP are not modelled
 VM_ACCESS_FLAGS = 7
 VM_SOFTDIRTY = 0  # not modelled: the store that sets it is, the bit is not
 MAP_SHARED, MAP_PRIVATE, MAP_GROWSDOWN, MAP_FIXED, MAP_ANONYMOUS = 1, 2, 4, 16, 32
