@@ -363,6 +363,8 @@ def test_memory_of_any_size():
 def test_a_lazy_layout_is_the_same_layout(monkeypatch: pytest.MonkeyPatch):
     listed = Layout([nworld, nsafe, nrequest])
     monkeypatch.setattr("seqfault.kernel.layout.LISTED", 0)
+    assert list(Layout([nworld, nsafe, nrequest]).start) == [c.start for c in listed.cells]
+    monkeypatch.setattr("seqfault.kernel.layout.FILLED", 0)
     lazy = Layout([nworld, nsafe, nrequest])
     assert list(lazy.cells) == list(listed.cells)
     assert lazy.cells[3:9] == listed.cells[3:9]

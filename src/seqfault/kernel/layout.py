@@ -32,7 +32,8 @@ from seqfault.kernel.types import (
 
 FREE, LIVE, FREED = 0, 1, 2
 STATE_NAMES = {FREE: "never allocated", LIVE: "live", FREED: "freed"}
-LISTED = 1 << 18  # layouts up to this many cells keep a list of them; larger ones make each when asked
+LISTED = 1 << 16  # layouts up to this many cells keep a list of them; larger ones make each when asked
+FILLED = 1 << 26  # layouts up to this many cells keep a list of what they hold at first
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,14 @@ class Layout:
     @cached_property
     def start(self) -> Sequence[int]:
         """What every cell holds at first."""
-        return Starts(self) if self.size > LISTED else [c.start for c in self.cells]
+        if self.size > FILLED:
+            return Starts(self)
+        out = np.zeros(self.size, np.int64)
+        for p in self.pools.values():
+            first = p.base if p.state < 0 else p.base + 1
+            for a, v in self.nonzero(p.struct) if p.n else ():
+                out[first + a : p.base + p.n * p.stride : p.stride] = v
+        return list(out.tolist())
 
     # -- which structs
     def struct_fields(self, s: Struct) -> dict[str, Any]:
@@ -314,14 +322,21 @@ class Cells(Sequence[Cell]):
 
     def __init__(self, layout: Layout):
         self.layout = layout
+        self.made: dict[int, Cell] = {}
 
     def __len__(self) -> int:
         return self.layout.size
 
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
-            return [self.layout.cell(k) for k in range(*i.indices(len(self)))]
-        return self.layout.cell(i + len(self) if i < 0 else i)
+            return [self[k] for k in range(*i.indices(len(self)))]
+        i = i + len(self) if i < 0 else i
+        c = self.made.get(i)
+        if c is None:
+            c = self.layout.cell(i)
+            if len(self.made) < LISTED:
+                self.made[i] = c
+        return c
 
 
 class Starts(Sequence[int]):
