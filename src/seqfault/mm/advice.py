@@ -12,7 +12,7 @@ from seqfault.mm.filemap import force_page_cache_readahead
 from seqfault.mm.guard import madvise_guard_install, madvise_guard_remove
 from seqfault.mm.limits import map_count_full, vma_is_sealed
 from seqfault.mm.memory import madvise_free_single_vma, zap_page_range_single
-from seqfault.mm.modify import vma_modify_flags
+from seqfault.mm.modify import vm_flags_reset, vma_modify_flags
 from seqfault.mm.opcodes import (
     MADV_COLD,
     MADV_COLLAPSE,
@@ -184,7 +184,7 @@ def madvise_update_vma(
         if error == -ENOMEM and (LINUX >= 517 or not full):
             error = -EAGAIN
         return error, vma
-    changed.vm_flags = newflags
+    vm_flags_reset(changed, newflags)
     return 0, changed
 
 
