@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from seqfault.live.compare import Mask, Mismatch, compare
+from seqfault.live.compare import OUTSIDE, Mask, Mismatch, compare
 from seqfault.live.export import Record, read_record
 from seqfault.live.generate import Plan, programs
 from seqfault.live.model import ModelSide
@@ -133,7 +133,10 @@ class Pair:
         return Both(n, n if message else -1, None, message, m.stream, m.offsets, ks, ko)
 
     def differing(self, batch: Sequence[Int64]) -> list[int]:
-        """For each program the number of its first differing row, or -1."""
+        """For each program the number of its first differing row, or -1.
+
+        A program in which the model has no answer (an address outside the window) shows nothing.
+        """
         out = [-1] * len(batch)
         start = 0
         while start < len(batch):
@@ -141,13 +144,16 @@ class Pair:
             both = self.run(np.concatenate(part))
             if both.at < 0:
                 break
-            at = both.at
+            at, first = both.at, 0
             for i, p in enumerate(part):
                 if at < len(p):
-                    out[start + i] = at
+                    upto = both.at + (both.mismatch is not None)
+                    unsaid = (both.stream[both.offsets[first:upto]] == OUTSIDE).any()
+                    out[start + i] = -1 if unsaid else at
                     start += i + 1
                     break
                 at -= len(p)
+                first += len(p)
         return out
 
     def records(self, rows: Int64) -> tuple[list[Record], list[Record], Both]:
@@ -164,7 +170,7 @@ class Pair:
 def tally_results(t: Tally, rows: Int64, stream: Int64, offsets: Int64, n: int) -> None:
     """Count the results of the first n rows."""
     ret = stream[offsets[:n]]
-    t.unsaid += int((ret == -2001).sum())
+    t.unsaid += int((ret == OUTSIDE).sum())
     code = np.where(ret < 0, ret, 0)
     keys, counts = np.unique(rows[:n, 0] * 10_000 - code, return_counts=True)
     for k, c in zip(keys.tolist(), counts.tolist(), strict=True):
