@@ -157,6 +157,12 @@ def locks(
         list[str] | None,
         typer.Option("--scenario", "-s", metavar="NAME|FILE", help="As for check. Default: all."),
     ] = None,
+    release: Annotated[
+        str | None,
+        typer.Option("--release", metavar="R", help="Random programs on the whole text of Linux R, one after another."),
+    ] = None,
+    ops: Annotated[int, typer.Option(help="Operations, with --release.", min=1)] = 500,
+    seed: Annotated[int, typer.Option(help="What the programs are made from.", min=0)] = 0,
     json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Only the table, as docs/locks.md has it.")] = False,
     max_states: Annotated[int, typer.Option(help="States of one scenario.", min=1)] = 40_000_000,
@@ -164,9 +170,12 @@ def locks(
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Worker processes; 0: one a processor.", min=0)] = 0,
 ) -> None:
     """Which lock protects which field: does every access keep to it, in every interleaving?"""
-    from seqfault.report.locks import run_locks
+    from seqfault.report.locks import run_full, run_locks
 
-    run_locks(protocol, field or [], scenario or [], json, markdown, max_states, timeout, jobs)
+    if release is not None:
+        run_full(release, ops, seed, field or [], json)
+    else:
+        run_locks(protocol, field or [], scenario or [], json, markdown, max_states, timeout, jobs)
 
 
 @app.command()

@@ -28,6 +28,7 @@ from seqfault.mm.vma import validate_mm
 LOOKS = frozenset(p.__name__ for p in (validate_mm, free_page_check, flush_check))
 RMW = frozenset({"_cmpxchg", "_xchg", "_fetch_add"})  # in kernel/words.py
 SHARES = {"anon_vma": "root", "file": "f_mapping"}
+PFN_SHIFT = 6  # pte_pfn with FULL
 SMALL = Geometry(nr_pages=64, spans=((24, 44), (50, 56)), heap_page=48)
 
 
@@ -187,7 +188,7 @@ class WatchedMachine(Machine):
             if v is None or addr in mine:
                 continue
             if kind == "pte":
-                v = (v >> 2 & 0xFFFFFFFF) + 1 if v else 0
+                v = (v >> PFN_SHIFT) + 1 if v else 0
             elif kind == "frame":
                 v = v + 1 if v else 0
             if v == index + 1 and self.alive(addr):

@@ -199,7 +199,7 @@ NOT_SHARED = {
 class Exemption:
     """What is done without the lock of the table, on purpose.
 
-    `fields`: which; `access`: read or write; `functions`: by whom (any of the functions through which the access
+    `fields`: which; `access`: read, write, or both ("read or write"); `functions`: by whom (any of the functions through which the access
     comes); `needs`: what is held instead.
     """
 
@@ -368,7 +368,7 @@ class Discipline:
         for e in self.exceptions:
             if (
                 name in e.fields
-                and e.access == ("write" if write else "read")
+                and ("write" if write else "read") in e.access
                 and functions & set(e.functions)
                 and kept(e.needs, words) is not None
             ):

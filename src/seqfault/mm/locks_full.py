@@ -53,21 +53,16 @@ BOUNDS = ("vm_area_struct.vm_start", "vm_area_struct.vm_end", "vm_area_struct.vm
 BEGINS = ("exec_mm", "mm_init", "uapi_start", "uapi_restart")
 COUNTS = ("total_vm", "data_vm", "exec_vm", "stack_vm", "locked_vm", "def_flags", "start_brk", "brk", "mmap_base")
 
-FAMILY = tuple(
+EXCEPTIONS = (
     Exemption(
         "family-counts",
         ("anon_vma.degree", "anon_vma.num_children", "anon_vma.num_active_vmas"),
-        access,
+        "read or write",
         ("anon_vma_used", "unlink_anon_vmas", "anon_vma_fork", "__anon_vma_prepare"),
         "mmap_sem:w | mmap_sem:r + unshared",
         "Linux counts with the root's lock held for the whole chain; here it is held for one entry at a time.",
         "mm/rmap.c: anon_vma_clone, unlink_anon_vmas",
-    )
-    for access in ("read", "write")
-)
-
-EXCEPTIONS = (
-    *FAMILY,
+    ),
     Exemption(
         "copied-vma",
         BOUNDS,
@@ -103,6 +98,24 @@ EXCEPTIONS = (
         "none",
         "The question whether the window has a heap; a limit relative to what is mapped: neither is Linux's.",
         "mm/uapi.py",
+    ),
+    Exemption(
+        "guard-flag",
+        ("vm_area_struct.vm_flags",),
+        "read or write",
+        ("madvise_guard_install",),
+        "mmap_sem:r",
+        "Linux sets VM_MAYBE_GUARD by an atomic step.",
+        "mm/madvise.c: madvise_guard_install (6.18's stable releases, 6.19)",
+    ),
+    Exemption(
+        "mremap-look",
+        ("mm_struct.mm_rb", "vm_area_struct.vm_rb", "vm_area_struct.vm_start", "vm_area_struct.vm_end"),
+        "read",
+        ("nothing_at",),
+        "none",
+        "From 5.16 to 6.15 Linux looks with mmap_sem held; the check stands before it here.",
+        "mm/mremap.c: mremap",
     ),
     Exemption(
         "user-access",
@@ -197,5 +210,5 @@ EXCEPTIONS = (
 )
 
 # lockdep's subclass 1: of two locks of a class that are held together, the second.
-ORDER_OF_TWO = Order("mm_struct.mmap_sem", (Order("mm_struct.mmap_sem/1", ORDER.inner), *ORDER.inner))
+ORDER_OF_TWO = Order("mm_struct.mmap_sem", (Order("mm_struct.mmap_sem/1", ORDER.inner),))
 WHOLE_TEXT = LINUX_4_12.extended(Discipline(ROWS, EXCEPTIONS, ORDER_OF_TWO))

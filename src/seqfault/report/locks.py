@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import textwrap
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,9 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from seqfault.cli import EXIT, BadInput, dump
 from seqfault.explore.check import Limits
-from seqfault.explore.lockcheck import LockReport, Observed, check_locks, discipline_of
+from seqfault.explore.lockcheck import LockReport, Nesting, Observed, check_locks, discipline_of, said
 from seqfault.explore.model import automaton_for
 from seqfault.kernel.places import Protocol
+from seqfault.mm.fullsize import release_number
 from seqfault.mm.locks import LOCKS, NOT_SHARED, WORDS, Discipline, Exemption, Order, Row, parse
 from seqfault.protocols import load
 from seqfault.report.commands import console, select
@@ -40,11 +42,7 @@ def run_locks(
     """`seqfault locks`."""
     p = load(protocol)
     d = discipline_of(p)
-    known = [row.field for row in d.rows]
-    for f in fields:
-        if f not in known:
-            near = difflib.get_close_matches(f, known, 1) or [known[0]]
-            raise BadInput(f"no field {f!r} in the table of locks; did you mean {near[0]}?")
+    known(d, fields)
     if make_markdown:
         print(markdown(d), end="")
         return
@@ -57,6 +55,10 @@ def run_locks(
         r = check_locks(
             protocol, scenarios, Limits(max_states), jobs, timeout, lambda done: bar.update(task, completed=done)
         )
+    show(r, json, fields, p, scenarios)
+
+
+def show(r: LockReport, json: bool, fields: list[str], p: Protocol, scenarios: Sequence[Scenario]) -> None:
     if json:
         dump(as_json(r, p, scenarios, fields))
     else:
@@ -64,6 +66,36 @@ def run_locks(
         for line in lines(r, p, scenarios, fields):
             c.print(line, markup=False)
     raise typer.Exit(EXIT[r.verdict])
+
+
+def known(d: Discipline, fields: list[str]) -> None:
+    """Raise `BadInput` for a field that has no row."""
+    names = [row.field for row in d.rows]
+    for f in fields:
+        if f not in names:
+            near = difflib.get_close_matches(f, names, 1) or [names[0]]
+            raise BadInput(f"no field {f!r} in the table of locks; did you mean {near[0]}?")
+
+
+def run_full(release: str, ops: int, seed: int, fields: list[str], json: bool) -> None:
+    """`seqfault locks --release`."""
+    from seqfault.live.locks import check_full
+
+    try:
+        number = release_number(release)
+    except ValueError as e:
+        raise BadInput(str(e)) from None
+    t0 = time.perf_counter()
+    f = check_full(number, ops, seed)
+    known(f.discipline, fields)
+    r = LockReport(f"Linux {release}", f.discipline, scenarios=0, transitions=f.operations)
+    r.observed = [
+        Observed(k.field, k.write, said(frozenset(k.words)), k.function, k.file, k.line, k.judgement, n, "")
+        for k, n in f.seen.items()
+    ]
+    r.nesting = [Nesting(h, t, "", "", f.discipline.order.allows(h, t)) for h, t in sorted(f.nesting)]
+    r.seconds = time.perf_counter() - t0
+    show(r, json, fields, load("mmap-sem"), [])
 
 
 def alternatives(rule: str) -> list[str]:
@@ -82,7 +114,7 @@ def words(o: Observed) -> str:
 
 
 def exceptions_of(d: Discipline, name: str, write: bool) -> list[Exemption]:
-    return [e for e in d.exceptions if name in e.fields and e.access == ("write" if write else "read")]
+    return [e for e in d.exceptions if name in e.fields and ("write" if write else "read") in e.access]
 
 
 def row_lines(r: LockReport, row: Row) -> list[str]:
@@ -167,11 +199,15 @@ def lines(r: LockReport, p: Protocol, scenarios: Sequence[Scenario], fields: Seq
     for line in r.discipline.order.tree():
         yield f"  {line}"
     for n in r.inversions:
-        yield from wrapped(f"not in this order: {n.taken} under {n.held} in {n.where}, {n.scenario}", "  ")
+        where = f" in {n.where}, {n.scenario}" if n.where else ""
+        yield from wrapped(f"not in this order: {n.taken} under {n.held}{where}", "  ")
     yield ""
     yield from wrong_lines(r, p, by_name, SHOWN)
     yield f"{r.protocol} and the table of locks: {r.verdict}"
-    yield f"  {r.scenarios:,} scenario{'s' * (r.scenarios != 1)}, {r.transitions:,} transitions, {r.seconds:.1f} s"
+    if r.scenarios:
+        yield f"  {r.scenarios:,} scenario{'s' * (r.scenarios != 1)}, {r.transitions:,} transitions, {r.seconds:.1f} s"
+    else:
+        yield f"  {r.transitions:,} operations, {r.seconds:.1f} s"
     if r.reason:
         yield f"  incomplete: {r.reason}"
     total = sum(o.count for o in r.observed)
