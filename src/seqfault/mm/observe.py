@@ -11,14 +11,17 @@ from seqfault.kernel import NULL, Size, array, emit, index_of, integer, pool_obj
 from seqfault.mm.frames import PageAnon
 from seqfault.mm.pgtable import pte_at, pte_dirty, pte_is_guard, pte_pfn, pte_present, vm_normal_page
 from seqfault.mm.types import (
+    LINUX,
     NR_PAGES,
     NR_TEST_FILES,
     VM_ACCESS_FLAGS,
     VM_LOCKED,
+    VM_LOCKONFAULT,
     VM_MAYSHARE,
     VM_READ,
     VM_SHARED,
     file,
+    flags_t,
     mm_struct,
     page,
     pte_t,
@@ -187,7 +190,10 @@ def emit_smap(mm: ptr[mm_struct], vma: ptr[vm_area_struct]):
                     if p.mapcount < 2:
                         private_dirty += 1
         addr += 1
-    emit(vma.vm_flags)
+    flags: flags_t = vma.vm_flags
+    if LINUX < 612:
+        flags &= ~VM_LOCKONFAULT  # "lf" is shown by 6.12, not by 6.1
+    emit(flags)
     emit(rss)
     emit(dirty)
     emit(private_dirty)
