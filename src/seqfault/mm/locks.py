@@ -199,8 +199,8 @@ NOT_SHARED = {
 class Exemption:
     """What is done without the lock of the table, on purpose.
 
-    `fields`: which; `access`: read, write, or both ("read or write"); `functions`: by whom (any of the functions through which the access
-    comes); `needs`: what is held instead.
+    `fields`: which; `access`: read, write, or both ("read or write"); `functions`: by whom (any of the functions
+    through which the access comes); `needs`: what is held instead.
     """
 
     name: str
