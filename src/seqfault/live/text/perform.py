@@ -10,6 +10,7 @@ from seqfault.live.abi import (
     C_STACKS,
     C_TOUCHED,
     C_VECTOR,
+    COMM_BASE,
     FD_NONE,
     FD_TEST,
     NR_TEST_FILES,
@@ -50,6 +51,8 @@ from seqfault.live.text.calls import (
 from seqfault.live.text.files import write_byte
 from seqfault.live.text.state import runner, scratch
 from seqfault.mm.opcodes import (
+    MADV_COLD,
+    MADV_FREE,
     OP_BRK,
     OP_FTRUNCATE,
     OP_MADVISE,
@@ -159,6 +162,14 @@ def limit_map_count(s: ptr[runner], more: int) -> int:
     return 0
 
 
+def madvise(addr: int, size: int, advice: int) -> int:
+    """MADV_FREE marks its pages when this processor's batch is emptied; MADV_COLD begins with that (lru_add_drain)."""
+    r = call3(NR_MADVISE, addr, size, advice)
+    if advice == MADV_FREE:
+        call3(NR_MADVISE, COMM_BASE, PAGE_SIZE, MADV_COLD)
+    return r
+
+
 def perform(s: ptr[runner], row: int) -> int:
     """One operation; `row`: the address of its eight words.  Its result as the system call gives it."""
     op = load64(row)
@@ -183,7 +194,7 @@ def perform(s: ptr[runner], row: int) -> int:
     if op == OP_MREMAP:
         return syscall6(NR_MREMAP, a, b, c, d, e, 0)
     if op == OP_MADVISE:
-        return call3(NR_MADVISE, a, b, c)
+        return madvise(a, b, c)
     if op == OP_MLOCK:
         return call2(NR_MLOCK, a, b)
     if op == OP_MLOCK2:
