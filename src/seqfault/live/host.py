@@ -169,13 +169,16 @@ class LiveKernel:
         self._ear, speak = os.pipe()
         # descriptors go where the runner expects them; first out of each other's way
         want = {hear: 0, speak: 1, self._memfd: 3} | {fd: abi.FD_DISK + i for i, fd in enumerate(self._disk)}
-        high = {fd: 100 + i for i, fd in enumerate(want)}
+        top = 100 + max(*want, image)
+        high = {fd: top + 1 + i for i, fd in enumerate(want)}
         actions: list[Any] = [(os.POSIX_SPAWN_DUP2, fd, h) for fd, h in high.items()]
-        actions += [(os.POSIX_SPAWN_DUP2, image, 110)]
+        actions += [(os.POSIX_SPAWN_DUP2, image, top)]
         actions += [(os.POSIX_SPAWN_DUP2, high[fd], to) for fd, to in want.items()]
         actions += [(os.POSIX_SPAWN_CLOSE, h) for h in high.values()]
         try:
-            self._pid = os.posix_spawn("/proc/self/fd/110", ["seqfault-runner"], {}, file_actions=actions, setpgroup=0)
+            self._pid = os.posix_spawn(
+                f"/proc/self/fd/{top}", ["seqfault-runner"], {}, file_actions=actions, setpgroup=0
+            )
         except OSError as e:
             raise KernelError(f"the runner cannot be started: {e}; /proc must be mounted") from None
         finally:
