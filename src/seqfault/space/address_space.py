@@ -245,7 +245,7 @@ class AddressSpace:
 
     def mmap(self, addr: int, length: int, prot: int, flags: int, fd: int = -1, offset: int = 0) -> int:
         """The address of the new mapping."""
-        return self._call(OP_MMAP, addr, length, prot, flags, fd, offset)
+        return self._call(OP_MMAP, addr, length, prot, flags, self._opened(fd), offset)
 
     def munmap(self, addr: int, length: int) -> None:
         self._call(OP_MUNMAP, addr, length)
@@ -321,12 +321,15 @@ class AddressSpace:
         w.names.append((name, device, FIRST_INODE + fd))
         return fd
 
+    def _opened(self, fd: int) -> int:
+        return fd if 0 <= fd < len(self._world.names) else -1
+
     def ftruncate(self, fd: int, length: int) -> None:
-        self._call(OP_FTRUNCATE, fd, length)
+        self._call(OP_FTRUNCATE, self._opened(fd), length)
 
     def pwrite(self, fd: int, page: int, value: int) -> None:
         """Write a byte to a page of a file (by write(2), not through a mapping)."""
-        self._call(OP_PWRITE, fd, page, value)
+        self._call(OP_PWRITE, self._opened(fd), page, value)
 
     # -- processes
     def fork(self) -> AddressSpace:

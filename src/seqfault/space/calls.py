@@ -8,6 +8,7 @@ import signal
 from dataclasses import dataclass
 
 from seqfault.mm.opcodes import (
+    ABSENT,
     ADVICE,
     NAMES,
     NR_ARGS,
@@ -99,7 +100,7 @@ def argument(op: int, i: int, v: int) -> str:
 
 
 def result_text(op: int, result: int) -> str:
-    if result == OUTSIDE:
+    if result in (OUTSIDE, ABSENT):
         return "?"
     if result <= SIGNALLED and op in (OP_READ, OP_WRITE):
         return signal.Signals(SIGNALLED - result).name
@@ -115,8 +116,8 @@ def outcome(call: Call) -> int:
         return r
     if r == OUTSIDE:
         raise OutsideModel(f"{call}: outside the part of the address space that the model has; see `pages`")
+    if r == ABSENT:
+        raise ProcessLookupError(errno.ESRCH, f"{os.strerror(errno.ESRCH)}: {call}: process {call.who} has exited")
     if r <= SIGNALLED:
-        if call.op in (OP_READ, OP_WRITE):
-            raise MemoryFault(SIGNALLED - r, call.args[0])
-        raise ProcessLookupError(errno.ESRCH, f"process {call.who} does not exist")
+        raise MemoryFault(SIGNALLED - r, call.args[0])
     raise OSError(-r, f"{os.strerror(-r)}: {call}")

@@ -181,7 +181,7 @@ def space_pages(who: who_t, start: vpn_t, end: vpn_t):
 
 # -- why two neighbours do not merge
 def refusal(left: ptr[vm_area_struct], right: ptr[vm_area_struct], mergeable_vma: bool, anon: bool) -> refusal_t:
-    """Which of a predicate's parts said no."""
+    """Which of a predicate's parts said no first."""
     if not mergeable_vma:
         if (left.vm_flags ^ right.vm_flags) & ~VM_SOFTDIRTY:
             return FLAGS_DIFFER
@@ -194,18 +194,19 @@ def refusal(left: ptr[vm_area_struct], right: ptr[vm_area_struct], mergeable_vma
 
 
 def refusal_4(left: ptr[vm_area_struct], right: ptr[vm_area_struct]) -> refusal_t:
-    """By vma_merge's predicates, 4.12 to 6.1: neither could have taken in the other."""
+    """By vma_merge's predicates, 4.12 to 6.1: neither could have taken in the other.
+
+    Of the two ways the one that got further: what it met is in the way of both.
+    """
     if can_vma_merge_after(left, right.vm_flags, right.anon_vma, right.vm_file, right.vm_pgoff):
         return MERGEABLE
     pgoff: s64 = left.vm_pgoff + (left.vm_end - left.vm_start)
     if can_vma_merge_before(right, left.vm_flags, left.anon_vma, left.vm_file, pgoff):
         return MERGEABLE
-    return refusal(
-        left,
-        right,
-        is_mergeable_vma_4(left, right.vm_file, right.vm_flags),
-        is_mergeable_anon_vma_4(right.anon_vma, left.anon_vma, left),
-    )
+    same = is_mergeable_vma_4(left, right.vm_file, right.vm_flags)
+    one: refusal_t = refusal(left, right, same, is_mergeable_anon_vma_4(right.anon_vma, left.anon_vma, left))
+    other: refusal_t = refusal(left, right, same, is_mergeable_anon_vma_4(left.anon_vma, right.anon_vma, right))
+    return max(one, other)
 
 
 def refusal_6(mm: ptr[mm_struct], left: ptr[vm_area_struct], right: ptr[vm_area_struct]) -> refusal_t:
@@ -216,12 +217,14 @@ def refusal_6(mm: ptr[mm_struct], left: ptr[vm_area_struct], right: ptr[vm_area_
     vmg.next = right
     if can_vma_merge_right(vmg, False):
         return MERGEABLE
+    one: refusal_t = refusal(left, right, is_mergeable_vma_6(vmg, right), is_mergeable_anon_vma_6(vmg, right))
     vmg = vmg_init(mm, left, right.vm_start, right.vm_end, right.vm_flags, right.vm_file, right.vm_pgoff)
     vmg.middle = right
     vmg.anon_vma = right.anon_vma
     if can_vma_merge_left(vmg):
         return MERGEABLE
-    return refusal(left, right, is_mergeable_vma_6(vmg, left), is_mergeable_anon_vma_6(vmg, left))
+    other: refusal_t = refusal(left, right, is_mergeable_vma_6(vmg, left), is_mergeable_anon_vma_6(vmg, left))
+    return max(one, other)
 
 
 def boundary(mm: ptr[mm_struct], page: vpn_t) -> watch_t:
