@@ -530,3 +530,22 @@ def test_what_is_not_controlled_is_said(kernel):
     assert all(c.state in ("controlled", "masked", "not controlled", "absent") for c in kernel.controls)
     assert all(c.sentence for c in kernel.controls)
     assert OP_MMAP in NAMES
+
+
+@live
+def test_a_range_that_begins_outside_the_window(kernel):
+    """Programs of more than 32 rows, where only what an operation's range touches is looked at."""
+    filler = [(OP_READ, 0, at(515))] * 40
+    got = records(
+        kernel,
+        mmap(516, 2),
+        mmap(525, 4),
+        *filler,
+        (OP_MREMAP, 0, at(525), 2 * P, 2 * P, MREMAP_FIXED | 8, 0),
+        (OP_MUNMAP, 0, W - 16 * P, 16 * P),
+        (OP_MPROTECT, 0, at(527), 2 * P, 1),
+        *filler,
+    )
+    layouts = [[v[:3] for v in b[0].vmas] for _, b, _ in got]
+    assert layouts[42] == layouts[43] == [(516, 518, 3), (525, 529, 3)]
+    assert layouts[44] == layouts[-2] == layouts[-1] == [(516, 518, 3), (525, 527, 3), (527, 529, 1)]

@@ -298,6 +298,16 @@ class LiveKernel:
         return bool(self.ready & abi.R_FRAMES)
 
     @property
+    def ra_pages(self) -> int:
+        """How many pages are read ahead of the file on disk: the model's RA_PAGES."""
+        dev = os.fstat(self._disk[0]).st_dev
+        try:
+            with open(f"/sys/class/bdi/{os.major(dev)}:{os.minor(dev)}/read_ahead_kb") as f:
+                return int(f.read()) * 1024 // mmap.PAGESIZE
+        except (OSError, ValueError):
+            return 32
+
+    @property
     def mask(self) -> Mask:
         """What this kernel shows."""
         return Mask(LOW if self.frames else LOW & ~ZERO, self.frames)

@@ -94,6 +94,10 @@ def reset_files(s: ptr[runner]):
         call2(NR_FTRUNCATE, FD_TEST + 2, 6 * PAGE_SIZE)
         for i in range(6):
             write_byte(s, FD_TEST + 2, i, DISK_BYTE + i)
+        # a struct file remembers how often its pages were missed (struct file_ra_state)
+        open_at(text("/proc/self/fd/22"), O_RDWR, FD_TEST + 2)
+        open_at(text("/proc/self/fd/24"), O_RDONLY, FD_TEST + 4)
+        open_at(text("/proc/self/fd/25"), O_WRONLY, FD_TEST + 5)
     store64(C_TOUCHED, 0)
 
 

@@ -124,7 +124,7 @@ def query_some(s: ptr[runner], out: int) -> int:
         copy_words(out, kept, VMA_WORDS)
         out += 8 * VMA_WORDS
         kept += 8 * VMA_WORDS
-    at = s.ask_low - PAGE_SIZE
+    at = max(s.ask_low - PAGE_SIZE, WINDOW_BASE)
     while at <= s.ask_high:
         store64(q + 16, at)
         r = call3(NR_IOCTL, FD_MAPS, PROCMAP_QUERY, q)
