@@ -21,9 +21,7 @@ ROWS = (
     ),
     Row("anon_vma.root", "none", "unshared", "mm/rmap.c: anon_vma_fork", "The same for as long as the anon_vma lives."),
     Row("anon_vma.parent", "none", "unshared", "mm/rmap.c: anon_vma_fork"),
-    Row(
-        "anon_vma.degree", "anon_vma.rwsem", "anon_vma.rwsem", "include/linux/rmap.h", "Of the root, as for all below."
-    ),
+    Row("anon_vma.degree", "anon_vma.rwsem", "anon_vma.rwsem", "include/linux/rmap.h", "The root's lock."),
     Row("anon_vma.num_children", "anon_vma.rwsem", "anon_vma.rwsem", "include/linux/rmap.h (from 6.0)"),
     Row("anon_vma.num_active_vmas", "anon_vma.rwsem", "anon_vma.rwsem", "include/linux/rmap.h (from 6.0)"),
     Row("file.i_tail", "none", "never", "include/linux/fs.h: i_size_read"),
@@ -173,7 +171,14 @@ EXCEPTIONS = (
     ),
     Exemption(
         "i_mmap-walk",
-        (*BOUNDS, "vm_area_struct.vm_file", "vm_area_struct.vm_next", "mm_struct.mmap", "mm_struct.pmd"),
+        (
+            *BOUNDS,
+            "vm_area_struct.vm_file",
+            "vm_area_struct.vm_flags",
+            "vm_area_struct.vm_next",
+            "mm_struct.mmap",
+            "mm_struct.pmd",
+        ),
         "read",
         ("unmap_mapping_range",),
         "none",

@@ -20,6 +20,7 @@ from seqfault.explore.model import automaton_for
 from seqfault.kernel.places import Protocol
 from seqfault.mm.fullsize import release_number
 from seqfault.mm.locks import LOCKS, NOT_SHARED, WORDS, Discipline, Exemption, Order, Row, parse
+from seqfault.mm.locks_full import WHOLE_TEXT
 from seqfault.protocols import load
 from seqfault.report.commands import console, select
 from seqfault.report.counterexample import encode_schedule
@@ -44,7 +45,7 @@ def run_locks(
     d = discipline_of(p)
     known(d, fields)
     if make_markdown:
-        print(markdown(d), end="")
+        print(markdown(d, WHOLE_TEXT), end="")
         return
     scenarios = select(names)
     automaton_for(p, scenarios[0])  # errors in the text come before any worker starts
@@ -267,49 +268,72 @@ def as_json(r: LockReport, p: Protocol, scenarios: Sequence[Scenario], fields: S
 
 
 # -- docs/locks.md
-def markdown(d: Discipline) -> str:
-    """The document: the table, the exceptions, the order."""
-    out = [
-        "# Which lock protects which field",
-        "",
-        "<!-- made by `seqfault locks --markdown`; a test holds it equal to src/seqfault/mm/locks.py -->",
-        "",
-        "Linux 4.12. `seqfault locks` explores every interleaving of the scenarios and holds each access to one of",
-        "these fields against this table: which locks the process held at that moment, of that very object. An access",
-        "is right when it has all that one alternative of the rule asks for, or when an exception below names it. What",
-        "no access needed is told too. (`mmap_sem` is `mmap_lock` from 5.8 on.)",
-        "",
-        "    seqfault locks                                     the table, and how often each rule was kept",
-        "    seqfault locks --field vm_area_struct.vm_start     who reads and writes it, with which locks",
-        "    seqfault locks --protocol spf-v5 -s argued         another protocol; exit code 1 if it does otherwise",
-        "",
-        "| field | to read | to write | source |",
-        "|---|---|---|---|",
-    ]
-    for row in d.rows:
-        out.append(f"| `{row.field}` | {rule_text(row.read)} | {rule_text(row.write)} | {row.source} |")
-    notes = [row for row in d.rows if row.note]
-    out += ["", *(f"- `{row.field}`: {row.note}" for row in notes)]
-    out += ["", "A lock is an object of its own and is in no row."]
-    out += [f"`{name}` is in none either: {why}." for name, why in NOT_SHARED.items()]
+HEAD = """\
+# Which lock protects which field
+
+<!-- made by `seqfault locks --markdown`; a test holds it equal to mm/locks.py and mm/locks_full.py -->
+
+Linux 4.12. `seqfault locks` explores every interleaving of the scenarios and holds each access to one of these fields
+against this table: which locks the process held at that moment, of that very object. An access is right when it has
+all that one alternative of its rule asks for, or when an exception below names it. What no access needed is told too.
+(`mmap_sem` is `mmap_lock` from 5.8 on.)
+
+    seqfault locks                                     the table, and how often each rule was kept
+    seqfault locks --field vm_area_struct.vm_start     who reads and writes it, with which locks
+    seqfault locks --protocol spf-v5 -s argued         another protocol; exit code 1 if it does otherwise
+    seqfault locks --release 6.18                      random programs on the whole text (fork, mremap, ...)
+
+A protocol may add rows and exceptions (protocols/spf_locks.py: what RFC v5 wants writers to do, and lets a fault do).
+What it does beyond those is reported, with a schedule that shows it.
+"""
+FULL_HEAD = """\
+## The rest of the text
+What only sequential programs reach (`run` on the whole text, `AddressSpace`, `fuzz`, replay of recordings). There is
+one CPU, so the order of accesses proves nothing; the locks that are held at each are those of Linux all the same,
+but for the exceptions.
+"""
+
+
+def markdown(d: Discipline, rest: Discipline) -> str:
+    """The document: the table, the exceptions, the order; then what `rest` adds."""
+    out = [HEAD, *table(d.rows), "", "A lock is an object of its own and has no row."]
+    out += [f"`{name}` has none either: {why}." for name, why in NOT_SHARED.items()]
     out += ["", "## Words", "| | |", "|---|---|"]
     out += [f"| `{x.name}` | {x.what} |" for x in LOCKS]
     out += [f"| `{w}` | {what} |" for w, what in WORDS.items()]
-    out += ["", "## Exceptions", "| name | what | by | with | why | source |", "|---|---|---|---|---|---|"]
-    for e in d.exceptions:
-        what = ", ".join(f"`{f}`" for f in e.fields)
-        by = ", ".join(f"`{f}`" for f in e.functions)
-        out.append(f"| {e.name} | {e.access} {what} | {by} | {rule_text(e.needs)} | {e.why} | {e.source} |")
+    out += ["", "## Exceptions", *exceptions(d.exceptions), ""]
     out += [
-        "",
         "## Order",
-        "A lock is taken only under those it stands below; every nesting that exploration meets is held against this.",
-        "Locks side by side are never held together.",
+        "A lock is taken only under those that it stands below; every nesting that exploration meets is held against",
+        "this. Locks side by side are never held together.",
         "",
         *(f"    {line}" for line in d.order.tree()),
         "",
+        FULL_HEAD,
+        *table(r for r in rest.rows if r not in d.rows),
+        "",
+        *exceptions(e for e in rest.exceptions if e not in d.exceptions),
+        "",
+        "Fork holds mmap_sem of two processes, the child's (`/1`) under the parent's.",
+        "",
     ]
     return "\n".join(out)
+
+
+def table(rows: Iterable[Row]) -> list[str]:
+    rows = list(rows)
+    out = ["| field | to read | to write | source |", "|---|---|---|---|"]
+    out += [f"| `{r.field}` | {rule_text(r.read)} | {rule_text(r.write)} | {r.source} |" for r in rows]
+    return [*out, "", *(f"- `{r.field}`: {r.note}" for r in rows if r.note)]
+
+
+def exceptions(found: Iterable[Exemption]) -> list[str]:
+    out = ["| name | what | by | with | why | source |", "|---|---|---|---|---|---|"]
+    for e in found:
+        what = ", ".join(f"`{f}`" for f in e.fields)
+        by = ", ".join(f"`{f}`" for f in e.functions)
+        out.append(f"| {e.name} | {e.access} {what} | {by} | {rule_text(e.needs)} | {e.why} | {e.source} |")
+    return out
 
 
 def rule_text(rule: str) -> str:
