@@ -37,6 +37,8 @@ class Retraced:
             out.append(f"perf lost {self.recording.events.lost} records")
         if n := sum(d.unordered for d in self.result.differences):
             out.append(f"{n} results differ of calls whose order among those of other threads is not known")
+        if n := sum(self.result.orphans.values()):
+            out.append(f"{n} calls of programs whose layout at the start is not there")
         if not self.result.comparisons:
             out.append("no layout to compare: the recording has none behind its start")
         return out
@@ -115,16 +117,14 @@ def show(done: Retraced, verbose: bool) -> None:
     for title, counts in (
         ("replaced", r.substituted),
         ("left out", r.ignored),
-        ("before", r.unknown if verbose else {}),
+        ("before", r.before if verbose else {}),
     ):
         if counts:
             say(f"{title:9} {counted(dict(counts))}")
     if r.moving:
         say(f"moving    {r.moving} layouts that another thread changed while they were read are not compared")
     if recording.unordered:
-        say(
-            f"order     {len(recording.unordered)} calls overlap one of another thread; taken in the order of their ends"
-        )
+        say(f"order     {len(recording.unordered)} calls overlap one of another thread; taken by their ends")
     if r.killed:
         say(f"killed    {r.killed} processes, without a layout at their end")
     for gap in done.gaps:
@@ -174,7 +174,8 @@ def as_json(done: Retraced) -> dict[str, Any]:
         else None,
         "replaced": dict(r.substituted),
         "left_out": dict(r.ignored),
-        "before": dict(r.unknown),
+        "before": dict(r.before),
+        "orphans": dict(r.orphans),
         "not_understood": r.undecoded,
         "problems": [str(p) for p in recording.problems],
         "moving": r.moving,

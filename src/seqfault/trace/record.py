@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -62,7 +62,7 @@ def read(path: str) -> str:
 
 def machine() -> dict[str, str]:
     """What the kernel is set to that a layout depends on."""
-    out = {"kernel": os.uname().release}
+    out = {"kernel": re.sub(r"[^\d.].*", "", os.uname().release)}
     for key, path in {
         "max_map_count": "/proc/sys/vm/max_map_count",
         "overcommit_memory": "/proc/sys/vm/overcommit_memory",
@@ -75,9 +75,17 @@ def machine() -> dict[str, str]:
             continue
         chosen = re.search(r"\[(\w+)\]", value)
         out[key] = chosen[1] if chosen else value
-    mounts = {words[1]: words[2] for words in (line.split() for line in read("/proc/mounts").splitlines())}
-    out["mounts"] = ",".join(f"{at}:{kind}" for at, kind in mounts.items() if not at.startswith(("/proc/", "/sys/")))
     return out
+
+
+def mounts(paths: Iterable[str]) -> str:
+    """The mounts on which these files lie, with their kinds: ``/:ext4,/dev:devtmpfs``."""
+    kinds = {words[1]: words[2] for words in (line.split() for line in read("/proc/mounts").splitlines())}
+    used = set()
+    for path in paths:
+        parts = [p for p in kinds if path.startswith(p.rstrip("/") + "/")]
+        used.add(max(parts, key=len, default="/"))
+    return ",".join(f"{at}:{kinds.get(at, '?')}" for at in sorted(used))
 
 
 def limits(pid: int) -> dict[str, str]:
@@ -118,7 +126,8 @@ class Watch:
     def traced(self) -> list[int]:
         out = []
         for name in os.listdir("/proc"):
-            if not name.isdigit() or self.foreign.get(int(name), 0) > 5:
+            # what strace starts has later numbers than strace
+            if not name.isdigit() or int(name) <= self.tracer or self.foreign.get(int(name), 0) > 5:
                 continue
             try:
                 status = read(f"/proc/{name}/status")
@@ -282,9 +291,10 @@ def record(
     pidfile.unlink(missing_ok=True)
     if watch is None:
         raise RecordError("strace did not start")
-    about = " ".join(f"{k}={v}" for k, v in machine().items())
+    about = machine()
+    about["mounts"] = mounts(set(re.findall(r"<(/[^>]*)>", read(str(trace)))))
     with (directory / "maps").open("w") as f:
-        f.write(f"# {about}\n")
+        f.write("# " + " ".join(f"{k}={v}" for k, v in about.items()) + "\n")
         for layout in watch.layouts:
             f.write(write_layout(layout))
     if perf:

@@ -46,10 +46,12 @@ class Difference:
 
 @dataclass(eq=False, slots=True)
 class Space:
-    """An address space of the recording; `who` in the model, -1 while its layout is not known."""
+    """An address space of the recording; `who` in the model, -1 while its layout is not known; `executed`: an
+    execve made it."""
 
     who: int = -1
     users: int = 1
+    executed: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -69,7 +71,8 @@ class Result:
     comparisons: list[Comparison] = field(default_factory=list)
     substituted: Counter[str] = field(default_factory=Counter)  # not modelled, something near was done
     ignored: Counter[str] = field(default_factory=Counter)  # not modelled, nothing was done
-    unknown: Counter[str] = field(default_factory=Counter)  # of processes whose layout is not known
+    before: Counter[str] = field(default_factory=Counter)  # of what ran before the first execve
+    orphans: Counter[str] = field(default_factory=Counter)  # of programs whose layout at the start is not there
     undecoded: list[str] = field(default_factory=list)
     faults: int = 0
     faults_skipped: int = 0
@@ -97,6 +100,7 @@ class Replay:
         self.by_tid: dict[int, Process] = {}
         self.by_path: dict[str, OpenFile] = {}
         self.named: dict[int, str] = {}  # the model's file -> its path
+        self.began = False  # the first execve is of env(1), which cannot be held
         self.shm: dict[int, tuple[OpenFile, int]] = {}
         self.max_map_count = int(recording.layouts.machine.get("max_map_count", "65530"))
         self.touched_known = recording.events is not None
@@ -147,7 +151,7 @@ class Replay:
             process.space.users += 1
             space = process.space
         else:
-            space = Space()
+            space = Space(executed=process.space.executed)
             if process.space.who >= 0:
                 err, space.who = self.spaces.fork(process.space.who)
                 self.result.calls[call.name] += 1
@@ -162,7 +166,8 @@ class Replay:
         process.tids = {process.pid}
         self.by_tid[process.pid] = process
         self.drop(process.space)
-        process.space = Space()
+        process.space = Space(executed=self.began)
+        self.began = True
 
     def ended(self, process: Process, item: Ended) -> None:
         if item.how.startswith("superseded"):
@@ -242,7 +247,7 @@ class Replay:
             return
         who = process.space.who
         if who < 0:
-            self.result.unknown[name] += 1
+            (self.result.orphans if process.space.executed else self.result.before)[name] += 1
             return
         want = result(call)
         if want is None:
