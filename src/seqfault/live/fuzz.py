@@ -16,6 +16,7 @@ from seqfault.live.compare import OUTSIDE, Mask, Mismatch, compare
 from seqfault.live.export import Record, read_record
 from seqfault.live.generate import Plan, programs
 from seqfault.live.model import ModelSide
+from seqfault.live.script import row_text
 from seqfault.live.shrink import shrink
 from seqfault.mm.opcodes import ABSENT, NAMES
 
@@ -57,14 +58,14 @@ class Found:
 class Tally:
     """What was done.  `results`: (operation, 0 or errno or -1000 - signal) -> how often; `counters`: the text's own
     counts (cases of merging, refusals); `unsaid`: results that the model cannot tell; `unstable`: differences that a
-    second run did not show."""
+    second run did not show, in words."""
 
     ops: int = 0
     programs: int = 0
     results: Counter[tuple[int, int]] = field(default_factory=Counter)
     counters: Counter[str] = field(default_factory=Counter)
     unsaid: int = 0
-    unstable: int = 0
+    unstable: list[str] = field(default_factory=list)
     seconds: float = 0.0
     model_seconds: float = 0.0
     kernel_seconds: float = 0.0
@@ -201,10 +202,12 @@ def run_chunk(
             break
         program = (at + both.at) // size
         part = rows[program * size : at + both.at + 1]
-        if pair.differing([part])[0] < 0:
-            t.unstable += 1
+        about = both.message or f"{both.mismatch}"
+        found = examine(pair, part, first + program, note) if pair.differing([part])[0] >= 0 else None
+        if found is None:
+            t.unstable.append(f"program {first + program}, operation {len(part) - 1}, {row_text(part[-1])}: {about}")
         else:
-            t.found.append(examine(pair, part, first + program, note))
+            t.found.append(found)
             if len(t.found) >= most:
                 break
         at = (program + 1) * size
@@ -212,8 +215,9 @@ def run_chunk(
     return t
 
 
-def examine(pair: Pair, part: Int64, program: int, note: Callable[[str], None] | None = None) -> Found:
-    """Shrink a program that differs at its last row, and keep what both sides say of it."""
+def examine(pair: Pair, part: Int64, program: int, note: Callable[[str], None] | None = None) -> Found | None:
+    """Shrink a program that differs at its last row, and keep what both sides say of it; None if in the end it does
+    not differ any more."""
     tell = None if note is None else (lambda n: note(f"shrinking: {n} operations"))
     both = pair.run(part)
     done = both.offsets[: both.compared]
@@ -221,6 +225,8 @@ def examine(pair: Pair, part: Int64, program: int, note: Callable[[str], None] |
     worked[: len(done)] = both.stream[done] >= 0
     small = shrink(part, pair.differing, note=tell, guesses=[part[worked]])
     model, kernel, both = pair.records(small)
+    if both.at < 0:
+        return None
     return Found(small, len(part) - 1, both.mismatch, both.message, program, model, kernel)
 
 
@@ -231,8 +237,8 @@ def result_name(op: int, code: int) -> str:
 
     if code == 0:
         return "ok"
-    if code == ABSENT:
-        return "absent"
+    if code in (ABSENT, OUTSIDE):
+        return "absent" if code == ABSENT else "unsaid"
     if code <= -1000:
         return signal.Signals(-1000 - code).name
     return errno.errorcode.get(-code, str(code))
@@ -249,6 +255,13 @@ def by_operation(t: Tally) -> dict[str, dict[str, int]]:
 
 def merge_counts(t: Tally) -> dict[str, int]:
     return {f"case{i}": t.counters.get(f"vma_merge/case{i}", 0) for i in range(1, 9)}
+
+
+# Results that no program of the fuzzer can get, and why.
+NOT_PROVOKED = {
+    "EFBIG": "where a file would be larger than the model's files can be; Linux's are much larger",
+    "ENOSYS": "of system calls that the release does not have",
+}
 
 
 def errno_counts(t: Tally, known: Sequence[str]) -> dict[str, int]:

@@ -130,7 +130,7 @@ class Plan:
     seed: int = 0
     program_ops: int = 250
     geometry: Geometry = field(default_factory=Geometry)
-    map_count_every: int = 2000
+    map_count_every: int = 1000
 
 
 @jit
@@ -463,6 +463,8 @@ def fill_program(  # type: ignore[no-untyped-def]
             row[3] = rnd(state, 13) * PAGE
             if rnd(state, 8) == 0:
                 row[3] += rnd(state, PAGE)
+            elif rnd(state, 40) == 0:
+                row[3] = np.int64(-1)
         elif op == OP_PWRITE:
             row[2] = rnd(state, 3)
             row[3] = rnd(state, 12)
@@ -511,7 +513,7 @@ def fill(  # type: ignore[no-untyped-def]
         number = first_program + k
         state[0] = np.uint64(seed) * np.uint64(0xD1342543DE82EF95) + np.uint64(number) * np.uint64(0xA0761D6478BD642F)
         rnd(state, 2)
-        few = map_count_every > 0 and number % map_count_every == map_count_every // 2
+        few = map_count_every > 0 and number % map_count_every == 150 % map_count_every
         part = rows[k * (program_ops + 1) : (k + 1) * (program_ops + 1)]
         fill_program(part, state, spans, nr_pages, heap, seal, few, advice, kinds, profiles, share)
 

@@ -15,7 +15,16 @@ from seqfault.cli import BadInput, dump
 from seqfault.live.campaign import Campaign, Options, run_campaign
 from seqfault.live.errors import KernelError
 from seqfault.live.export import export_c, export_python, export_script
-from seqfault.live.fuzz import Found, Tally, by_operation, errno_counts, explain, merge_counts, refusal_counts
+from seqfault.live.fuzz import (
+    NOT_PROVOKED,
+    Found,
+    Tally,
+    by_operation,
+    errno_counts,
+    explain,
+    merge_counts,
+    refusal_counts,
+)
 from seqfault.live.script import row_text
 from seqfault.mm.fullsize import release_number
 
@@ -138,7 +147,7 @@ def never(c: Campaign) -> list[str]:
     """What was not hit, by name."""
     t = c.tally
     out = [f"operation {k}" for k, v in by_operation(t).items() if not v]
-    out += [f"errno {k}" for k, v in errno_counts(t, c.known_errnos).items() if not v]
+    out += [f"errno {k}" for k, v in errno_counts(t, c.known_errnos).items() if not v and k not in NOT_PROVOKED]
     out += [f"merge {k}" for k, v in merge_counts(t).items() if not v]
     out += [f"refusal: {k}" for k, v in refusal_counts(t, c.known_counters).items() if not v]
     return out
@@ -195,9 +204,10 @@ def print_report(c: Campaign, files: list[list[str]], con: Console) -> None:
         f"{t.ops:,} operations of {t.programs:,} programs (seed {o.seed}), {text}: {len(t.found)} mismatches",
         markup=False,
     )
+    where = f"model {t.model_seconds:,.1f} s, kernel {t.kernel_seconds:,.1f} s"
+    plain = "equal, cell by cell" if not c.plain else "DIFFERENT"
     con.print(
-        f"  {t.seconds:,.1f} s, {rate:,.0f} operations/s; plain Python repeated {c.sampled:,}: "
-        + ("equal, cell by cell" if not c.plain else "DIFFERENT"),
+        f"  {t.seconds:,.1f} s ({where}), {rate:,.0f} operations/s; plain Python repeated {c.sampled:,}: {plain}",
         markup=False,
     )
     for line in c.plain:
@@ -211,10 +221,12 @@ def print_report(c: Campaign, files: list[list[str]], con: Console) -> None:
     con.print("refused  " + "  ".join(f"{k} {v:,}" for k, v in refused), markup=False)
     if t.unsaid:
         con.print(f"results that the model cannot tell (addresses outside the window): {t.unsaid:,}", markup=False)
-    if t.unstable:
-        con.print(f"differences that a second run did not show: {t.unstable}", markup=False)
+    for line in t.unstable:
+        con.print(f"a second run did not show it: {line}", markup=False)
     for name, state, why in c.controls:
         con.print(f"{state:15} {name}: {why}", markup=False)
+    for k in set(c.known_errnos) & set(NOT_PROVOKED):
+        con.print(f"not provoked    {k}: {NOT_PROVOKED[k]}", markup=False)
     missing = never(c)
     if missing:
         con.print("never hit: " + ", ".join(missing), markup=False)
