@@ -88,11 +88,14 @@ def check(
         bool, typer.Option("--verbose", "-v", help="Also the size of the automaton, every scenario, every counter.")
     ] = False,
     examples: Annotated[int, typer.Option(help="How many counterexamples to draw.", min=0)] = 1,
+    locks: Annotated[bool, typer.Option("--locks", help="Also hold every access against the table of locks.")] = False,
 ) -> None:
     """Explore every interleaving of the scenarios: is the protocol right?"""
     from seqfault.report.commands import run_check
 
-    run_check(protocol, scenario or [], json, max_states, size(max_memory), timeout, jobs, resume, verbose, examples)
+    run_check(
+        protocol, scenario or [], json, max_states, size(max_memory), timeout, jobs, resume, verbose, examples, locks
+    )
 
 
 @app.command()

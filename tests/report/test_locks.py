@@ -78,6 +78,20 @@ def test_what_is_wrong_can_be_replayed(capsys, monkeypatch):
     assert e.value.code in (0, None, 1) and "vm_sequence" in picture
 
 
+def check(capsys, *args: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as e:
+        cli.main(["check", *args, "-j", "1"])
+    return int(e.value.code or 0), capsys.readouterr().out
+
+
+def test_check_with_locks(capsys):
+    assert check(capsys, "mmap-sem", "-s", "same-page", "--locks")[0] == 0
+    code, out = check(capsys, "spf-v5", "-s", "argued/stack-grows", "--locks")
+    assert code == 1 and out.startswith("lock-not-held of vm_area_struct.vm_start in expand_downwards")
+    assert "written with anon_vma.rwsem + mmap_sem:r + page_table_lock" in out
+    assert check(capsys, "spf-v5", "-s", "argued/stack-grows")[0] == 0
+
+
 def test_incomplete(capsys, monkeypatch):
     code, out, _ = run(capsys, monkeypatch, "-s", "two-faults", "-j", "1", "--timeout", "0.01")
     assert code == 3 and "incomplete: time limit" in out

@@ -19,6 +19,8 @@ from seqfault.scenarios.model import Scenario, initial_cells
 
 HOLDS, VIOLATED, INCOMPLETE = "holds", "violated", "incomplete"
 BASELINE = "mmap-sem"
+LOCK_NOT_HELD = "lock-not-held"
+PATH_ONLY = ("new-outcome", LOCK_NOT_HELD)  # told by a whole exploration: a replay does not show them by itself
 LIMIT_KINDS = frozenset(
     {"pool-exhausted", "endless-step"}
 )  # these say that the model was too small, not that the text is wrong
@@ -173,13 +175,22 @@ def sequential_outcomes(protocol: Protocol, scenario: Scenario, limits: Limits) 
 
 
 def check_scenario(
-    protocol: Protocol, scenario: Scenario, limits: Limits | None = None, progress: Callable[..., None] | None = None
+    protocol: Protocol,
+    scenario: Scenario,
+    limits: Limits | None = None,
+    progress: Callable[..., None] | None = None,
+    locks: bool = False,
 ) -> ScenarioResult:
     """Explore `scenario` under `protocol`, apply every oracle, compare its outcomes with mmap-sem's
-    (mmap-sem's with the sequential orders)."""
+    (mmap-sem's with the sequential orders); with `locks`, each access with the table of locks."""
+    from seqfault.explore.lockcheck import lock_violations, watch_for
+
     limits = limits or Limits()
     t0 = time.perf_counter()
-    a, ex, vs = run_one(protocol, scenario, limits, progress)
+    watcher = watch_for(protocol, scenario) if locks else None
+    a, ex, vs = run_one(protocol, scenario, limits, progress, watcher=watcher)
+    if watcher is not None:
+        vs += lock_violations(protocol, watcher, ex)
     r = ScenarioResult(scenario.name, HOLDS, ex.states, ex.transitions, ex.depth)
     r.counters = {a.counters[i]: int(n) for i, n in enumerate(ex.counters) if n}
     r.speculative_successes = r.counters.get(protocol.speculative, 0) if protocol.speculative else 0
@@ -188,6 +199,8 @@ def check_scenario(
         fn, _, line = place_of(a.where[pc])
         r.lock_edges.append((a.lock_classes[held], a.lock_classes[taken], f"{fn}:{line}", scenario.name))
     incomplete = "" if ex.complete else ex.reason
+    if watcher is not None and watcher.full:
+        incomplete = incomplete or "too many different accesses"
     limited = [v for v in vs if v.kind in LIMIT_KINDS]
     if limited and not incomplete:
         incomplete = f"{limited[0].kind} of {limited[0].object or 'the model'}"

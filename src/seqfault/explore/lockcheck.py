@@ -9,7 +9,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 
-from seqfault.explore.check import BASELINE, HOLDS, INCOMPLETE, VIOLATED, Limits, place_of, run_one, statement_of
+from seqfault.explore.check import (
+    HOLDS,
+    INCOMPLETE,
+    LOCK_NOT_HELD,
+    VIOLATED,
+    Limits,
+    Violation,
+    place_of,
+    run_one,
+    statement_of,
+)
+from seqfault.explore.engine import Exploration
 from seqfault.explore.model import automaton_for
 from seqfault.explore.watch import Access, Watch
 from seqfault.kernel.places import Protocol
@@ -195,6 +206,38 @@ def said(words: frozenset[str]) -> tuple[str, ...]:
     return tuple(sorted(words - {"mmap_sem:r"} if "mmap_sem:w" in words else words))
 
 
+_watches: dict[int, Watch] = {}
+
+
+def watch_for(protocol: Protocol, scenario: Scenario) -> Watch:
+    """A watch of the automaton that runs `scenario`, empty.  It is the same for all of them: one at a time."""
+    a = automaton_for(protocol, scenario)
+    if id(a) not in _watches:
+        _watches[id(a)] = Watch(a, (r.field for r in discipline_of(protocol).rows))
+    _watches[id(a)].clear()
+    return _watches[id(a)]
+
+
+def lock_violations(protocol: Protocol, w: Watch, ex: Exploration) -> list[Violation]:
+    """What an exploration did without the locks that the table asks for, once for each field and function."""
+    d = discipline_of(protocol)
+    found: dict[tuple[str, str, str], Violation] = {}
+    for x in w.accesses():
+        if judge(d, x).right:
+            continue
+        fn, file, line = statement_of(x.where)
+        path = [*ex.path_to(x.state), (x.process, x.choice)]
+        v = Violation(LOCK_NOT_HELD, x.field, fn, file, line, path, x.count, site=x.where.site)
+        v.detail = f"{'written' if x.write else 'read'} with {' + '.join(said(x.words - x.absent)) or 'none'}"
+        old = found.get(v.key())
+        if old is not None:
+            v.count += old.count
+            if len(old.schedule) <= len(path):
+                old.count, v = v.count, old
+        found[v.key()] = v
+    return list(found.values())
+
+
 def id_of(x: Access) -> int:
     return hash((x.field, x.write, x.words, x.absent, x.where))
 
@@ -225,4 +268,4 @@ def merge(report: LockReport, parts: Sequence[LockReport]) -> None:
     report.nesting = [edges[k] for k in sorted(edges)]
 
 
-__all__ = ["BASELINE", "LockReport", "Nesting", "Observed", "check_locks", "discipline_of"]
+__all__ = ["LockReport", "Nesting", "Observed", "check_locks", "discipline_of"]

@@ -31,15 +31,15 @@ def _worker_init() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
 
 
-def _work(protocol: str, scenario: Scenario, limits: Limits) -> ScenarioResult:
-    return check_scenario(load(protocol), scenario, limits)
+def _work(protocol: str, scenario: Scenario, limits: Limits, locks: bool) -> ScenarioResult:
+    return check_scenario(load(protocol), scenario, limits, locks=locks)
 
 
 class Record:
     """Finished results in a file, one JSON object a line, so that an interrupted check goes on."""
 
-    def __init__(self, path: Path | None, protocol: str):
-        self.path, self.protocol = path, protocol
+    def __init__(self, path: Path | None, protocol: str, locks: bool = False):
+        self.path, self.protocol, self.locks = path, protocol, locks
         self.known: dict[str, ScenarioResult] = {}
         if path is not None and path.exists():
             for line in path.read_text().splitlines():
@@ -57,8 +57,10 @@ class Record:
     def key(self, scenario: Scenario, limits: Limits) -> str:
         program = program_for(load(self.protocol), scenario)
         base = program_for(load("mmap-sem"), scenario)
-        what = (program.key("merged"), base.key("merged"), repr(scenario), repr(replace(limits, seconds=None)))
-        return hashlib.sha256(repr(what).encode()).hexdigest()[:24]
+        what = [program.key("merged"), base.key("merged"), repr(scenario), repr(replace(limits, seconds=None))]
+        if self.locks:
+            what.append(repr(load(self.protocol).locks))
+        return hashlib.sha256(repr(tuple(what)).encode()).hexdigest()[:24]
 
     def add(self, key: str, r: ScenarioResult) -> None:
         if self.path is None or r.verdict == INCOMPLETE:
@@ -81,20 +83,20 @@ def check_many(
     tick: Callable[[int, int], None] | None = None,
     resume: Path | None = None,
     live: Callable[..., None] | None = None,
+    locks: bool = False,
 ) -> Report:
     """Check `scenarios` with `jobs` worker processes (0: one a processor).
 
     `timeout`: seconds for all of it; what is not done by then is incomplete.  Ctrl-C likewise.
-    `progress(result, done)` after each
-    scenario, `tick(done, running)` a few times a second; `live(exploration, frontier)`
-    likewise, with one job.  `resume`: file to which results are added and from which
-    they are taken.  Raises `OSError` if that file cannot be written.
+    `progress(result, done)` after each scenario, `tick(done, running)` a few times a second; `live(exploration,
+    frontier)` likewise, with one job.  `locks`: hold each access against the table of locks too.  `resume`: file to
+    which results are added and from which they are taken.  Raises `OSError` if that file cannot be written.
     """
     t0 = time.perf_counter()
     load(protocol)
     if resume is not None:
         resume.open("a").close()
-    record = Record(resume, protocol)
+    record = Record(resume, protocol, locks)
     results: dict[str, ScenarioResult] = {}
     todo: list[tuple[Scenario, str]] = []
     for s in scenarios:
@@ -115,13 +117,14 @@ def check_many(
                 if left is not None and left <= 0:
                     reason = f"time limit of {timeout:g} s"
                     break
-                r = check_scenario(load(protocol), s, replace(limits, seconds=_least(limits.seconds, left)), live)
+                mine = replace(limits, seconds=_least(limits.seconds, left))
+                r = check_scenario(load(protocol), s, mine, live, locks)
                 results[s.name] = r
                 record.add(k, r)
                 if progress:
                     progress(r, len(results))
         else:
-            reason = _parallel(protocol, todo, limits, jobs, end, timeout, results, record, progress, tick)
+            reason = _parallel(protocol, todo, limits, jobs, end, timeout, results, record, progress, tick, locks)
     except KeyboardInterrupt:
         reason = "interrupted"
     ordered = [results.get(s.name) or skipped(s, reason or "not run") for s in scenarios]
@@ -145,6 +148,7 @@ def _parallel(
     record: Record,
     progress: Callable[[ScenarioResult, int], None] | None,
     tick: Callable[[int, int], None] | None,
+    locks: bool,
 ) -> str:
     # the parent has compiled nothing yet: fork is safe and costs no second import
     ctx = multiprocessing.get_context("fork")
@@ -156,7 +160,7 @@ def _parallel(
             while queue and len(running) < 2 * jobs:
                 s, k = queue.pop()
                 left = None if end is None else max(0.1, end - time.perf_counter())
-                f = pool.submit(_work, protocol, s, replace(limits, seconds=_least(limits.seconds, left)))
+                f = pool.submit(_work, protocol, s, replace(limits, seconds=_least(limits.seconds, left)), locks)
                 running[f] = (s, k)
             done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             for f in done:

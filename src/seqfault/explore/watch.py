@@ -178,6 +178,11 @@ class Watch:
         self.W[W_RUN] += 1
         return int(self.W[W_RUN])
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self.seen.fill(0)
+        self.W[W_RUN] = self.W[W_DISTINCT] = self.W[W_FULL] = 0
+
     @property
     def full(self) -> bool:
         """Whether there was no room for everything."""

@@ -60,6 +60,7 @@ def run_check(
     resume: Path | None,
     verbose: bool,
     examples: int,
+    locks: bool = False,
 ) -> None:
     """`seqfault check`."""
     p = load(protocol)
@@ -93,7 +94,7 @@ def run_check(
             bar.update(task, what=f"{ex.states:,} states {rate / 1e3:,.0f} k/s frontier {frontier:,}")
 
         try:
-            report = check_many(protocol, scenarios, limits, jobs, timeout, done, resume=resume, live=live)
+            report = check_many(protocol, scenarios, limits, jobs, timeout, done, resume=resume, live=live, locks=locks)
         except OSError as e:
             raise BadInput(f"--resume {resume}: {e.strerror}; name a file that can be written") from None
     if json:

@@ -17,7 +17,7 @@ import numpy as np
 from seqfault.cli import BadInput
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ir import Where
-from seqfault.explore.check import Limits, Violation, place_of, run_one, statement_of, violations_of
+from seqfault.explore.check import PATH_ONLY, Limits, Violation, place_of, run_one, statement_of, violations_of
 from seqfault.explore.model import automaton_for, program_for
 from seqfault.explore.replay import ScheduleError, Step, fewest_switches, replay, switches
 from seqfault.kernel.places import Protocol
@@ -165,11 +165,11 @@ def start(p: Protocol, s: Scenario) -> tuple[Automaton, Any, Any]:
 def from_violation(p: Protocol, s: Scenario, v: Violation, shrink: bool = False) -> Counterexample:
     """The counterexample of a violation; with `shrink`, of the smallest part of the scenario that shows it, with the
     fewest context switches."""
-    if shrink and v.kind != "new-outcome":
+    if shrink and v.kind not in PATH_ONLY:
         s, v = shrink_operations(p, s, v)
     a, words, rom = start(p, s)
     path = list(v.schedule)
-    if shrink and v.kind != "new-outcome":
+    if shrink and v.kind not in PATH_ONLY:
         kind = list(a.kinds).index(v.kind)
         numbers = {x.name: i for i, x in enumerate(a.pools)}
         target = (kind, v.pc if v.pc >= 0 else v.raw_pc, numbers.get(v.object, -1))
