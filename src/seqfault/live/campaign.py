@@ -45,11 +45,6 @@ class Options:
         return Plan(self.seed, self.program_ops, self.geometry, 1000 if self.kernel == "host" else 0)
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """Of the text, where they depend on the kernel: a guest's file on disk is one of ramfs."""
-        return {} if self.kernel == "host" else {"RA_PAGES": 0}
-
-    @property
     def seal(self) -> bool:
         return self.release >= 610
 
@@ -87,7 +82,9 @@ def open_kernel(o: Options) -> Any:
 
 
 def open_pair(o: Options) -> Pair:
-    return Pair(ModelSide(o.release, o.geometry, o.detail_every, **o.sizes), open_kernel(o))
+    """Both sides; the text with the sizes of the kernel's machine."""
+    kernel = open_kernel(o)
+    return Pair(ModelSide(o.release, o.geometry, o.detail_every, **kernel.sizes), kernel)
 
 
 _pair: Pair | None = None
@@ -111,11 +108,11 @@ def _chunk(first: int, count: int) -> Tally:
 _plain: PlainSide | None = None
 
 
-def _plain_check(o: Options, program: int) -> tuple[int, str]:
+def _plain_check(o: Options, sizes: dict[str, int], program: int) -> tuple[int, str]:
     """One program by plain Python and by machine code; (operations, "" or where they differ)."""
     global _plain
     if _plain is None:
-        _plain = PlainSide(o.release, o.geometry, **o.sizes)
+        _plain = PlainSide(o.release, o.geometry, **sizes)
     rows = programs(o.plan, program, 1, o.seal)
     try:
         return _plain.check(rows), ""
@@ -140,6 +137,7 @@ class Sampler:
         self.o, self.debt = o, 0.0
         self.pool = ProcessPoolExecutor(1, mp_context=get_context("spawn")) if o.sample > 0 else None
         self.waiting: list[Future[tuple[int, str]]] = []
+        self.sizes: dict[str, int] = {}
 
     def take(self, first: int, count: int) -> None:
         """Of these programs, some."""
@@ -149,7 +147,7 @@ class Sampler:
             self.debt += self.o.sample
             if self.debt >= 1 or (first == self.o.first and k == 0):
                 self.debt -= 1
-                self.waiting.append(self.pool.submit(_plain_check, self.o, first + k))
+                self.waiting.append(self.pool.submit(_plain_check, self.o, self.sizes, first + k))
 
     def finish(self, c: Campaign, stop: bool) -> None:
         for f in self.waiting:
@@ -205,6 +203,7 @@ def _run_here(o: Options, c: Campaign, sampler: Sampler, note: Note | None, t0: 
     try:
         c.controls = list(getattr(pair.kernel, "controls", []))
         _known(c, pair)
+        sampler.sizes = pair.kernel.sizes
         for first, count in _chunks(o):
             if _late(o, t0):
                 c.ended = "time"
@@ -226,6 +225,7 @@ def _run_many(o: Options, c: Campaign, sampler: Sampler, note: Note | None, t0: 
     probe = open_pair(o)  # errors come here, once; and the machine code is in the cache for the others
     c.controls = list(getattr(probe.kernel, "controls", []))
     _known(c, probe)
+    sampler.sizes = probe.kernel.sizes
     probe.close()
     with ProcessPoolExecutor(o.jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(o,)) as pool:
         chunks = _chunks(o)

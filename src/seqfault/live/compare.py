@@ -44,12 +44,11 @@ WHAT = {
 @dataclass(frozen=True)
 class Mask:
     """What is not compared: `page`: bits of a page word that are (LOW but for those masked); `frames`: whether frames
-    are; `detail`: which of the seven words of a VMA's details are (a bit each).  LazyFree is not: MADV_FREE marks only
-    pages that have left the processor's batch for the LRU lists."""
+    are; `detail`: which of the seven words of a VMA's details are (a bit each)."""
 
     page: int = LOW
     frames: bool = True
-    detail: int = (1 << DETAIL_WORDS) - 1 & ~(1 << 5)
+    detail: int = (1 << DETAIL_WORDS) - 1
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class KernelSide(Protocol):
     """A kernel that runs programs: the live one (live/host.py), or one under qemu (live/qemu.py)."""
 
     mask: Mask
+    sizes: dict[str, int]  # of the text, where they depend on the kernel's machine
 
     def run(self, rows: Int64) -> tuple[Int64, Int64, str]:
         """The stream, where each row's record begins (one more than there are records), and "" or why it stopped."""
@@ -162,7 +163,7 @@ class Pair:
         both = self.run(rows)
 
         def read(stream: Int64, at: Int64) -> list[Record]:
-            n = min(len(rows), len(at) - 1, max(both.compared, both.at) + 1)
+            n = min(len(rows), len(at) - 1, both.compared + (both.mismatch is not None))
             return [read_record(stream[at[i] : at[i + 1]], self.pages) for i in range(n)]
 
         return read(both.stream, both.offsets), read(both.kernel_stream, both.kernel_offsets), both

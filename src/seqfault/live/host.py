@@ -298,6 +298,11 @@ class LiveKernel:
         return bool(self.ready & abi.R_FRAMES)
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes of the text that depend on this machine."""
+        return {"RA_PAGES": self.ra_pages}
+
+    @property
     def ra_pages(self) -> int:
         """How many pages are read ahead of the file on disk: the model's RA_PAGES."""
         dev = os.fstat(self._disk[0]).st_dev

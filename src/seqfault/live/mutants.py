@@ -238,10 +238,10 @@ def draw(o: Options, seed: int) -> Iterator[Mutant]:
 class MutantModel(ModelSide):
     """The model with one function changed."""
 
-    def __init__(self, m: Mutant, o: Options):
+    def __init__(self, m: Mutant, o: Options, sizes: dict[str, int]):
         with instead(m.fn, m.tree):
             self.geometry, self.release, self.detail_every = o.geometry, o.release, o.detail_every
-            self.program = program_for(o.release, o.geometry)
+            self.program = program_for(o.release, o.geometry, **sizes)
             self.program._code = self.program.compile()
         self.machine: Any = None
         self.out = np.zeros(1 << 20, np.int64)
@@ -279,7 +279,7 @@ def record(kernel: Any, o: Options) -> list[Recorded]:
 def try_mutant(m: Mutant, o: Options, known: Sequence[Recorded], kernel: Any, small: bool = True) -> Outcome:
     """Raises `CompileError` if the change is no text of the language."""
     try:
-        model = MutantModel(m, o)
+        model = MutantModel(m, o, kernel.sizes)
     except KernelBug as e:  # it cannot even begin
         return Outcome(m, True, 0, f"before the first operation: {e}")
     done = 0

@@ -220,6 +220,11 @@ class QemuKernel(LiveKernel):
     def mask(self) -> Mask:
         return Mask(frames=self.frames)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The file on disk is one of ramfs, which reads nothing ahead."""
+        return {"RA_PAGES": 0}
+
     def close(self) -> None:
         self._stop()
 

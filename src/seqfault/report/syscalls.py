@@ -53,23 +53,26 @@ def run_syscalls(path: str, text: str, release: str | None, live: bool, json: bo
     if len(rows) < 2:
         raise BadInput(f"{path} has no operations; write for example munmap(W+520p, 3p) on a line")
     g = Geometry()
-    model = ModelSide(number, g)
+    k: Any = None
+    if live:
+        try:
+            k = open_kernel(Options(release=number))
+        except KernelError as e:
+            raise BadInput(str(e)) from None
+    model = ModelSide(number, g, **(k.sizes if live else {}))
     m = model.run(rows)
     records = [read_record(m.stream[m.offsets[i] : m.offsets[i + 1]], g.observed) for i in range(m.done)]
     kernel: list[Record] = []
     difference = ""
     if live:
         try:
-            k = open_kernel(Options(release=number))
-        except KernelError as e:
-            raise BadInput(str(e)) from None
-        try:
             stream, at, why = k.run(rows)
+            mask = k.mask
         finally:
             k.close()
         n = len(at) - 1
         kernel = [read_record(stream[at[i] : at[i + 1]], g.observed) for i in range(n)]
-        got = compare(rows, m.stream, m.offsets, np.asarray(stream), np.asarray(at), g.observed, k.mask, min(n, m.done))
+        got = compare(rows, m.stream, m.offsets, np.asarray(stream), np.asarray(at), g.observed, mask, min(n, m.done))
         if got is not None:
             difference = f"line {got.row}: {WHAT[got.why]} differs from the live kernel's"
         elif why:
