@@ -56,7 +56,7 @@ def run_syscalls(path: str, text: str, release: str | None, live: bool, json: bo
     k: Any = None
     if live:
         try:
-            k = open_kernel(Options(release=number))
+            k = open_kernel(Options(release=number, detail_every=0))
         except KernelError as e:
             raise BadInput(str(e)) from None
     model = ModelSide(number, g, **(k.sizes if live else {}))
