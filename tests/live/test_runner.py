@@ -321,15 +321,15 @@ def proc_maps(pid):
     return out
 
 
-def stopped_child(kernel, command):
-    """What `command` sees of process 0 while that sleeps in a program: the runner's child."""
+def stopped_child(kernel, command, parent=0):
+    """What `command` sees of process 0, the child of the runner's master (or of `parent`)."""
     for _ in range(200):
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
-                parent = int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[1])
+                its = int(open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[1])
             except (OSError, IndexError):
                 continue
-            if parent == kernel._pid:
+            if its == (parent or kernel._pid):
                 return command(int(pid))
         time.sleep(0.01)
     return None
@@ -462,6 +462,27 @@ def test_a_death_is_told_and_the_next_batch_works():
         assert 0 < len(offsets) - 1 < len(r)
         assert len(stream) == offsets[-1]
         assert records(k, mmap(520, 1))[0][0] == at(520)
+
+
+@live
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_process_1_may_die_or_hang(how):
+    from seqfault.live.host import LiveKernel, Options
+
+    with LiveKernel(Options(spans=SPANS, timeout=2, stream_words=1 << 25)) as k:
+        r = rows((OP_START,), mmap(520, 1), (OP_FORK,), *[(OP_WRITE, 1, at(520), 3)] * 10000)
+
+        def command(pid):
+            stopped_child(k, lambda child: os.kill(child, how), pid)
+
+        t = threading.Thread(target=stopped_child, args=(k, command))
+        t.start()
+        _, offsets, why = k.run(r)
+        t.join()
+        assert why.startswith("process 1 died at write")
+        assert why.endswith("killed by signal 9" if how == signal.SIGKILL else "process 1 did not answer")
+        assert 2 < len(offsets) - 1 < len(r)
+        assert records(k, mmap(520, 1), (OP_FORK,))[1][0] == 0
 
 
 @live

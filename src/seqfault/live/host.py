@@ -80,7 +80,7 @@ def header_words(o: Options, rows: int, stream_words: int) -> dict[int, int]:
         abi.H_NR_SPANS: len(o.spans),
         abi.H_NR_PAGES: o.nr_pages,
         abi.H_HEAP_PAGE: o.heap_page,
-        abi.H_TIMEOUT_MS: int(1000 * o.timeout),
+        abi.H_TIMEOUT_MS: int(500 * o.timeout),
     }
     for i, (a, b) in enumerate(o.spans):
         words[abi.H_SPANS + 2 * i] = a

@@ -137,8 +137,10 @@ def wait_done(s: ptr[runner]):
             status = scratch(s)
             if r != -11 and r != -4:
                 waited += PATIENCE_MS
-            if reap(s.child, status, WNOHANG) != 0 or waited > header(H_TIMEOUT_MS):
+            if reap(s.child, status, WNOHANG) != 0:
                 lost(s, load32(status))
+            if waited > header(H_TIMEOUT_MS):
+                lost(s, EXIT_LOST << 8)
         done = load32(C_DONE)
 
 
