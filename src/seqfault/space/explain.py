@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from seqfault.mm.merge_6 import VM_IGNORE_MERGE
 from seqfault.mm.opcodes import OP_MREMAP
 from seqfault.space.calls import Call
 from seqfault.space.listing import PAGE_SIZE, Vma, flag_names
@@ -144,8 +145,9 @@ def explain_one(h: History, space: AddressSpace, addr: int) -> str:
 
 def reason(h: History, why: int, left: Vma, right: Vma) -> str:
     if why == FLAGS_DIFFER:
-        only_left = " ".join(flag_names(left.flags & ~right.flags))
-        only_right = " ".join(flag_names(right.flags & ~left.flags))
+        ignored = VM_IGNORE_MERGE if h.space._world.linux >= 618 else 0
+        only_left = " ".join(flag_names(left.flags & ~right.flags & ~ignored))
+        only_right = " ".join(flag_names(right.flags & ~left.flags & ~ignored))
         words = [f"the left one has {only_left}"] if only_left else []
         words += [f"the right one has {only_right}"] if only_right else []
         return f"flags differ: {', '.join(words)}"

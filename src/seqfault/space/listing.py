@@ -10,7 +10,7 @@ PAGE_SIZE = 4096
 NAME_COLUMN = 73  # where show_map_vma pads names to, on 64 bits
 SHMEM_DEVICE, DISK_DEVICE = "00:01", "fe:00"
 FLAGS = {name: bit for name, bit in vars(vm).items() if name.startswith("VM_") and isinstance(bit, int) and bit}
-NOT_FLAGS = ("VM_FLAGS_MAX", "VM_ACCESS_FLAGS", "VM_SOFTDIRTY")
+NOT_FLAGS = ("VM_FLAGS_MAX", "VM_ACCESS_FLAGS", "VM_SOFTDIRTY", "VM_STICKY")
 
 
 @dataclass(frozen=True)

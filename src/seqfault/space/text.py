@@ -13,7 +13,7 @@ from seqfault.mm.ksys import s64
 from seqfault.mm.merge import can_vma_merge_after, can_vma_merge_before
 from seqfault.mm.merge import is_mergeable_anon_vma as is_mergeable_anon_vma_4
 from seqfault.mm.merge import is_mergeable_vma as is_mergeable_vma_4
-from seqfault.mm.merge_6 import can_vma_merge_left, can_vma_merge_right, vmg_init
+from seqfault.mm.merge_6 import VM_IGNORE_MERGE, can_vma_merge_left, can_vma_merge_right, vmg_init
 from seqfault.mm.merge_6 import is_mergeable_anon_vma as is_mergeable_anon_vma_6
 from seqfault.mm.merge_6 import is_mergeable_vma as is_mergeable_vma_6
 from seqfault.mm.observe import emit_page
@@ -24,6 +24,7 @@ from seqfault.mm.types import (
     NR_MMS,
     VM_SOFTDIRTY,
     file,
+    flags_t,
     mm_struct,
     pte_t,
     vm_area_struct,
@@ -183,7 +184,8 @@ def space_pages(who: who_t, start: vpn_t, end: vpn_t):
 def refusal(left: ptr[vm_area_struct], right: ptr[vm_area_struct], mergeable_vma: bool, anon: bool) -> refusal_t:
     """Which of a predicate's parts said no first."""
     if not mergeable_vma:
-        if (left.vm_flags ^ right.vm_flags) & ~VM_SOFTDIRTY:
+        ignored: flags_t = VM_IGNORE_MERGE if LINUX >= 618 else VM_SOFTDIRTY
+        if (left.vm_flags ^ right.vm_flags) & ~ignored:
             return FLAGS_DIFFER
         return FILES_DIFFER
     if not anon:
