@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import dataclass
 
@@ -47,29 +48,6 @@ MADV = {f"MADV_{name.upper()}": value for name, value in op.ADVICE.items()} | {
 }
 SHM = {"SHM_RDONLY": 0o10000, "SHM_RND": 0o20000, "SHM_REMAP": 0o40000, "SHM_EXEC": 0o100000}
 CLONE = {"CLONE_VM": 0x100, "CLONE_VFORK": 0x4000, "CLONE_THREAD": 0x10000}
-# errno.h of x86-64; only what the calls here return
-ERRNO = {
-    "EPERM": 1,
-    "ENOENT": 2,
-    "EINTR": 4,
-    "EIO": 5,
-    "E2BIG": 7,
-    "EBADF": 9,
-    "EAGAIN": 11,
-    "ENOMEM": 12,
-    "EACCES": 13,
-    "EFAULT": 14,
-    "EBUSY": 16,
-    "EEXIST": 17,
-    "ENODEV": 19,
-    "EINVAL": 22,
-    "ENFILE": 23,
-    "ETXTBSY": 26,
-    "ENOSPC": 28,
-    "ENOSYS": 38,
-    "EOVERFLOW": 75,
-    "EOPNOTSUPP": 95,
-}
 COMMENT = re.compile(r"/\*.*?\*/")
 SHIFT = re.compile(r"(\w+)<<(MAP_HUGE_SHIFT|26)$")
 PRODUCT = re.compile(r"(\d+)\*(\d+)$")
@@ -184,9 +162,10 @@ def result(call: Call) -> int | None:
     if call.ret is None:
         return None
     if call.errno:
-        if call.errno not in ERRNO:
+        value = getattr(errno, call.errno, None)
+        if value is None:
             raise DecodeError(f"{call.errno} is an errno that is not known")
-        return -ERRNO[call.errno]
+        return -int(value)
     return call.ret
 
 
