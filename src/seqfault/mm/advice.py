@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from seqfault.kernel import NULL, integer, ptr
 from seqfault.kernel.rwsem import down_read, down_write, up_read, up_write
-from seqfault.mm.filemap import force_page_cache_readahead
 from seqfault.mm.guard import madvise_guard_install, madvise_guard_remove
 from seqfault.mm.limits import map_count_full, vma_is_sealed
+from seqfault.mm.lru import lru_add_drain
 from seqfault.mm.memory import madvise_free_single_vma, zap_page_range_single
 from seqfault.mm.modify import vm_flags_reset, vma_modify_flags
 from seqfault.mm.opcodes import (
@@ -40,6 +40,7 @@ from seqfault.mm.opcodes import (
     MADV_WIPEONFORK,
 )
 from seqfault.mm.populate import madvise_populate, madvise_populate_locked
+from seqfault.mm.readahead import force_page_cache_readahead
 from seqfault.mm.reclaim import madvise_pageout
 from seqfault.mm.truncate import vfs_punch_hole
 from seqfault.mm.types import (
@@ -228,6 +229,7 @@ def madvise_data(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t, behavior: a
         if vma.vm_flags & VM_LOCKED:
             return -EINVAL
         if behavior == MADV_COLD:
+            lru_add_drain()
             return 0
         return madvise_pageout(vma, start, end)
     if behavior == MADV_COLLAPSE:

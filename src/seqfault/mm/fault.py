@@ -25,6 +25,7 @@ from seqfault.mm.frames import (
     put_page,
     set_page_dirty,
 )
+from seqfault.mm.lru import folio_add_lru_vma, lru_add_drain, mlock_vma_folio
 from seqfault.mm.pgtable import (
     maybe_mkwrite,
     mk_pte,
@@ -143,6 +144,8 @@ def do_anonymous_page(vmf: ptr[vm_fault]) -> fault_t:
         return VM_FAULT_RETRY
     if pte_none(fault_pte(vmf)):
         page_add_new_anon_rmap(p, vma, vmf.address)
+        if FULL:
+            folio_add_lru_vma(p, vma)
         set_pte_at(vmf, entry)  # nothing to flush: it was not present before
     else:
         put_page(p)  # another thread was faster
@@ -176,9 +179,13 @@ def wp_page_copy(vmf: ptr[vm_fault]) -> fault_t:
                 # Two steps, so that no CPU has the old page writable, or reads it, next to the new one.
                 ptep_clear_flush(vmf)
                 page_add_new_anon_rmap(new_page, vma, vmf.address)
+                if FULL:
+                    folio_add_lru_vma(new_page, vma)
                 set_pte_at(vmf, entry)
                 if old_page:
                     page_remove_rmap(old_page)  # only now: whoever sees it unmapped may reuse it
+                    if FULL:
+                        mlock_vma_folio(old_page, vma)
                 new_page = old_page  # the mapping's reference, given back below
                 ret = VM_FAULT_WRITE
             if new_page:
@@ -207,10 +214,14 @@ def wp_can_reuse_anon_folio(p: ptr[page]) -> bool:
     """Whether a write may go to an anonymous page in place.
 
     4.12 asks who maps it.  Since commit 09854ba94c6a (5.9) any reference counts, and since 6c287605fd56 (5.19) a page
-    that is known to be exclusive needs no question.  References of others than page tables are not modelled.
+    that is known to be exclusive needs no question.  Page tables hold references, and the batches of mm/lru.py.
     """
     if LINUX >= 519 and p.exclusive:
         return True
+    if LINUX >= 518 and p.refcount > 3:
+        return False
+    if LINUX >= 518 and not p.lru:
+        lru_add_drain()  # which may hold references (commit d4c470970d45)
     if LINUX >= 509:
         return p.refcount == 1
     return reuse_swap_page(p)
@@ -267,8 +278,12 @@ def alloc_set_pte(vmf: ptr[vm_fault], p: ptr[page]) -> fault_t:
         entry = maybe_mkwrite(pte_mkdirty(entry), vma)
     if write and not vma.vm_flags & VM_SHARED:
         page_add_new_anon_rmap(p, vma, vmf.address)
+        if FULL:
+            folio_add_lru_vma(p, vma)
     else:
         page_add_file_rmap(p)
+        if FULL:
+            mlock_vma_folio(p, vma)
     set_pte_at(vmf, entry)
     return 0
 

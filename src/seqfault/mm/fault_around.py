@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from seqfault.kernel import Size, ptr
 from seqfault.mm.file import file_mapping
-from seqfault.mm.filemap import find_get_page
 from seqfault.mm.frames import get_page, page_add_file_rmap
+from seqfault.mm.lru import mlock_vma_folio
 from seqfault.mm.pgtable import (
     mk_pte,
     pmd_index,
@@ -17,6 +17,7 @@ from seqfault.mm.pgtable import (
     pte_offset_map_lock,
     pte_unmap_unlock,
 )
+from seqfault.mm.readahead import find_get_page
 from seqfault.mm.types import LINUX, PTRS_PER_PTE, current_mm, pgoff_t, pte_table, vm_fault, vpn_t
 
 FAULT_AROUND_PAGES = Size("FAULT_AROUND_PAGES", 16)  # fault_around_bytes of debugfs, in pages
@@ -40,6 +41,7 @@ def filemap_map_pages(vmf: ptr[vm_fault], start: vpn_t, end: vpn_t):
         if p and not p.readahead and pte_none(table.pte[pte_index(addr)]):
             get_page(p)
             page_add_file_rmap(p)
+            mlock_vma_folio(p, vma)
             table.pte[pte_index(addr)] = mk_pte(p, vma.vm_page_prot)
         addr += 1
     pte_unmap_unlock(table)

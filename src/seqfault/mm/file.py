@@ -9,6 +9,7 @@ from __future__ import annotations
 from seqfault.kernel import fetch_add, pool_object, ptr
 from seqfault.kernel.rwsem import down_write, up_write
 from seqfault.mm.frames import put_page
+from seqfault.mm.lru import lru_add_drain
 from seqfault.mm.types import FULL, file, page, pgoff_t, vm_area_struct
 
 
@@ -23,6 +24,8 @@ def file_mapping(f: ptr[file]) -> ptr[file]:
 def truncate_inode_pages_range(mapping: ptr[file], start: pgoff_t, end: pgoff_t):
     """Drop the cached pages of [start, end), which nobody maps any more."""
     i: pgoff_t = start
+    if start < end and mapping.nrpages != 0:
+        lru_add_drain()  # __folio_batch_release
     while i < end and mapping.nrpages != 0:
         if mapping.pages[i] != 0:
             p = pool_object(page, mapping.pages[i])

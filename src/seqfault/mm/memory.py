@@ -9,6 +9,7 @@ from seqfault.kernel import BUG_ON, NULL, ptr, seq_point, xchg
 from seqfault.mm.anon_vma import unlink_anon_vmas
 from seqfault.mm.file import unlink_file_vma
 from seqfault.mm.frames import PageAnon, page_remove_rmap, set_page_dirty
+from seqfault.mm.lru import lru_add_drain, mlock_folio
 from seqfault.mm.pgtable import (
     PMDS_PER_GROUP,
     pmd_addr_end,
@@ -54,6 +55,7 @@ from seqfault.mm.types import (
     LINUX,
     NR_PAGES,
     PTRS_PER_PTE,
+    VM_LOCKED,
     VM_SHARED,
     VM_WRITE,
     current_mm,
@@ -103,6 +105,8 @@ def zap_pte_range(tlb: ptr[mmu_gather], pmd: pmd_t, addr: vpn_t, end: vpn_t) -> 
                         # For pte_dirty: who cleans the page must not miss writes through old TLB entries.
                         force_flush = True
                     page_remove_rmap(p)
+                    if FULL and LINUX >= 518 and tlb.locked:
+                        mlock_folio(p)
                     if __tlb_remove_page(tlb, p):
                         force_flush = True
                         addr += 1
@@ -136,6 +140,8 @@ def unmap_page_range(tlb: ptr[mmu_gather], vma: ptr[vm_area_struct], addr: vpn_t
     """Unmap the pages of [addr, end) of `vma`."""
     BUG_ON(addr >= end)
     unmap_page_range_begin(vma)
+    if FULL:
+        tlb.locked = vma.vm_flags & VM_LOCKED != 0
     tlb_start_vma(tlb)
     while addr < end:
         addr = zap_pmd_range(tlb, vma, addr, end)
@@ -193,6 +199,7 @@ def madvise_free_single_vma(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t) 
     """
     if vma.vm_file:
         return -EINVAL
+    lru_add_drain()
     mm = vma_mm(vma)
     addr: vpn_t = pmd_next_used(mm, start, end)
     while addr < end:

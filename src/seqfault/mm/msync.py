@@ -10,7 +10,7 @@ from seqfault.kernel.rwsem import down_read, up_read
 from seqfault.mm.frames import linear_page_index
 from seqfault.mm.opcodes import MS_ASYNC, MS_INVALIDATE
 from seqfault.mm.pgtable import pte_at, pte_present
-from seqfault.mm.truncate import find_get_page
+from seqfault.mm.readahead import find_get_page
 from seqfault.mm.types import (
     ENOMEM,
     VM_LOCKED,

@@ -10,6 +10,7 @@ from seqfault.kernel import ptr
 from seqfault.kernel.rwsem import down_read, up_read
 from seqfault.mm.fault import handle_mm_fault
 from seqfault.mm.frames import set_page_dirty
+from seqfault.mm.lru import lru_add_drain
 from seqfault.mm.pgtable import pte_at, pte_dirty, pte_present, pte_write, vm_normal_page
 from seqfault.mm.places import FAULT_FLAG_WRITE, VM_FAULT_ERROR, VM_FAULT_OOM
 from seqfault.mm.types import (
@@ -79,6 +80,7 @@ def populate_vma_page_range(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t, 
         return -EFAULT
     write = vma.vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE
     _, error = __get_user_pages(mm, vma, start, end, write)
+    lru_add_drain()
     return error
 
 
@@ -119,6 +121,7 @@ def madvise_populate_locked(mm: ptr[mm_struct], start: vpn_t, end: vpn_t, write:
         if not check_vma_flags(vma, write):
             return -EINVAL
         addr, error = __get_user_pages(mm, vma, addr, min(end, vma.vm_end), write)
+        lru_add_drain()
         if error != 0:
             return error
     return 0

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from seqfault.kernel import ptr
 from seqfault.mm.frames import PageAnon, page_remove_rmap, put_page
+from seqfault.mm.lru import lru_add_drain
 from seqfault.mm.pgtable import pmd_index, pmd_next_used, pte_at, pte_dirty, pte_index, pte_present, vm_normal_page
+from seqfault.mm.readahead import RA_PAGES
 from seqfault.mm.types import errno_t, page, pte_t, vm_area_struct, vma_mm, vpn_t
 
 
@@ -32,8 +34,10 @@ def remove_mapping(p: ptr[page]):
 
 
 def reclaim_file_page(vma: ptr[vm_area_struct], addr: vpn_t, p: ptr[page]):
-    """Unmapped in any case.  What is dirty stays in the cache: of a file on disk marked for when it is written."""
+    """Unmapped, dirty or not.  What is dirty stays in the cache: of a file on disk marked for when it is written."""
     mapping = p.mapping_file
+    if RA_PAGES == 0 and not mapping.shmem:
+        return  # ramfs: nothing of it is evictable
     try_to_unmap(vma, addr, p)
     if not p.dirty:
         remove_mapping(p)
@@ -53,6 +57,7 @@ def reclaim_anon_page(vma: ptr[vm_area_struct], addr: vpn_t, pte: pte_t, p: ptr[
 
 def madvise_pageout(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t) -> errno_t:
     """Reclaim the pages of [start, end) that only this VMA maps."""
+    lru_add_drain()
     mm = vma_mm(vma)
     addr: vpn_t = pmd_next_used(mm, start, end)
     while addr < end:

@@ -28,9 +28,11 @@ from seqfault.kernel import (
 )
 from seqfault.kernel.task import NR_CPUS, cpu_irq, preempt_disable, preempt_enable, task_struct
 from seqfault.mm.frames import put_page
+from seqfault.mm.lru import lru_add_drain
 from seqfault.mm.pgtable import PTE_READ, PTE_RIGHTS, pte_free
 from seqfault.mm.types import (
     FULL,
+    LINUX,
     NR_FILLS,
     NR_MMS,
     NR_PAGES,
@@ -55,12 +57,13 @@ class mmu_gather:
     """What a CPU has unmapped and not freed yet.  [start, end): what to flush; `end` 0: nothing.
 
     `mm`: whose page tables, where there are several.  Only with FULL, what Linux passes as zap_details: whether
-    private copies of a file's pages go too, and the markers of guard regions.
+    private copies of a file's pages go too, and the markers of guard regions; whether the VMA is locked.
     """
 
     mm: ptr[mm_struct]
     even_cows: bool
     drop_markers: bool
+    locked: bool
     start: vpn_t
     end: vpn_t
     nr: integer(0, GATHER_BATCH)
@@ -191,6 +194,7 @@ def tlb_gather_mmu(mm: ptr[mm_struct], start: vpn_t, end: vpn_t) -> ptr[mmu_gath
     if NR_MMS > 1:
         tlb.mm = mm
     if FULL:
+        lru_add_drain()  # which every caller does first
         tlb.even_cows = True
         tlb.drop_markers = False
     __tlb_reset_range(tlb)
@@ -237,6 +241,8 @@ def tlb_flush_mmu_tlbonly(tlb: ptr[mmu_gather]):
 
 
 def tlb_flush_mmu_free(tlb: ptr[mmu_gather]):
+    if FULL and LINUX < 615 and tlb.nr != 0:
+        lru_add_drain()  # free_pages_and_swap_cache
     for i in range(tlb.nr):
         p = tlb.pages[i]
         tlb.pages[i] = NULL

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from seqfault.kernel import NULL, integer, pool_object, ptr
 from seqfault.mm.file import file_mapping, i_mmap_lock_write, i_mmap_unlock_write, truncate_inode_pages_range
-from seqfault.mm.filemap import find_get_page, page_cache_alloc
 from seqfault.mm.memory import unmap_single_vma
+from seqfault.mm.readahead import block_truncate_page, page_cache_alloc
 from seqfault.mm.tlb import tlb_finish_mmu, tlb_gather_mmu
 from seqfault.mm.types import (
     ENOMEM,
@@ -19,6 +19,7 @@ from seqfault.mm.types import (
     errno_t,
     file,
     mm_struct,
+    page,
     pgoff_t,
     vm_area_struct,
     vma_mm,
@@ -27,6 +28,7 @@ from seqfault.mm.types import (
 
 EFBIG = 27
 PAGE_BYTES = 4096
+page_offset_t = integer(0, 4095, "page_offset_t")
 file_size_t = integer(0, 1 << 62, "file_size_t")
 
 
@@ -54,7 +56,7 @@ def unmap_mapping_range(mapping: ptr[file], start: pgoff_t, end: pgoff_t, even_c
     i_mmap_unlock_write(mapping)
 
 
-def do_ftruncate(f: ptr[file], pages: pgoff_t, tail: integer(0, 4095)) -> errno_t:
+def do_ftruncate(f: ptr[file], pages: pgoff_t, tail: page_offset_t) -> errno_t:
     """Set the size to `pages` whole pages and `tail` bytes.  Private copies behind the end go too."""
     mapping = file_mapping(f)
     size: pgoff_t = pages
@@ -63,11 +65,17 @@ def do_ftruncate(f: ptr[file], pages: pgoff_t, tail: integer(0, 4095)) -> errno_
     if size > FILE_PAGES:
         return -EFBIG  # the model's, not Linux's
     old: pgoff_t = mapping.i_size
+    old_tail: page_offset_t = mapping.i_tail
     mapping.i_size = size
     mapping.i_tail = tail
     if old > size:
         unmap_mapping_range(mapping, size, old, True)
         truncate_inode_pages_range(mapping, size, old)
+    if old > size or (old == size and (old_tail == 0 or old_tail >= tail)):
+        if tail != 0:
+            block_truncate_page(mapping, size - 1)
+    elif old_tail != 0:
+        block_truncate_page(mapping, old - 1)
     return 0
 
 
@@ -94,8 +102,11 @@ def file_write(f: ptr[file], index: pgoff_t, value: data_t) -> errno_t:
     if index >= mapping.i_size:
         mapping.i_size = index + 1
         mapping.i_tail = 1
-    p = find_get_page(mapping, index)
-    if p == NULL:
+    p: ptr[page] = NULL
+    if mapping.pages[index] != 0:
+        p = pool_object(page, mapping.pages[index])
+        p.not_uptodate = False
+    else:
         p = page_cache_alloc(mapping, index)
     if not p:
         return -ENOMEM

@@ -152,7 +152,8 @@ class file:
     i_mmap_rwsem protects the interval tree `i_mmap`; here only how many VMAs are in it.
 
     Only with FULL: `f_mapping`, whose page cache it shares (NULL: its own); `f_mode`, 1 reading, 2 writing; `i_size`
-    counts the last, partial page, `i_tail` the bytes in it (0: whole); `shmem`: no readahead; `nrpages`: cached.
+    counts the last, partial page, `i_tail` the bytes in it (0: whole); `shmem`: no readahead; `nrpages`: cached; the
+    file_ra_state.
     """
 
     f_count: count_t
@@ -164,6 +165,10 @@ class file:
     f_mapping: ptr[file]
     shmem: bool
     nrpages: integer(0, FULL * FILE_PAGES)
+    ra_start: full_count_t
+    ra_size: full_count_t
+    ra_async: full_count_t
+    ra_order: full_count_t
     pages: array[pfn_t, FILE_PAGES]
 
 
@@ -173,7 +178,8 @@ class page:
 
     `refcount` (_refcount) and `mapcount` (_mapcount + 1) change by atomic steps; `index` and `mapping`
     say where the reverse map finds it (an anon_vma, or NULL for a page of a file); `data` is its content.
-    Only with FULL: PG_dirty, not PG_swapbacked, PG_anon_exclusive, PG_readahead.
+    Only with FULL: PG_dirty, not PG_swapbacked, PG_anon_exclusive, PG_readahead, PG_lru, not PG_uptodate;
+    which folio it is part of, where that has several pages.
     """
 
     refcount: count_t = 1
@@ -186,6 +192,10 @@ class page:
     lazyfree: bool
     exclusive: bool
     readahead: bool
+    lru: bool
+    not_uptodate: bool
+    folio_start: integer(0, FULL * PGOFF_MAX)
+    folio_pages: integer(0, FULL * 512)
 
 
 @struct(pool=NR_PTE_TABLES)

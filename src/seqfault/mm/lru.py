@@ -1,0 +1,94 @@
+"""Pages on their way to and from the LRU lists: batches of a CPU, each entry of which holds a reference.  mm/swap.c,
+mm/mlock.c (commit 2fbb0c10d1e8, 5.18); 6.1, 6.18.
+
+Whether a write copies an anonymous page depends on its references, so on when these batches are emptied: when one is
+full, and wherever Linux calls lru_add_drain.  The lists themselves are not modelled, nor what other tasks do on the
+CPU.  Only with FULL; 4.12 asks for map counts, which no batch changes.
+"""
+
+from __future__ import annotations
+
+from seqfault.kernel import NULL, array, integer, ptr, struct, the
+from seqfault.mm.frames import get_page, put_page
+from seqfault.mm.types import FULL, LINUX, VM_LOCKED, page, vm_area_struct
+
+PAGEVEC_SIZE = 31  # commit 9cecde80aae0 (6.9); 15 before
+MOST = 31
+
+
+@struct(pool=1, private=True)
+class cpu_fbatches:
+    """`lru_add`: new pages; `mlock`: pages that were mapped into, or unmapped from, locked VMAs."""
+
+    nr_add: integer(0, MOST)
+    lru_add: array[ptr[page], MOST]
+    nr_mlock: integer(0, MOST)
+    mlock: array[ptr[page], MOST]
+
+
+def folio_batch_size() -> integer(0, MOST):
+    if LINUX >= 609:
+        return MOST
+    return 15
+
+
+def lru_add_move():
+    """Put the new pages on the LRU lists."""
+    b = the(cpu_fbatches)
+    for i in range(b.nr_add):
+        p = b.lru_add[i]
+        b.lru_add[i] = NULL
+        p.lru = True
+        put_page(p)
+    b.nr_add = 0
+
+
+def mlock_drain_local():
+    """A new page that is locked goes to its list here."""
+    b = the(cpu_fbatches)
+    for i in range(b.nr_mlock):
+        p = b.mlock[i]
+        b.mlock[i] = NULL
+        p.lru = True
+        put_page(p)
+    b.nr_mlock = 0
+
+
+def lru_add_drain():
+    if FULL and LINUX >= 518:
+        lru_add_move()
+        mlock_drain_local()
+
+
+def folio_add_lru(p: ptr[page]):
+    if LINUX >= 518:
+        b = the(cpu_fbatches)
+        get_page(p)
+        b.lru_add[b.nr_add] = p
+        b.nr_add += 1
+        if b.nr_add == folio_batch_size():
+            lru_add_move()
+
+
+def mlock_folio(p: ptr[page]):
+    """mlock_folio, mlock_new_folio, munlock_folio: what differs is on which list the page will be."""
+    b = the(cpu_fbatches)
+    get_page(p)
+    b.mlock[b.nr_mlock] = p
+    b.nr_mlock += 1
+    if b.nr_mlock == folio_batch_size():
+        mlock_drain_local()
+
+
+def mlock_vma_folio(p: ptr[page], vma: ptr[vm_area_struct]):
+    """A page was mapped into the VMA, or unmapped (munlock_vma_folio)."""
+    if LINUX >= 518 and vma.vm_flags & VM_LOCKED:
+        mlock_folio(p)
+
+
+def folio_add_lru_vma(p: ptr[page], vma: ptr[vm_area_struct]):
+    """A new anonymous page."""
+    if LINUX >= 518 and vma.vm_flags & VM_LOCKED:
+        mlock_folio(p)
+    else:
+        folio_add_lru(p)
