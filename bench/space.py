@@ -64,9 +64,7 @@ def calls(r: np.random.Generator, base: int, vmas: int, n: int) -> np.ndarray:
     rows[maps, 5] = np.where(kind[maps] < 3, FIXED, PRIVATE)  # three fixed, two hints, one without
     rows[kind == 5, 2] = 0
     rows[maps, 6] = -1
-    rows[rows[:, 0] == OP_MPROTECT, 4] = r.choice(
-        [0, mmap.PROT_READ, RW], (rows[:, 0] == OP_MPROTECT).sum()
-    )
+    rows[rows[:, 0] == OP_MPROTECT, 4] = r.choice([0, mmap.PROT_READ, RW], (rows[:, 0] == OP_MPROTECT).sum())
     rows[rows[:, 0] == OP_MADVISE, 4] = MADV_DONTNEED
     moves = rows[:, 0] == OP_MREMAP
     rows[moves, 3], rows[moves, 4], rows[moves, 5] = PAGE_SIZE, 2 * PAGE_SIZE, MREMAP_MAYMOVE
