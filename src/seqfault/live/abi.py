@@ -75,16 +75,14 @@ ROW_WORDS = 8
 F_MAPS_TEXT = 1  # read /proc/PID/maps even where PROCMAP_QUERY is there
 F_NO_CONTENT = 2
 F_TICKS = 4
-F_REPORT_ALL_READABLE = 8
 # H_READY
 R_READY, R_QUERY, R_FRAMES, R_HEAP, R_PINNED = 1, 2, 4, 8, 16
-R_FILLED = 32
 
 # H_STATUS
 S_DONE, S_FULL = 0, 1
 
 DIED = -3000  # result in the records of rows that were not performed because a process had died
-ALIVE_0, ALIVE_1, HAS_DETAIL, HAS_VECTOR = 1, 2, 4, 8
+HAS_DETAIL, HAS_VECTOR = 4, 8
 
 EXIT_FULL, EXIT_LOST, EXIT_SETUP = 3, 77, 78
 
@@ -112,7 +110,6 @@ SCRATCH_0 = COMM_BASE + 0x40000
 B_QUERY, B_TIME, B_BYTE, B_PAGEMAP, B_VMAS, B_TEXT = 0x400, 0x200, 0x300, 0x1000, 0x10000, 0x20000
 TEXT_BYTES = 0x20000
 BLOCK_1 = COMM_BASE + 0xC0000  # what process 1 observes
-DETAIL_0 = COMM_BASE + 0x140000
 DETAIL_1 = COMM_BASE + 0x180000
 # mincore's vector: what it writes behind this meets no memory
 VECTOR_BYTES = 0x10000

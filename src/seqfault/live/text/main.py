@@ -231,7 +231,6 @@ def run_program(s: ptr[runner], first: int, last: int) -> bool:
     store64(C_STACKS, 0)
     zero_words(CRASH, 4)
     before = header(H_STREAM_USED)
-    s.master_ticked = s.ticked
     pid = call1(NR_FORK, 0)
     if pid == 0:
         first_process(s, first, last)

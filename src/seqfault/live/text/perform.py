@@ -36,6 +36,7 @@ from seqfault.live.text.calls import (
     NR_MUNLOCKALL,
     NR_MUNMAP,
     NR_OPEN,
+    NR_PREAD64,
     NR_SETRLIMIT,
     O_RDONLY,
     PROT_READ,
@@ -133,7 +134,7 @@ def map_count(s: ptr[runner]) -> int:
     n = 0
     got = 0
     while True:
-        r = syscall6(17, fd, buf, TEXT_BYTES // 2, got, 0, 0)
+        r = syscall6(NR_PREAD64, fd, buf, TEXT_BYTES // 2, got, 0, 0)
         if r <= 0:
             break
         at = buf

@@ -40,6 +40,8 @@ from seqfault.live.abi import (
     VECTOR,
 )
 from seqfault.live.text.calls import (
+    EAGAIN,
+    EINTR,
     NR_FORK,
     NR_GETCPU,
     NR_KILL,
@@ -135,7 +137,7 @@ def wait_done(s: ptr[runner]):
         r = futex_wait(C_DONE, done, at)
         if r < 0 and load32(C_DONE) == done:
             status = scratch(s)
-            if r != -11 and r != -4:
+            if r != EAGAIN and r != EINTR:
                 waited += PATIENCE_MS
             if reap(s.child, status, WNOHANG) != 0:
                 lost(s, load32(status))

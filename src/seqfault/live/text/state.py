@@ -26,8 +26,7 @@ class runner:
     device: array[int, 4]
     child: int  # process 1, or 0
     seq: int
-    maps: int  # whether this process's files in /proc are open
-    smaps: int
+    smaps: int  # whether this process has /proc/self/smaps open
     count_ticks: int
     ticked: int
     cpu: int
@@ -36,7 +35,6 @@ class runner:
     ask_low: int  # SOME: those that touch [ask_low, ask_high]
     ask_high: int
     kept_words: int  # of the VMAs that are known, in the buffer B_VMAS
-    master_ticked: int
 
 
 def scratch(s: ptr[runner]) -> int:
