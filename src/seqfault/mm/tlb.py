@@ -193,8 +193,9 @@ def tlb_gather_mmu(mm: ptr[mm_struct], start: vpn_t, end: vpn_t) -> ptr[mmu_gath
     tlb = pool_object(mmu_gather, smp_processor_id())
     if NR_MMS > 1:
         tlb.mm = mm
+    if FULL and LINUX < 615:
+        lru_add_drain()  # which every caller does first, and none in 6.18
     if FULL:
-        lru_add_drain()  # which every caller does first
         tlb.even_cows = True
         tlb.drop_markers = False
     __tlb_reset_range(tlb)

@@ -100,6 +100,8 @@ def file_write(f: ptr[file], index: pgoff_t, value: data_t) -> errno_t:
     if index >= FILE_PAGES:
         return -EFBIG
     if index >= mapping.i_size:
+        if mapping.i_tail != 0:
+            block_truncate_page(mapping, mapping.i_size - 1)
         mapping.i_size = index + 1
         mapping.i_tail = 1
     p: ptr[page] = NULL
