@@ -237,6 +237,8 @@ def move_vma(vrm: ptr[vma_remap_struct]) -> addr_or_errno_t:
 def vrm_set_new_addr(vrm: ptr[vma_remap_struct]) -> errno_t:
     """Where it goes: as mmap with MAP_FIXED, with a hint, or with neither."""
     mm = current_mm()
+    if vrm.new_len > NR_PAGES:
+        return -ENOMEM
     map_flags: integer(0, 32) = 0
     hint: vpn_t = 0
     if vrm.flags & MREMAP_FIXED:
@@ -275,7 +277,7 @@ def vma_to_resize(vrm: ptr[vma_remap_struct]) -> errno_t:
         vrm.populate = True
     if vma.vm_flags & VM_DONTEXPAND:
         return -EFAULT
-    if not may_expand_vm(current_mm(), vma.vm_flags, new_len - old_len):
+    if not may_expand_vm(current_mm(), vma.vm_flags, min(new_len - old_len, NR_PAGES + 1)):
         return -ENOMEM
     return 0
 
