@@ -36,6 +36,7 @@ from seqfault.mm.opcodes import (
     UAPI_MAP_ANONYMOUS,
     UAPI_MAP_FIXED,
     UAPI_MAP_FIXED_NOREPLACE,
+    UAPI_MAP_LOCKED,
     UAPI_MAP_NONBLOCK,
     UAPI_MAP_POPULATE,
     UAPI_PROT_GROWSDOWN,
@@ -61,7 +62,6 @@ from seqfault.mm.types import (
     errno_t,
     file,
 )
-from seqfault.mm.vma import find_vma
 
 UAPI_BASE = Size("UAPI_BASE", WINDOW_BASE)
 
@@ -181,7 +181,8 @@ def vm_mmap_pgoff(at: s64, pages: s64, prot: s64, flags: s64, f: ptr[file], pgof
     populate = False
     if ret >= 0:
         populate = flags & (UAPI_MAP_POPULATE | UAPI_MAP_NONBLOCK) == UAPI_MAP_POPULATE
-        if find_vma(mm, ret).vm_flags & VM_LOCKED:
+        # Asked of the flags as they were asked for: droppable memory is populated too, though it is not locked then.
+        if flags & UAPI_MAP_LOCKED or mm.def_flags & VM_LOCKED:
             populate = True
     up_write(mm.mmap_sem)
     if populate:
@@ -280,7 +281,7 @@ def ksys_mremap(addr: s64, old_len: s64, new_len: s64, flags: s64, new_addr: s64
     old_pages: s64 = pages_of(page_align(old_len))
     new_pages: s64 = pages_of(page_align(new_len))
     to: s64 = 0
-    if in_window(new_addr, new_pages * PAGE_SIZE):
+    if in_window(new_addr, min(new_pages, NR_PAGES + 1) * PAGE_SIZE):
         to = page_of(new_addr)
     elif flags & MREMAP_FIXED:
         return OUTSIDE
