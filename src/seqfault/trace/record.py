@@ -33,6 +33,7 @@ CALLS = (
 # madvise
 WHEN = {59: "start", 322: "start", 231: "end"} | dict.fromkeys((9, 10, 11, 25, 28), "mid")
 POLL = 0.004
+LOOKS = 500  # after so many without strace as its tracer, a process is somebody else's
 EVENT = re.compile(
     r"\s*(\d+)/(\d+)\s+(?:\[\d+\]\s+)?(\d+)\.(\d+):\s+(?:(exceptions:page_fault_\w+): address=(\w+) .*error_code=(\w+)"
     r"|(mmap_lock:\w+):.*)"
@@ -127,7 +128,7 @@ class Watch:
         out = []
         for name in os.listdir("/proc"):
             # what strace starts has later numbers than strace
-            if not name.isdigit() or int(name) <= self.tracer or self.foreign.get(int(name), 0) > 5:
+            if not name.isdigit() or int(name) <= self.tracer or self.foreign.get(int(name), 0) > LOOKS:
                 continue
             try:
                 status = read(f"/proc/{name}/status")
