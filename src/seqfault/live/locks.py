@@ -196,8 +196,12 @@ class WatchedMachine(Machine):
         return False
 
     def alive(self, addr: int) -> bool:
-        pool, index, _ = self.where(addr)
+        """Whether anybody follows the pointer in a cell: not in a freed object, nor to the anon_vma of a page that
+        nothing maps (page_get_anon_vma asks; such a page waits in a batch)."""
+        pool, index, name = self.where(addr)
         p = self.layout.pools[pool]
+        if name == "page.mapping" and self.cell("page", index, "mapcount") == 0:
+            return False
         return p.state < 0 or self.cells[p.base + index * p.stride] == 1
 
     def pointers(self, pool: str) -> list[tuple[int, str]]:

@@ -9,6 +9,8 @@ from seqfault.mm.locks import LINUX_4_12, ORDER, Discipline, Exemption, Order, R
 
 ACCOUNT_WRITE = "mmap_sem:w | mmap_sem:r + page_table_lock"
 BIT = "A bit of page->flags, set and cleared by an atomic step of its own."
+RA = "Of file->f_ra: several tasks may spoil it for each other, which only costs reading."
+FOLIO = "Set with the folio, before its pages are in the cache."
 NOT_MODELLED = "The lock of the inode is not modelled."
 
 ROWS = (
@@ -29,10 +31,18 @@ ROWS = (
     Row("file.f_mapping", "none", "never", "include/linux/fs.h"),
     Row("file.shmem", "none", "never", "include/linux/fs.h"),
     Row("file.nrpages", "none", "never", "include/linux/fs.h"),
+    Row("file.ra_start", "none", "none", "mm/readahead.c", RA),
+    Row("file.ra_size", "none", "none", "mm/readahead.c", RA),
+    Row("file.ra_async", "none", "none", "mm/readahead.c", RA),
+    Row("file.ra_order", "none", "none", "mm/readahead.c", RA),
     Row("page.dirty", "none", "none", "include/linux/page-flags.h: PG_dirty", BIT),
     Row("page.lazyfree", "none", "none", "include/linux/page-flags.h: PG_swapbacked", BIT),
     Row("page.exclusive", "none", "none", "include/linux/page-flags.h: PG_anon_exclusive", BIT),
     Row("page.readahead", "none", "none", "include/linux/page-flags.h: PG_readahead", BIT),
+    Row("page.lru", "none", "none", "include/linux/page-flags.h: PG_lru", BIT),
+    Row("page.not_uptodate", "none", "none", "include/linux/page-flags.h: PG_uptodate", BIT),
+    Row("page.folio_start", "none", "none", "include/linux/mm_types.h: struct folio", FOLIO),
+    Row("page.folio_pages", "none", "none", "include/linux/mm_types.h: struct folio", FOLIO),
     Row("mm_struct.pmd_group", "none", "none", "", "The model's own: how many tables a group of upper entries has."),
     Row("mm_struct.total_vm", "mmap_sem:r", ACCOUNT_WRITE, "mm/mmap.c: vm_stat_account, acct_stack_growth"),
     Row("mm_struct.data_vm", "mmap_sem:r", ACCOUNT_WRITE, "mm/mmap.c: vm_stat_account, acct_stack_growth"),
