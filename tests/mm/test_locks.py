@@ -55,6 +55,18 @@ def test_every_shared_field_has_a_row():
     assert len(WHOLE_TEXT.rows) == len(shared_fields())
 
 
+def test_every_field_says_what_protects_it():
+    """In mm/types.py, behind the field: its rule for writers."""
+    said: dict[str, str] = {}
+    struct = ""
+    for line in Path(mm_types.__file__).read_text().splitlines():
+        if m := re.match(r"class (\w+):", line):
+            struct = m[1]
+        elif m := re.match(r"    (\w+): [^#]*(?:# (.*))?$", line):
+            said[f"{struct}.{m[1]}"] = m[2] or ""
+    assert {r.field: said[r.field] for r in WHOLE_TEXT.rows} == {r.field: r.write for r in WHOLE_TEXT.rows}
+
+
 def test_rules_are_made_of_known_words():
     for r in WHOLE_TEXT.rows:
         parse(r.read), parse(r.write)

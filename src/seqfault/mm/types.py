@@ -1,6 +1,6 @@
 """The structs of Linux's memory management, 4.12 (include/linux/mm_types.h), at page granularity.
 
-Addresses are page numbers.  "Protected by" names the lock that Linux asks a writer to hold.
+Addresses are page numbers.  Behind a field that CPUs share stands what a writer must hold: its rule in mm/locks.py.
 """
 
 from __future__ import annotations
@@ -100,21 +100,21 @@ class rb_node:
 
 @struct(pool=NR_VMAS)
 class vm_area_struct:
-    """[vm_start, vm_end) of an address space.  Every field is protected by mmap_sem for writing."""
+    """[vm_start, vm_end) of an address space."""
 
-    vm_start: vpn_t
-    vm_end: vpn_t
-    vm_mm: ptr[mm_struct]
-    vm_next: ptr[vm_area_struct]
-    vm_prev: ptr[vm_area_struct]
-    vm_rb: rb_node
-    vm_flags: flags_t
-    vm_page_prot: pgprot_t
-    vm_pgoff: pgoff_t
-    vm_file: ptr[file]
-    anon_vma: ptr[anon_vma]
-    anon_vma_chain: ptr[anon_vma_chain]
-    rb_subtree_gap: integer(0, FULL * NR_PAGES)
+    vm_start: vpn_t  # mmap_sem:w + i_mmap_rwsem + anon_vma.rwsem | mmap_sem:r + page_table_lock + anon_vma.rwsem
+    vm_end: vpn_t  # mmap_sem:w + i_mmap_rwsem + anon_vma.rwsem
+    vm_mm: ptr[mm_struct]  # unshared
+    vm_next: ptr[vm_area_struct]  # mmap_sem:w
+    vm_prev: ptr[vm_area_struct]  # mmap_sem:w
+    vm_rb: rb_node  # mmap_sem:w
+    vm_flags: flags_t  # mmap_sem:w
+    vm_page_prot: pgprot_t  # mmap_sem:w
+    vm_pgoff: pgoff_t  # mmap_sem:w + i_mmap_rwsem + anon_vma.rwsem | mmap_sem:r + page_table_lock + anon_vma.rwsem
+    vm_file: ptr[file]  # mmap_sem:w
+    anon_vma: ptr[anon_vma]  # mmap_sem:w | mmap_sem:r + page_table_lock
+    anon_vma_chain: ptr[anon_vma_chain]  # mmap_sem:w | mmap_sem:r + page_table_lock
+    rb_subtree_gap: integer(0, FULL * NR_PAGES)  # mmap_sem:w | mmap_sem:r + page_table_lock
 
 
 @struct(pool=NR_ANON_VMAS)
@@ -126,23 +126,22 @@ class anon_vma:
     """
 
     rwsem: rw_semaphore
-    refcount: count_t
-    rb_root: integer(0, NR_AVCS)
-    root: ptr[anon_vma]
-    parent: ptr[anon_vma]
-    degree: full_count_t
-    num_children: full_count_t
-    num_active_vmas: full_count_t
+    refcount: count_t  # atomic
+    rb_root: integer(0, NR_AVCS)  # anon_vma.rwsem
+    root: ptr[anon_vma]  # unshared
+    parent: ptr[anon_vma]  # unshared
+    degree: full_count_t  # anon_vma.rwsem
+    num_children: full_count_t  # anon_vma.rwsem
+    num_active_vmas: full_count_t  # anon_vma.rwsem
 
 
 @struct(pool=NR_AVCS)
 class anon_vma_chain:
-    """Links a VMA to an anon_vma.  Protected by mmap_sem and page_table_lock (the list `same_vma`), the
-    anon_vma's lock (its tree)."""
+    """Links a VMA to an anon_vma: an entry of the VMA's list `same_vma`, and of the anon_vma's tree."""
 
-    vma: ptr[vm_area_struct]
-    anon_vma: ptr[anon_vma]
-    next_same_vma: ptr[anon_vma_chain]
+    vma: ptr[vm_area_struct]  # unshared
+    anon_vma: ptr[anon_vma]  # unshared
+    next_same_vma: ptr[anon_vma_chain]  # mmap_sem:w | mmap_sem:r + page_table_lock
 
 
 @struct(pool=NR_FILES, static=True)
@@ -156,20 +155,20 @@ class file:
     file_ra_state.
     """
 
-    f_count: count_t
+    f_count: count_t  # atomic
     i_mmap_rwsem: rw_semaphore
-    i_mmap_vmas: count_t
-    i_size: pgoff_t
-    i_tail: integer(0, FULL * 4095)
-    f_mode: integer(0, FULL * 3)
-    f_mapping: ptr[file]
-    shmem: bool
-    nrpages: integer(0, FULL * FILE_PAGES)
-    ra_start: full_count_t
-    ra_size: full_count_t
-    ra_async: full_count_t
-    ra_order: full_count_t
-    pages: array[pfn_t, FILE_PAGES]
+    i_mmap_vmas: count_t  # i_mmap_rwsem
+    i_size: pgoff_t  # never
+    i_tail: integer(0, FULL * 4095)  # never
+    f_mode: integer(0, FULL * 3)  # never
+    f_mapping: ptr[file]  # never
+    shmem: bool  # never
+    nrpages: integer(0, FULL * FILE_PAGES)  # never
+    ra_start: full_count_t  # none
+    ra_size: full_count_t  # none
+    ra_async: full_count_t  # none
+    ra_order: full_count_t  # none
+    pages: array[pfn_t, FILE_PAGES]  # never
 
 
 @struct(pool=NR_FRAMES)
@@ -182,20 +181,20 @@ class page:
     which folio it is part of, where that has several pages.
     """
 
-    refcount: count_t = 1
-    mapcount: count_t
-    mapping: ptr[anon_vma]
-    mapping_file: ptr[file]
-    index: pgoff_t
-    data: data_t
-    dirty: bool
-    lazyfree: bool
-    exclusive: bool
-    readahead: bool
-    lru: bool
-    not_uptodate: bool
-    folio_start: integer(0, FULL * PGOFF_MAX)
-    folio_pages: integer(0, FULL * 512)
+    refcount: count_t = 1  # atomic
+    mapcount: count_t  # atomic + ptl
+    mapping: ptr[anon_vma]  # ptl
+    mapping_file: ptr[file]  # never
+    index: pgoff_t  # ptl
+    data: data_t  # unshared
+    dirty: bool  # none
+    lazyfree: bool  # none
+    exclusive: bool  # none
+    readahead: bool  # none
+    lru: bool  # none
+    not_uptodate: bool  # none
+    folio_start: integer(0, FULL * PGOFF_MAX)  # none
+    folio_pages: integer(0, FULL * 512)  # none
 
 
 @struct(pool=NR_PTE_TABLES)
@@ -203,7 +202,7 @@ class pte_table:
     """A page of page-table entries; `ptl` protects its entries against other writers."""
 
     ptl: spinlock_t
-    pte: array[pte_t, PTRS_PER_PTE]
+    pte: array[pte_t, PTRS_PER_PTE]  # ptl
 
 
 @struct(pool=NR_MMS, static=True)
@@ -217,22 +216,22 @@ class mm_struct:
 
     mmap_sem: rw_semaphore
     page_table_lock: spinlock_t
-    mmap: ptr[vm_area_struct]
-    mm_rb: ptr[vm_area_struct]
-    map_count: integer(0, NR_VMAS)
-    pmd: array[ptr[pte_table], NR_PMDS]
-    pmd_group: array[full_count_t, NR_PMD_GROUPS]
-    total_vm: vm_count_t
-    data_vm: vm_count_t
-    exec_vm: vm_count_t
-    stack_vm: vm_count_t
-    locked_vm: vm_count_t
-    def_flags: integer(0, FULL * VM_FLAGS_MAX)
-    start_brk: brk_t
-    brk: brk_t
-    mmap_base: integer(0, FULL * NR_PAGES)
-    rlimit_as: vm_count_t
-    max_map_count: vm_count_t
+    mmap: ptr[vm_area_struct]  # mmap_sem:w
+    mm_rb: ptr[vm_area_struct]  # mmap_sem:w
+    map_count: integer(0, NR_VMAS)  # mmap_sem:w
+    pmd: array[ptr[pte_table], NR_PMDS]  # mmap_sem:r + page_table_lock | mmap_sem:w
+    pmd_group: array[full_count_t, NR_PMD_GROUPS]  # none
+    total_vm: vm_count_t  # mmap_sem:w | mmap_sem:r + page_table_lock
+    data_vm: vm_count_t  # mmap_sem:w | mmap_sem:r + page_table_lock
+    exec_vm: vm_count_t  # mmap_sem:w | mmap_sem:r + page_table_lock
+    stack_vm: vm_count_t  # mmap_sem:w | mmap_sem:r + page_table_lock
+    locked_vm: vm_count_t  # mmap_sem:w | mmap_sem:r + page_table_lock
+    def_flags: integer(0, FULL * VM_FLAGS_MAX)  # mmap_sem:w
+    start_brk: brk_t  # mmap_sem:w
+    brk: brk_t  # mmap_sem:w
+    mmap_base: integer(0, FULL * NR_PAGES)  # never
+    rlimit_as: vm_count_t  # none
+    max_map_count: vm_count_t  # none
 
 
 @struct(pool=1, private=True)
