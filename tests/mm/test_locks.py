@@ -27,7 +27,7 @@ from seqfault.mm.locks import (
 )
 from seqfault.mm.locks_full import WHOLE_TEXT
 from seqfault.protocols import builtin_names, load
-from seqfault.scenarios import find
+from seqfault.scenarios import builtin, find
 from seqfault.scenarios.model import from_toml
 
 ROOT = Path(seqfault.__file__).parent
@@ -35,7 +35,8 @@ ROOT = Path(seqfault.__file__).parent
 
 @pytest.fixture(scope="module")
 def mmap_sem() -> LockReport:
-    return check_locks("mmap-sem", find(["argued"]), jobs=1)
+    """Everything that `seqfault check mmap-sem` explores."""
+    return check_locks("mmap-sem", builtin())
 
 
 # -- the data
@@ -123,13 +124,14 @@ def test_the_order_is_in_the_package_docstring():
 # -- the text keeps to it
 def test_mmap_sem_keeps_the_table(mmap_sem: LockReport):
     assert mmap_sem.verdict == HOLDS and not mmap_sem.wrong and not mmap_sem.inversions
+    assert mmap_sem.scenarios == len(builtin()) and len(mmap_sem.nesting) == 6
     assert {n for n, k in mmap_sem.used().items() if not k} == set()  # no exception without need
     assert mmap_sem.untouched() == ["vm_area_struct.vm_mm", "page.mapping_file"]
 
 
-def test_every_alternative_is_needed():
+def test_every_alternative_is_needed(mmap_sem: LockReport):
     """But for what the scenarios have no use for at all."""
-    r = check_locks("mmap-sem", find(["argued", "file"]), jobs=1)
+    r = mmap_sem
     unneeded = {
         f"{access} {row.field}: {' + '.join(part)}"
         for row in r.discipline.rows
