@@ -6,13 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seqfault.live.compare import OUTSIDE, Mask, Mismatch, compare
+from seqfault.live.compare import DETAIL_WORDS, DETAILS, KEPT, OUTSIDE, Mask, Mismatch, compare
 from seqfault.live.export import Record, read_record
 from seqfault.live.generate import Plan, programs
 from seqfault.live.model import ModelSide
@@ -59,7 +59,8 @@ class Found:
 class Tally:
     """What was done.  `results`: (operation, 0 or errno or -1000 - signal) -> how often; `counters`: the text's own
     counts (cases of merging, refusals); `unsaid`: results that the model cannot tell; `unstable`: differences that a
-    second run did not show, in words."""
+    second run did not show, in words; `disturbed`: those of them that other programs of the machine are known to cause,
+    by cause."""
 
     ops: int = 0
     programs: int = 0
@@ -67,6 +68,7 @@ class Tally:
     counters: Counter[str] = field(default_factory=Counter)
     unsaid: int = 0
     unstable: list[str] = field(default_factory=list)
+    disturbed: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     model_seconds: float = 0.0
     kernel_seconds: float = 0.0
@@ -79,6 +81,7 @@ class Tally:
         self.counters.update(other.counters)
         self.unsaid += other.unsaid
         self.unstable += other.unstable
+        self.disturbed.update(other.disturbed)
         self.model_seconds += other.model_seconds
         self.kernel_seconds += other.kernel_seconds
         self.found += other.found
@@ -96,6 +99,7 @@ class Both:
     offsets: Int64
     kernel_stream: Int64
     kernel_offsets: Int64
+    recorded: int = 0
 
 
 class Pair:
@@ -126,13 +130,29 @@ class Pair:
         ks, ko, died = waiting.result()
         kernel_done = len(ko) - 1
         n = min(m.done, kernel_done, len(rows))
-        got = compare(rows, m.stream, m.offsets, ks, ko, self.pages, self.kernel.mask, n)
-        if got is not None:
-            return Both(got.row, got.row, got, "", m.stream, m.offsets, ks, ko)
         message = ""
         if n < len(rows):
             message = str(m.bug) if m.bug is not None and n == m.done else died or "the kernel's side ended early"
-        return Both(n, n if message else -1, None, message, m.stream, m.offsets, ks, ko)
+        return self.held(rows, 0, Both(n, -1, None, message, m.stream, m.offsets, ks, ko, n))
+
+    def held(self, rows: Int64, start: int, b: Both) -> Both:
+        """The records of `b` from row `start`, the first of a program, held against each other."""
+        at = slice(start, b.recorded + 1)
+        got = compare(
+            rows[start:],
+            b.stream,
+            b.offsets[at],
+            b.kernel_stream,
+            b.kernel_offsets[at],
+            self.pages,
+            self.kernel.mask,
+            b.recorded - start,
+        )
+        if got is not None:
+            got = replace(got, row=got.row + start)
+            return replace(b, compared=got.row, at=got.row, mismatch=got, message="")
+        message = b.message if b.recorded < len(rows) else ""
+        return replace(b, compared=b.recorded, at=b.recorded if message else -1, mismatch=None, message=message)
 
     def differing(self, batch: Sequence[Int64]) -> list[int]:
         """For each program the number of its first differing row, or -1.
@@ -142,20 +162,23 @@ class Pair:
         out = [-1] * len(batch)
         start = 0
         while start < len(batch):
-            part = batch[start:]
-            both = self.run(np.concatenate(part))
-            if both.at < 0:
+            rows = np.concatenate(batch[start:])
+            both = self.run(rows)
+            ended, first = both.message, 0  # rows of the programs before `start` in this run
+            while both.at >= 0:
+                while first + len(batch[start]) <= both.at:
+                    first += len(batch[start])
+                    start += 1
+                upto = both.at + (both.mismatch is not None)
+                unsaid = (both.stream[both.offsets[first:upto]] == OUTSIDE).any()
+                out[start] = -1 if unsaid else both.at - first
+                first += len(batch[start])
+                start += 1
+                if both.mismatch is None or first >= both.recorded:
+                    break  # nothing was recorded of the programs behind it
+                both = self.held(rows, first, replace(both, message=ended))
+            else:
                 break
-            at, first = both.at, 0
-            for i, p in enumerate(part):
-                if at < len(p):
-                    upto = both.at + (both.mismatch is not None)
-                    unsaid = (both.stream[both.offsets[first:upto]] == OUTSIDE).any()
-                    out[start + i] = -1 if unsaid else at
-                    start += i + 1
-                    break
-                at -= len(p)
-                first += len(p)
         return out
 
     def records(self, rows: Int64) -> tuple[list[Record], list[Record], Both]:
@@ -182,6 +205,15 @@ def tally_results(t: Tally, rows: Int64, stream: Int64, offsets: Int64, n: int) 
         t.results.pop((op, 0), None)
 
 
+def disturbance(m: Mismatch | None) -> str:
+    """What else on the machine may have caused a difference that did not show again, or ""."""
+    if m is not None and m.why == KEPT:
+        return "a write kept or copied its page otherwise: others on the processor empty its batches of LRU pages"
+    if m is not None and m.why == DETAILS and m.index % DETAIL_WORDS in (2, 3):
+        return "pages of the file on disk were clean: the kernel wrote them back"
+    return ""
+
+
 def run_chunk(
     pair: Pair, plan: Plan, first: int, count: int, seal: bool, note: Callable[[str], None] | None = None, most: int = 1
 ) -> Tally:
@@ -205,7 +237,9 @@ def run_chunk(
         part = rows[program * size : at + both.at + 1]
         about = both.message or f"{both.mismatch}"
         found = examine(pair, part, first + program, note) if pair.differing([part])[0] >= 0 else None
-        if found is None:
+        if found is None and disturbance(both.mismatch):
+            t.disturbed[disturbance(both.mismatch)] += 1
+        elif found is None:
             t.unstable.append(f"program {first + program}, operation {len(part) - 1}, {row_text(part[-1])}: {about}")
         else:
             t.found.append(found)
@@ -316,5 +350,3 @@ def page_text(w: int) -> str:
     names = ((1, "present"), (2, "exclusive"), (4, "file"), (8, "guard"), (16, "zero"))
     out = " ".join(n for b, n in names if w & b)
     return out + (f" content {w >> 8 & 255}" if w & 32 else "") + (f" frame {w >> 16}" if w & 1 else "")
-
-

@@ -493,7 +493,12 @@ def fill_program(  # type: ignore[no-untyped-def]
             elif op == OP_MLOCK2:
                 row[4] = rnd(state, 2) if rnd(state, 20) > 0 else 2 + rnd(state, 4)
             elif op == OP_MSYNC:
-                row[4] = rnd(state, 8)
+                row[4] = rnd(state, 4)
+                sync = rnd(state, 40)  # MS_SYNC of the file on disk waits for the disk
+                if sync < 2:
+                    row[4] = 4 + rnd(state, 3)
+                elif sync == 2:
+                    row[4] = 8
             elif op == OP_MSEAL and rnd(state, 10) == 0:
                 row[4] = 1
         row[0], row[1] = op, who

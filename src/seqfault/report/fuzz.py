@@ -176,6 +176,7 @@ def as_json(c: Campaign, files: list[list[str]]) -> dict[str, Any]:
         "never_hit": never(c),
         "unsaid": t.unsaid,
         "unstable": t.unstable,
+        "disturbed": dict(t.disturbed),
         "controls": [{"name": a, "state": b, "why": w} for a, b, w in c.controls],
         "mismatches": [
             {"program": f.program, "operations": [row_text(r) for r in f.rows[1:]], "why": explain(f), "files": names}
@@ -221,6 +222,8 @@ def print_report(c: Campaign, files: list[list[str]], con: Console) -> None:
     con.print("refused  " + "  ".join(f"{k} {v:,}" for k, v in refused), markup=False)
     if t.unsaid:
         con.print(f"results that the model cannot tell (addresses outside the window): {t.unsaid:,}", markup=False)
+    for cause, n in t.disturbed.items():
+        con.print(f"disturbed {n} times, and not again: {cause}", markup=False)
     for line in t.unstable:
         con.print(f"a second run did not show it: {line}", markup=False)
     for name, state, why in c.controls:
