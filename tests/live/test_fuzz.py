@@ -13,7 +13,7 @@ from seqfault.live.fuzz import NOT_PROVOKED, Pair, examine, run_chunk
 from seqfault.live.generate import Geometry, Plan, programs
 from seqfault.live.model import ModelSide, PlainSide, errnos, program_for
 from seqfault.live.mutants import MutantModel, draw
-from seqfault.live.script import row_text
+from seqfault.live.script import parse_script, row_text
 
 G = Geometry()
 
@@ -40,8 +40,11 @@ def test_plain_python_and_machine_code_agree_cell_by_cell():
 
 def test_plain_python_notices_machine_code_that_is_wrong():
     side = PlainSide(618, G)
-    rows = programs(Plan(seed=4, program_ops=40), 0, 1)
-    m = next(x for x in draw(Options(), 5) if x.function == "mmap_region" and x.before == "vma.vm_end = end")
+    rows = parse_script(
+        "mmap(W+520p, 1p, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0)\nwrite(W+520p, 7)\n"
+    )
+    assert side.check(rows) == 3
+    m = next(x for x in draw(Options(), 5) if x.file == "mm/cpu.py" and x.before == "p.data = value")  # a lost store
     side.program = MutantModel(m, Options(), {}).program
     with pytest.raises(KernelBug, match="executors-differ"):
         side.check(rows)
