@@ -15,7 +15,6 @@ from seqfault.compile.source import Func, source_of
 from seqfault.kernel.machine import KernelBug, Machine
 from seqfault.live.generate import Geometry
 from seqfault.mm.fullsize import full_sizes
-from seqfault.mm.observe import uapi_observed
 from seqfault.mm.opcodes import OP_START
 from seqfault.mm.uapi import uapi_init, uapi_step
 
@@ -99,7 +98,7 @@ class ModelSide:
 
 def cell(program: NativeProgram, name: str) -> int:
     """The cell of a field of `uapi_observed`."""
-    return int(program.layout.address(uapi_observed.name, 0, name))
+    return int(program.layout.address("uapi_observed", 0, name))
 
 
 def set_field(machine: Any, program: NativeProgram, name: str, value: int) -> None:

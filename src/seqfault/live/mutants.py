@@ -223,7 +223,7 @@ def make(fn: Func, kind: str, index: int, line: int, change: Callable[[Any], Non
 def draw(o: Options, seed: int) -> Iterator[Mutant]:
     """Mutants without end, in an order given by the seed; the same kinds share the draws evenly."""
     by_kind: dict[str, list[tuple[Func, str, int, int, Any]]] = {}
-    for fn, lines in sorted(compiled_lines(o).items(), key=lambda x: (source_of(x[0]).file, x[1] and min(x[1]))):
+    for fn, lines in sorted(compiled_lines(o).items(), key=lambda x: (source_of(x[0]).file, min(x[1]))):
         for kind, i, line, change in sites(source_of(fn).node, lines):
             by_kind.setdefault(kind.split()[0], []).append((fn, kind, i, line, change))
     rng = random.Random(seed)
@@ -298,7 +298,7 @@ def try_mutant(m: Mutant, o: Options, known: Sequence[Recorded], kernel: Any, sm
             pair = Pair(model, kernel)
             out.example = examine(pair, r.rows[start : at + 1], start // (o.program_ops + 1))
             pair.pool.shutdown()
-            out.shrunk = len(out.example.rows) - 1
+            out.shrunk = len(out.example.rows) - 1 if out.example is not None else at - start
         return out
     return Outcome(m, False, done)
 
