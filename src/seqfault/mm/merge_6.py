@@ -454,15 +454,3 @@ def vma_insert_split(
     else:
         vma.vm_end = addr
     vma_complete(vp, mm)
-
-
-def vma_shrink(mm: ptr[mm_struct], vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t, pgoff: pgoff_t) -> errno_t:
-    """Reduce a VMA to [start, end), one of whose bounds is its own."""
-    if mm_alloc_fails():
-        return -ENOMEM
-    vp = init_vma_prep(vma)
-    vma_prepare(vp)
-    vma_set_range(vma, start, end, pgoff)
-    vma_complete(vp, mm)
-    validate_mm(mm)
-    return 0

@@ -96,8 +96,7 @@ def vma_modify_flags(
     end: vpn_t,
     newflags: flags_t,
 ) -> tuple[errno_t, ptr[vm_area_struct]]:
-    """Make a VMA of [start, end) of `vma`, which is about to get `newflags`; returns it;
-    vm_flags_reset is next.
+    """Make a VMA of [start, end) of `vma`, which is about to get `newflags` by vm_flags_reset; returns it.
 
     `prev`: the VMA before, or `vma` if the range begins inside it.  On an error a split may have happened.  Up to
     6.2 the callers of vma_merge and split_vma had these lines each; where memory for a merge is short they go on
