@@ -1,6 +1,6 @@
 """Writing back, and which pages are in memory.  mm/msync.c, mm/mincore.c, 4.12, 6.1, 6.18.
 
-Whether data reached a disk is not visible in an address space; what msync does is look at the range.
+Of what reaches a disk an address space shows only that pages are clean then.
 """
 
 from __future__ import annotations
@@ -8,20 +8,23 @@ from __future__ import annotations
 from seqfault.kernel import NULL, Size, array, integer, ptr, struct, the
 from seqfault.kernel.rwsem import down_read, up_read
 from seqfault.mm.frames import linear_page_index
-from seqfault.mm.opcodes import MS_ASYNC, MS_INVALIDATE
+from seqfault.mm.opcodes import MS_ASYNC, MS_INVALIDATE, MS_SYNC
 from seqfault.mm.pgtable import pte_at, pte_present
 from seqfault.mm.readahead import find_get_page
 from seqfault.mm.types import (
     ENOMEM,
     VM_LOCKED,
+    VM_SHARED,
     current_mm,
     errno_t,
     flags_t,
     mm_struct,
+    pgoff_t,
     vm_area_struct,
     vpn_t,
 )
 from seqfault.mm.vma import find_vma
+from seqfault.mm.writeback import vfs_fsync_range
 
 EBUSY = 16
 MINCORE_PAGES = Size("MINCORE_PAGES", 1024)  # the size of the user's buffer
@@ -56,6 +59,10 @@ def do_msync(start: vpn_t, end: vpn_t, flags: flags_t) -> errno_t:
             error = -EBUSY
             break
         error = unmapped_error
+        if flags & MS_SYNC and vma.vm_file and vma.vm_flags & VM_SHARED:
+            # Without mmap_sem in Linux; nobody else is here.
+            fstart: pgoff_t = vma.vm_pgoff + (start - vma.vm_start)
+            vfs_fsync_range(vma.vm_file, fstart, fstart + (min(end, vma.vm_end) - start))
         start = vma.vm_end
         if start >= end:
             break
