@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from program import ANON, HEAP, PAGE, RW, Program, R, at
 
+from seqfault.kernel import the
 from seqfault.mm.msync import EBUSY
 from seqfault.mm.opcodes import *
+from seqfault.mm.pgtable import pte_at, pte_dirty, vm_normal_page
 from seqfault.mm.types import (
     EACCES,
     EAGAIN,
@@ -23,6 +25,7 @@ from seqfault.mm.types import (
     VM_MERGEABLE,
     VM_SEALED,
     VM_WIPEONFORK,
+    task_mm,
 )
 
 FIXED = MREMAP_MAYMOVE | MREMAP_FIXED
@@ -399,3 +402,22 @@ def test_shared_anonymous_memory_is_not_anonymous(p) -> None:
     p.mmap(10, 1, RW, UAPI_MAP_SHARED | UAPI_MAP_ANONYMOUS)
     assert p.madvise(10, 1, MADV_FREE) == p.madvise(10, 1, MADV_WIPEONFORK) == -EINVAL
     assert ANON & UAPI_MAP_SHARED == 0
+
+
+def test_msync_cleans_pages_of_a_file_on_disk(each) -> None:
+    """Not of one in memory; and the next write makes them dirty again."""
+
+    def dirty(page: int) -> bool:
+        with each.machine:
+            e = pte_at(the(task_mm).mm, page)
+            return bool(pte_dirty(e) or vm_normal_page(e).dirty)
+
+    each.mmap(10, 2, RW, UAPI_MAP_SHARED, 2)
+    each.mmap(12, 1, RW, UAPI_MAP_SHARED, 0)
+    for page in (10, 11, 12):
+        each.write(page, 1)
+    assert each.call(OP_MSYNC, at(10), PAGE, MS_ASYNC) == 0 and dirty(10)
+    assert each.call(OP_MSYNC, at(11), 2 * PAGE, MS_SYNC) == 0
+    assert [dirty(page) for page in (10, 11, 12)] == [True, False, True]
+    each.write(11, 2)
+    assert dirty(11)
