@@ -25,7 +25,7 @@ from seqfault.mm.frames import (
     put_page,
     set_page_dirty,
 )
-from seqfault.mm.lru import folio_add_lru_vma, lru_add_drain, mlock_vma_folio
+from seqfault.mm.lru import folio_add_lru_vma, lru_add_drain, mlock_vma_folio, munlock_vma_folio
 from seqfault.mm.pgtable import (
     maybe_mkwrite,
     mk_pte,
@@ -185,7 +185,7 @@ def wp_page_copy(vmf: ptr[vm_fault]) -> fault_t:
                 if old_page:
                     page_remove_rmap(old_page)  # only now: whoever sees it unmapped may reuse it
                     if FULL:
-                        mlock_vma_folio(old_page, vma)
+                        munlock_vma_folio(old_page, vma)
                 new_page = old_page  # the mapping's reference, given back below
                 ret = VM_FAULT_WRITE
             if new_page:

@@ -41,6 +41,7 @@ ROWS = (
     Row("page.readahead", "none", "none", "include/linux/page-flags.h: PG_readahead", BIT),
     Row("page.lru", "none", "none", "include/linux/page-flags.h: PG_lru", BIT),
     Row("page.not_uptodate", "none", "none", "include/linux/page-flags.h: PG_uptodate", BIT),
+    Row("page.mlock_count", "none", "none", "include/linux/mm_types.h: mlock_count", "Of pages on the LRU lists."),
     Row("page.folio_start", "none", "none", "include/linux/mm_types.h: struct folio", FOLIO),
     Row("page.folio_pages", "none", "none", "include/linux/mm_types.h: struct folio", FOLIO),
     Row("mm_struct.pmd_group", "none", "none", "", "The model's own: how many tables a group of upper entries has."),

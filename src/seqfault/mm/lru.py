@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from seqfault.kernel import NULL, array, integer, ptr, struct, the
 from seqfault.mm.frames import get_page, put_page
-from seqfault.mm.types import FULL, LINUX, VM_LOCKED, page, vm_area_struct
+from seqfault.mm.pgtable import pmd_next_used, pte_at, pte_present, vm_normal_page
+from seqfault.mm.types import FULL, LINUX, VM_LOCKED, page, pte_t, vm_area_struct, vma_mm, vpn_t
 
 PAGEVEC_SIZE = 31  # commit 9cecde80aae0 (6.9); 15 before
 MOST = 31
@@ -70,8 +71,7 @@ def folio_add_lru(p: ptr[page]):
             lru_add_move()
 
 
-def mlock_folio(p: ptr[page]):
-    """mlock_folio, mlock_new_folio, munlock_folio: what differs is on which list the page will be."""
+def mlock_folio_add(p: ptr[page]):
     b = the(cpu_fbatches)
     get_page(p)
     b.mlock[b.nr_mlock] = p
@@ -80,10 +80,28 @@ def mlock_folio(p: ptr[page]):
         mlock_drain_local()
 
 
+def mlock_folio(p: ptr[page]):
+    """mlock_folio, mlock_new_folio: one more VMA has the page locked."""
+    p.mlock_count += 1
+    mlock_folio_add(p)
+
+
+def munlock_folio(p: ptr[page]):
+    if p.mlock_count != 0:
+        p.mlock_count -= 1
+    mlock_folio_add(p)
+
+
 def mlock_vma_folio(p: ptr[page], vma: ptr[vm_area_struct]):
-    """A page was mapped into the VMA, or unmapped (munlock_vma_folio)."""
+    """A page was mapped into the VMA."""
     if LINUX >= 518 and vma.vm_flags & VM_LOCKED:
         mlock_folio(p)
+
+
+def munlock_vma_folio(p: ptr[page], vma: ptr[vm_area_struct]):
+    """A page was unmapped from the VMA."""
+    if LINUX >= 518 and vma.vm_flags & VM_LOCKED:
+        munlock_folio(p)
 
 
 def folio_add_lru_vma(p: ptr[page], vma: ptr[vm_area_struct]):
@@ -92,3 +110,23 @@ def folio_add_lru_vma(p: ptr[page], vma: ptr[vm_area_struct]):
         mlock_folio(p)
     else:
         folio_add_lru(p)
+
+
+def mlock_vma_pages_range(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t, lock: bool):
+    """The pages that are there when a VMA is locked or unlocked."""
+    if LINUX < 518:
+        return
+    lru_add_drain()
+    mm = vma_mm(vma)
+    addr: vpn_t = pmd_next_used(mm, start, end)
+    while addr < end:
+        pte: pte_t = pte_at(mm, addr)
+        if pte_present(pte):
+            p = vm_normal_page(pte)
+            if p:
+                if lock:
+                    mlock_folio(p)
+                else:
+                    munlock_folio(p)
+        addr = pmd_next_used(mm, addr + 1, end)
+    lru_add_drain()

@@ -9,7 +9,7 @@ from seqfault.kernel import BUG_ON, NULL, ptr, seq_point, xchg
 from seqfault.mm.anon_vma import unlink_anon_vmas
 from seqfault.mm.file import unlink_file_vma
 from seqfault.mm.frames import PageAnon, page_remove_rmap, set_page_dirty
-from seqfault.mm.lru import lru_add_drain, mlock_folio
+from seqfault.mm.lru import lru_add_drain, munlock_folio
 from seqfault.mm.pgtable import (
     PMDS_PER_GROUP,
     pmd_addr_end,
@@ -106,7 +106,7 @@ def zap_pte_range(tlb: ptr[mmu_gather], pmd: pmd_t, addr: vpn_t, end: vpn_t) -> 
                         force_flush = True
                     page_remove_rmap(p)
                     if FULL and LINUX >= 518 and tlb.locked:
-                        mlock_folio(p)
+                        munlock_folio(p)
                     if __tlb_remove_page(tlb, p):
                         force_flush = True
                         addr += 1
@@ -209,7 +209,7 @@ def madvise_free_single_vma(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t) 
             p = vm_normal_page(pte)
             if p and not (p.dirty and p.mapcount != 1):
                 p.dirty = False
-                p.lazyfree = True
+                p.lazyfree = p.mlock_count == 0  # folio_mark_lazyfree leaves unevictable pages alone
                 table.pte[pte_index(addr)] = pte_mkclean(pte)
         pte_unmap_unlock(table)
         addr = pmd_next_used(mm, addr + 1, end)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from seqfault.kernel import NULL, ptr
 from seqfault.kernel.rwsem import down_write, up_write
-from seqfault.mm.lru import lru_add_drain
+from seqfault.mm.lru import mlock_vma_pages_range
 from seqfault.mm.modify import vm_flags_reset, vma_modify_flags
 from seqfault.mm.opcodes import MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT
 from seqfault.mm.populate import __mm_populate, mm_populate
@@ -60,8 +60,8 @@ def mlock_fixup(
         mm.locked_vm -= end - start
     elif not oldflags & VM_LOCKED:
         mm.locked_vm += end - start
-    if not (newflags & oldflags & VM_LOCKED):
-        lru_add_drain()  # mlock_vma_pages_range
+    if (newflags ^ oldflags) & VM_LOCKED:
+        mlock_vma_pages_range(changed, start, end, newflags & VM_LOCKED != 0)
     vm_flags_reset(changed, newflags)
     return 0, changed
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from seqfault.kernel import NULL, integer, pool_object, ptr
 from seqfault.mm.file import file_mapping, i_mmap_lock_write, i_mmap_unlock_write, truncate_inode_pages_range
+from seqfault.mm.frames import set_page_dirty
 from seqfault.mm.memory import unmap_single_vma
-from seqfault.mm.readahead import block_truncate_page, page_cache_alloc
+from seqfault.mm.readahead import block_truncate_page, find_get_page, page_cache_alloc
 from seqfault.mm.tlb import tlb_finish_mmu, tlb_gather_mmu
 from seqfault.mm.types import (
     ENOMEM,
@@ -56,6 +57,16 @@ def unmap_mapping_range(mapping: ptr[file], start: pgoff_t, end: pgoff_t, even_c
     i_mmap_unlock_write(mapping)
 
 
+def truncate_partial_page(mapping: ptr[file], index: pgoff_t, shrunk: bool):
+    """The end of the file lies in its last page: what is behind it becomes zero.  shmem does that to cached pages only,
+    which are dirty then (truncate_inode_partial_folio)."""
+    p = find_get_page(mapping, index)
+    if not mapping.shmem:
+        block_truncate_page(mapping, index)
+    elif p and shrunk:
+        set_page_dirty(p)
+
+
 def do_ftruncate(f: ptr[file], pages: pgoff_t, tail: page_offset_t) -> errno_t:
     """Set the size to `pages` whole pages and `tail` bytes.  Private copies behind the end go too."""
     mapping = file_mapping(f)
@@ -73,7 +84,7 @@ def do_ftruncate(f: ptr[file], pages: pgoff_t, tail: page_offset_t) -> errno_t:
         truncate_inode_pages_range(mapping, size, old)
     if old > size or (old == size and (old_tail == 0 or old_tail >= tail)):
         if tail != 0:
-            block_truncate_page(mapping, size - 1)
+            truncate_partial_page(mapping, size - 1, old > size or old_tail != tail)
     elif old_tail != 0:
         block_truncate_page(mapping, old - 1)
     return 0

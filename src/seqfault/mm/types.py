@@ -177,8 +177,8 @@ class page:
 
     `refcount` (_refcount) and `mapcount` (_mapcount + 1) change by atomic steps; `index` and `mapping`
     say where the reverse map finds it (an anon_vma, or NULL for a page of a file); `data` is its content.
-    Only with FULL: PG_dirty, not PG_swapbacked, PG_anon_exclusive, PG_readahead, PG_lru, not PG_uptodate;
-    which folio it is part of, where that has several pages.
+    Only with FULL: PG_dirty, not PG_swapbacked, PG_anon_exclusive, PG_readahead, PG_lru, not PG_uptodate; in how
+    many places it is locked; which folio it is part of, where that has several pages.
     """
 
     refcount: count_t = 1  # atomic
@@ -193,6 +193,7 @@ class page:
     readahead: bool  # none
     lru: bool  # none
     not_uptodate: bool  # none
+    mlock_count: full_count_t  # none
     folio_start: integer(0, FULL * PGOFF_MAX)  # none
     folio_pages: integer(0, FULL * 512)  # none
 
