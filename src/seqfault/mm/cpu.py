@@ -17,8 +17,10 @@ from seqfault.kernel import (
     smp_processor_id,
     the,
 )
+from seqfault.mm.frames import set_page_dirty
 from seqfault.mm.madvise import sys_madvise
 from seqfault.mm.pgtable import PTE_READ, PTE_WRITE, pmd_index, pte_at, pte_index, pte_mkdirty, pte_pfn
+from seqfault.mm.readahead import RA_PAGES
 from seqfault.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
 from seqfault.mm.types import (
     FULL,
@@ -59,6 +61,14 @@ def access(entry: pte_t, write: bool, value: data_t) -> data_t:
 
 
 # -- with FULL: one CPU, whose TLB would hold what the page tables do
+def file_notices_write(p: ptr[page]):
+    """A file on disk write-protects its clean pages, so that the first write tells it (vma_wants_writenotify,
+    page_mkwrite); here entries are writable, and it is told of each."""
+    mapping = p.mapping_file
+    if mapping and not p.mapping and not mapping.shmem and RA_PAGES != 0:
+        set_page_dirty(p)
+
+
 def user_access(mm: ptr[mm_struct], addr: vpn_t, write: bool, value: data_t) -> user_result_t:
     """One load or store of user code in `mm`, the running task's: the byte read, or 0; -1000 - signal."""
     need: pgprot_t = PTE_WRITE if write else PTE_READ
@@ -68,6 +78,7 @@ def user_access(mm: ptr[mm_struct], addr: vpn_t, write: bool, value: data_t) -> 
             if write:
                 table = mm.pmd[pmd_index(addr)]
                 table.pte[pte_index(addr)] = pte_mkdirty(e)
+                file_notices_write(pool_object(page, pte_pfn(e)))
             return access(e, write, value)
         signal: signal_t = do_page_fault(mm, addr, write)
         if signal != 0:
