@@ -120,9 +120,7 @@ def anon_vma_compatible(a: ptr[vm_area_struct], b: ptr[vm_area_struct]) -> bool:
     return b.vm_pgoff == a.vm_pgoff + (b.vm_start - a.vm_start)
 
 
-def reusable_anon_vma(
-    old: ptr[vm_area_struct], a: ptr[vm_area_struct], b: ptr[vm_area_struct]
-) -> ptr[anon_vma]:
+def reusable_anon_vma(old: ptr[vm_area_struct], a: ptr[vm_area_struct], b: ptr[vm_area_struct]) -> ptr[anon_vma]:
     """The anon_vma of `old`, one of the neighbours `a` and `b`, if both may use it.
 
     Only mmap_sem for reading is held: `old` may be getting its anon_vma just now.
