@@ -17,6 +17,7 @@ from seqfault.mm.types import (
     EFAULT,
     EINVAL,
     ENOMEM,
+    LINUX,
     NR_PAGES,
     VM_ACCESS_FLAGS,
     VM_LOCKONFAULT,
@@ -132,5 +133,7 @@ def madvise_populate(mm: ptr[mm_struct], start: vpn_t, end: vpn_t, write: bool) 
     mappings, and a hole stops them."""
     down_read(mm.mmap_sem)
     error: errno_t = madvise_populate_locked(mm, start, end, write)
+    if LINUX >= 609:
+        lru_add_drain()  # the range is one call since then, and drains even where there is no VMA
     up_read(mm.mmap_sem)
     return error
