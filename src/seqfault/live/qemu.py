@@ -200,7 +200,9 @@ class QemuKernel(LiveKernel):
             Control("swap", ABSENT, "the guest has none"),
             Control("numa balancing", ABSENT, "the guest has one node"),
             Control("overcommit", CONTROLLED, "vm.overcommit_memory is 0 in the guest, as in the model"),
-            Control("max_map_count", CONTROLLED, "vm.max_map_count is 65530 in the guest, as in the model"),
+            Control(
+                "max_map_count", CONTROLLED, "vm.max_map_count is 2000 in the guest; map_count knows it"
+            ),
             Control("processor", CONTROLLED, "the guest has one; no protection keys"),
             Control("file on disk", MASKED, "it lies on ramfs: write-back and its write notification are not compared"),
             *(

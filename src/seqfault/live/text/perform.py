@@ -80,7 +80,7 @@ from seqfault.mm.opcodes import (
 )
 
 UNLIMITED = -1
-MAX_MAP_COUNT = 65530  # vm.max_map_count
+MAX_MAP_COUNT, GUEST_MAX_MAP_COUNT = 65530, 2000  # vm.max_map_count, of a guest set by guest.py
 NOT_HERE = -38
 
 
@@ -150,14 +150,15 @@ def map_count(s: ptr[runner]) -> int:
 
 def limit_map_count(s: ptr[runner], more: int) -> int:
     """At most `more` VMAs from now on: what fills the address space above the window is split into so many."""
+    limit = GUEST_MAX_MAP_COUNT if s.guest else MAX_MAP_COUNT
     n = map_count(s)
     at = WINDOW_BASE + (s.nr_pages + 16) * PAGE_SIZE
-    while n + 2 <= MAX_MAP_COUNT - more:
+    while n + 2 <= limit - more:
         if call3(NR_MPROTECT, at, PAGE_SIZE, PROT_READ) < 0:
             break
         at += 2 * PAGE_SIZE
         n += 2
-    if n < MAX_MAP_COUNT - more:
+    if n < limit - more:
         # one VMA more: the first page of the last piece, whose neighbour below is what it was made like
         call3(NR_MPROTECT, at - PAGE_SIZE, PAGE_SIZE, 2)
     return 0
