@@ -24,12 +24,14 @@ from seqfault.live.text.calls import (
     NR_MUNMAP,
     NR_PREAD64,
     NR_PWRITE64,
+    NR_SYNC_FILE_RANGE,
     O_CREAT,
     O_RDONLY,
     O_RDWR,
     O_WRONLY,
     PROT_READ,
     SHARED,
+    SYNC_FILE_RANGE_WRITE_AND_WAIT,
     call1,
     call2,
     exit_group,
@@ -97,6 +99,9 @@ def reset_files(s: ptr[runner]):
         # not to 0: ext4 writes a file that was cut to nothing when it is closed (auto_da_alloc)
         call2(NR_FTRUNCATE, FD_TEST + 2, 1)
         call2(NR_FTRUNCATE, FD_TEST + 2, 6 * PAGE_SIZE)
+        # what is being written back is not paged out: let it end
+        syscall6(NR_SYNC_FILE_RANGE, FD_TEST + 2, 0, 0, SYNC_FILE_RANGE_WRITE_AND_WAIT, 0, 0)
+        syscall6(277, FD_TEST + 2, 0, 0, 1, 0, 0)
     # dirty, even where they were written back since
     for i in range(6):
         write_byte(s, FD_TEST + 2, i, DISK_BYTE + i)
