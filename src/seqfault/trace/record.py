@@ -261,7 +261,7 @@ def record(
     if every:
         between = ["-e", f"inject=mmap,munmap,mprotect,mremap,madvise:delay_enter={micro // 4}:when={every}+{every}"]
     tracer = [
-        *("strace", "-f", "-ttt", "-T", "-y", "-o", str(trace), "-e", f"trace={calls}"),
+        *("strace", "-f", "--seccomp-bpf", "-ttt", "-T", "-y", "-o", str(trace), "-e", f"trace={calls}"),
         *("-e", f"inject=execve,execveat:delay_exit={micro}", "-e", f"inject=exit_group:delay_enter={micro}"),
         *between,
         *("env", "--", *program),
