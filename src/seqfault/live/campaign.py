@@ -42,7 +42,7 @@ class Options:
 
     @property
     def plan(self) -> Plan:
-        return Plan(self.seed, self.program_ops, self.geometry, 1000 if self.kernel == "host" else 200)
+        return Plan(self.seed, self.program_ops, self.geometry, 500 if self.kernel == "host" else 200)
 
     @property
     def seal(self) -> bool:

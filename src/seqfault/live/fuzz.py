@@ -12,13 +12,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from seqfault.live.compare import DETAIL_WORDS, DETAILS, KEPT, OUTSIDE, Mask, Mismatch, compare
+from seqfault.live.compare import DETAIL_WORDS, DETAILS, KEPT, OUTSIDE, PAGE, Mask, Mismatch, compare
 from seqfault.live.export import Record, read_record
 from seqfault.live.generate import Plan, programs
 from seqfault.live.model import ModelSide
 from seqfault.live.script import row_text
 from seqfault.live.shrink import shrink
-from seqfault.mm.opcodes import ABSENT, NAMES
+from seqfault.mm.opcodes import ABSENT, MADV_PAGEOUT, NAMES, OP_MADVISE
 
 Int64 = NDArray[np.int64]
 CHUNK_ROWS = 10_000
@@ -205,12 +205,14 @@ def tally_results(t: Tally, rows: Int64, stream: Int64, offsets: Int64, n: int) 
         t.results.pop((op, 0), None)
 
 
-def disturbance(m: Mismatch | None) -> str:
-    """What else on the machine may have caused a difference that did not show again, or ""."""
+def disturbance(m: Mismatch | None, row: Int64) -> str:
+    """What else on the machine may have caused a difference at `row` that did not show again, or ""."""
     if m is not None and m.why == KEPT:
         return "a write kept or copied its page otherwise: others on the processor empty its batches of LRU pages"
     if m is not None and m.why == DETAILS and m.index % DETAIL_WORDS in (2, 3):
         return "pages of the file on disk were clean: the kernel wrote them back"
+    if m is not None and m.why == PAGE and row[0] == OP_MADVISE and row[4] == MADV_PAGEOUT:
+        return "MADV_PAGEOUT left a page: it was in a processor's batch, or being written"
     return ""
 
 
@@ -237,8 +239,9 @@ def run_chunk(
         part = rows[program * size : at + both.at + 1]
         about = both.message or f"{both.mismatch}"
         found = examine(pair, part, first + program, note) if pair.differing([part])[0] >= 0 else None
-        if found is None and disturbance(both.mismatch):
-            t.disturbed[disturbance(both.mismatch)] += 1
+        cause = disturbance(both.mismatch, part[-1])
+        if found is None and cause:
+            t.disturbed[cause] += 1
         elif found is None:
             t.unstable.append(f"program {first + program}, operation {len(part) - 1}, {row_text(part[-1])}: {about}")
         else:

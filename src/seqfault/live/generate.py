@@ -130,7 +130,7 @@ class Plan:
     seed: int = 0
     program_ops: int = 250
     geometry: Geometry = field(default_factory=Geometry)
-    map_count_every: int = 1000
+    map_count_every: int = 500
 
 
 @jit
@@ -411,7 +411,7 @@ def fill_program(  # type: ignore[no-untyped-def]
     if map_count and len(rows) > 1:
         profile = LIMITS
         rows[1, 0] = OP_MAP_COUNT
-        rows[1, 2] = 8 + rnd(state, 24)
+        rows[1, 2] = 5 + rnd(state, 14)
         begin = 2
     child = False
     head = rnd(state, RECENT)

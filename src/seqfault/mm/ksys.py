@@ -17,7 +17,7 @@ from seqfault.mm.cpu import user_access
 from seqfault.mm.mlock import do_mlock, do_mlockall, do_munlock, do_munlockall
 from seqfault.mm.mmap import do_mmap, do_munmap
 from seqfault.mm.mprotect import do_mprotect
-from seqfault.mm.mremap import do_mremap, vma_lookup
+from seqfault.mm.mremap import do_mremap, too_many_to_move, vma_lookup
 from seqfault.mm.mseal import do_mseal
 from seqfault.mm.msync import MINCORE_PAGES, do_mincore, do_msync
 from seqfault.mm.opcodes import (
@@ -288,6 +288,8 @@ def ksys_mremap(addr: s64, old_len: s64, new_len: s64, flags: s64, new_addr: s64
     if unmapped(addr):
         if LINUX < 516 and not flags & MREMAP_FIXED and old_pages >= new_pages:
             return addr  # nothing there to cut off
+        if flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) and too_many_to_move(current_mm()):
+            return -ENOMEM
         return -EFAULT
     if not in_window(addr, 1):
         return OUTSIDE

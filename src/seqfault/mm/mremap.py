@@ -86,6 +86,12 @@ def vrm_clear(vrm: ptr[vma_remap_struct]):
     vrm.populate = False
 
 
+def too_many_to_move(mm: ptr[mm_struct]) -> bool:
+    """Whether a move to a given address is refused at once, since 5.2 (commit ea2c3f6f5545): it may split both places
+    in three before it fails for want of VMAs."""
+    return LINUX >= 502 and mm.map_count + 2 >= sysctl_max_map_count(mm) - 3
+
+
 # -- the copy
 def vm_area_dup(vma: ptr[vm_area_struct]) -> ptr[vm_area_struct]:
     new = kmem_cache_alloc(vm_area_struct)
@@ -325,7 +331,7 @@ def can_modify_mm(mm: ptr[mm_struct], start: vpn_t, len: len_t) -> bool:
 def old_mremap_to(vrm: ptr[vma_remap_struct]) -> addr_or_errno_t:
     """mremap_to: what is at the new place goes first; that the source cannot be moved is found out later."""
     mm = current_mm()
-    if LINUX >= 502 and mm.map_count + 2 >= sysctl_max_map_count(mm) - 3:
+    if too_many_to_move(mm):
         return -ENOMEM  # ea2c3f6f5545
     if LINUX >= 610 and not can_modify_mm(mm, vrm.addr, vrm.old_len):
         return -EPERM
@@ -483,7 +489,7 @@ def remap_move(vrm: ptr[vma_remap_struct]) -> addr_or_errno_t:
 
 def new_mremap(vrm: ptr[vma_remap_struct]) -> addr_or_errno_t:
     mm = current_mm()
-    if vrm_implies_new_addr(vrm) and mm.map_count + 2 >= sysctl_max_map_count(mm) - 3:
+    if vrm_implies_new_addr(vrm) and too_many_to_move(mm):
         return -ENOMEM
     if vrm.flags & MREMAP_FIXED and vrm.old_len == vrm.new_len:
         return remap_move(vrm)

@@ -100,9 +100,11 @@ class uapi_request:
 
 @struct(pool=1, private=True)
 class uapi_world:
-    """Which processes live."""
+    """Which processes live; whether VMAs were made scarce (on a kernel by tens of thousands of them, of which smaps
+    would tell at length: such programs have no details)."""
 
     alive: array[bool, NR_MMS]
+    crowded: bool
 
 
 # -- processes
@@ -205,6 +207,7 @@ def uapi_restart() -> s64:
             uapi_process(i)
             exit_mmap(pool_object(mm_struct, i))
             world.alive[i] = False
+    world.crowded = False
     if TEST_FILES:
         test_files()
     uapi_start()
@@ -224,6 +227,7 @@ def uapi_rlimit_as(pages: s64) -> s64:
 def uapi_map_count(more: s64) -> s64:
     mm = current_mm()
     mm.max_map_count = mm.map_count + more
+    the(uapi_world).crowded = True
     return 0
 
 
@@ -301,7 +305,7 @@ def uapi_observe():
     world = the(uapi_world)
     seen = the(uapi_observed)
     out = the(mincore_vec)
-    detail = seen.detail_every != 0 and seen.row % max(seen.detail_every, 1) == 0
+    detail = seen.detail_every != 0 and seen.row % max(seen.detail_every, 1) == 0 and not world.crowded
     seen.row += 1
     mask: s64 = 0
     for i in range(NR_MMS):

@@ -151,6 +151,7 @@ def map_count(s: ptr[runner]) -> int:
 def limit_map_count(s: ptr[runner], more: int) -> int:
     """At most `more` VMAs from now on: what fills the address space above the window is split into so many."""
     limit = GUEST_MAX_MAP_COUNT if s.guest else MAX_MAP_COUNT
+    s.crowded = 1
     n = map_count(s)
     at = WINDOW_BASE + (s.nr_pages + 16) * PAGE_SIZE
     while n + 2 <= limit - more:

@@ -69,7 +69,7 @@ from seqfault.live.text.perform import perform
 from seqfault.live.text.reach import ask_for, reach
 from seqfault.live.text.state import ALL, runner, scratch
 from seqfault.live.text.ticking import tick, tick_to
-from seqfault.mm.opcodes import ABSENT, OP_EXIT, OP_FORK, OP_START
+from seqfault.mm.opcodes import ABSENT, OP_EXIT, OP_FORK, OP_MAP_COUNT, OP_START
 
 SHORT = 32  # rows: in so short a program all VMAs are looked at after each
 PATIENCE_MS = 100  # between two looks at whether process 1 is still there
@@ -173,7 +173,9 @@ def step(s: ptr[runner], row: int, number: int, everything: bool, out: int) -> i
     looked at, or those that the operation can have changed."""
     op = load64(row)
     who = load64(row + 8)
-    detail = s.detail_every != 0 and number % s.detail_every == 0
+    detail = s.detail_every != 0 and number % s.detail_every == 0 and not s.crowded
+    if op == OP_MAP_COUNT and who == 0:
+        detail = False
     result = ABSENT
     answered = False
     store64(C_VECTOR, -1)

@@ -31,6 +31,7 @@ class runner:
     ticked: int
     cpu: int
     all_vmas_every: int
+    crowded: int  # whether MAP_COUNT made VMAs scarce: no details then, smaps would be megabytes
     ask: int  # which VMAs have to be looked at anew: NO_VMA, SOME, ALL
     ask_low: int  # SOME: those that touch [ask_low, ask_high]
     ask_high: int
