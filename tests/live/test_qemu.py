@@ -138,3 +138,62 @@ def test_a_guest_that_hangs_is_reported(debian):
     with pytest.raises(qemu.GuestDied, match="did nothing"):
         guest.wait(lambda: False, lambda: 0, 0.2)
     assert guest.process.poll() is not None
+
+
+# -- the runner in a guest
+@pytest.fixture(scope="module")
+def kernel(debian):
+    from seqfault.live.generate import Geometry
+
+    k = qemu.open_qemu(Geometry(), 16, str(debian))
+    yield k
+    k.close()
+
+
+def test_what_the_guest_is_asked_is_answered(kernel):
+    """Results by hand: a write to fresh memory, a read of it, mseal, which 6.1 does not have, and a guard region, which
+    is no advice that it knows."""
+    from seqfault.live.script import parse_script
+
+    rows = parse_script(
+        "mmap(W+520p, 2p, PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS, -1, 0)\n"
+        "write(W+520p, 7)\n"
+        "read(W+520p)\n"
+        "mseal(W+520p, 1p, 0)\n"
+        "madvise(W+520p, 1p, MADV_GUARD_INSTALL)\n"
+        "read(W+530p)\n"
+    )
+    stream, at, why = kernel.run(rows)
+    assert not why
+    assert [int(stream[i]) for i in at[:-1]] == [0, 0x100000000000 + 520 * 4096, 0, 7, -38, -22, -1011]
+
+
+def test_model_and_guest_agree(kernel):
+    """Random programs: every record the same, and no case of merging left out."""
+    from seqfault.live.fuzz import Pair, merge_counts, run_chunk
+    from seqfault.live.generate import Geometry, Plan
+    from seqfault.live.model import ModelSide
+
+    g = Geometry()
+    pair = Pair(ModelSide(601, g, 16, **kernel.sizes), kernel)
+    t = run_chunk(pair, Plan(31, 100, g, 0), 0, 40, False)
+    pair.pool.shutdown()
+    assert not t.found, t.found[0]
+    assert not t.unstable
+    assert t.ops == 4000
+    assert all(merge_counts(t).values()), merge_counts(t)
+
+
+def test_a_guest_that_dies_is_replaced(kernel):
+    from seqfault.live.generate import Geometry, Plan, programs
+
+    rows = programs(Plan(1, 50, Geometry(), 0), 0, 2, False)
+    before, at, _ = kernel.run(rows)
+    boots = kernel.boots
+    kernel.guest.process.kill()
+    kernel.guest.process.wait()
+    _, _, why = kernel.run(rows)
+    assert "qemu ended" in why
+    after, at_after, why = kernel.run(rows)
+    assert not why and kernel.boots == boots + 1
+    assert len(before) == len(after) and (at == at_after).all()

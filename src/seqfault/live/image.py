@@ -70,7 +70,7 @@ def find_image(kernel: str = "debian-6.1", given: Path | None = None) -> Path:
         f"no vmlinuz-{series}* in {BOOT}, ${KERNEL_VARIABLE} not set.\n"
         "Debian's package serves as it is, it need not be installed (on Debian 12):\n"
         f"  mkdir -p {folder} && cd {folder}\n"
-        f"  apt-get download $(apt-cache depends linux-image-amd64 | grep -o 'linux-image-{series}.*')\n"
+        f"  apt-get download $(apt-cache depends linux-image-amd64 | grep -o 'linux-image-{series}[^ ]*')\n"
         f"Or give a bzImage, a vmlinux or a .deb: --image FILE, or {KERNEL_VARIABLE}=FILE."
     )
 
@@ -121,7 +121,10 @@ def bootable(path: Path, cache: Path) -> Path:
     if kept.is_file():
         return kept
     image = deb_member(path, "./boot/vmlinuz-") if path.suffix == ".deb" else path.read_bytes()
-    elf = vmlinux_of(image)
+    try:
+        elf = vmlinux_of(image)
+    except BadImage as e:
+        raise BadImage(f"{path}: {e}; give a bzImage, a vmlinux or a Debian package (.deb)") from None
     if elf is image:
         return path
     cache.mkdir(parents=True, exist_ok=True)

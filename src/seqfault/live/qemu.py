@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,8 +47,13 @@ class GuestDied(Exception):
     """qemu ended, or the guest stopped answering; the text holds the last lines of its console."""
 
 
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
 def die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    """In the child, before exec: it ends with the thread that started it."""
+    if _prctl is not None:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Guest:
@@ -79,6 +85,7 @@ class Guest:
                 stderr=subprocess.STDOUT,
                 pass_fds=(ram, ramdisk),
                 preexec_fn=die_with_parent,
+                start_new_session=True,  # Ctrl-C is ours
             )
 
     @staticmethod
@@ -123,9 +130,15 @@ class Guest:
 
 def boot(kernel: str, init: bytes, image: Path | None = None) -> Guest:
     """Boot `kernel` ("debian-6.1") with `init` as its first program."""
-    found = find_image(kernel, image)
-    qemu = find_qemu()
-    return Guest(bootable(found, cache_folder(kernel)), init, qemu)
+    missing = []
+    for find in (find_qemu, lambda: find_image(kernel, image)):
+        try:
+            find()
+        except NotInstalled as e:
+            missing.append(str(e))
+    if missing:
+        raise NotInstalled("\n".join(missing))
+    return Guest(bootable(find_image(kernel, image), cache_folder(kernel)), init, find_qemu())
 
 
 class QemuKernel(LiveKernel):
@@ -200,9 +213,7 @@ class QemuKernel(LiveKernel):
             Control("swap", ABSENT, "the guest has none"),
             Control("numa balancing", ABSENT, "the guest has one node"),
             Control("overcommit", CONTROLLED, "vm.overcommit_memory is 0 in the guest, as in the model"),
-            Control(
-                "max_map_count", CONTROLLED, "vm.max_map_count is 2000 in the guest; map_count knows it"
-            ),
+            Control("max_map_count", CONTROLLED, "vm.max_map_count is 2000 in the guest; map_count knows it"),
             Control("processor", CONTROLLED, "the guest has one; no protection keys"),
             Control("file on disk", MASKED, "it lies on ramfs: write-back and its write notification are not compared"),
             *(
