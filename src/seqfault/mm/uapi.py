@@ -33,6 +33,7 @@ from seqfault.mm.ksys import (
     user_byte,
     vm_mmap_pgoff,
 )
+from seqfault.mm.lru import lru_add_drain
 from seqfault.mm.msync import mincore_vec
 from seqfault.mm.observe import observe_mm, uapi_observed, uapi_vmflags
 from seqfault.mm.opcodes import (
@@ -332,6 +333,11 @@ def uapi_observe():
 
 
 def uapi_step():
-    """The entry of a batch: one operation and its record."""
+    """The entry of a batch: one operation and its record.
+
+    The runner on the live kernel empties the processor's batches of pages before each operation, since other
+    programs may do so at any time.
+    """
+    lru_add_drain()
     uapi_op()
     uapi_observe()

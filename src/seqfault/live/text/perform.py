@@ -165,16 +165,23 @@ def limit_map_count(s: ptr[runner], more: int) -> int:
     return 0
 
 
+def lru_add_drain():
+    """Empty this processor's batches of pages, which hold references and may be emptied by others at any time.
+    MADV_COLD begins with that."""
+    call3(NR_MADVISE, COMM_BASE, PAGE_SIZE, MADV_COLD)
+
+
 def madvise(addr: int, size: int, advice: int) -> int:
-    """MADV_FREE marks its pages when this processor's batch is emptied; MADV_COLD begins with that (lru_add_drain)."""
+    """MADV_FREE marks its pages when the batch that they are in is emptied."""
     r = call3(NR_MADVISE, addr, size, advice)
     if advice == MADV_FREE:
-        call3(NR_MADVISE, COMM_BASE, PAGE_SIZE, MADV_COLD)
+        lru_add_drain()
     return r
 
 
 def perform(s: ptr[runner], row: int) -> int:
     """One operation; `row`: the address of its eight words.  Its result as the system call gives it."""
+    lru_add_drain()
     op = load64(row)
     a = load64(row + 16)
     b = load64(row + 24)
