@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+import seqfault
 from seqfault.compile.ir import CompileError
 from seqfault.kernel.places import Place
 from seqfault.kernel.types import KernelTypeError, PtrType, Struct, Type, as_type
@@ -39,9 +40,9 @@ class Source:
 
 def short_file(path: str) -> str:
     """A file's name as shown: relative to the package, or to the current directory where it lies there."""
-    marker = os.sep + "seqfault" + os.sep
-    if (marker in path and "site-packages" + os.sep + "seqfault" in path) or "src" + marker in path:
-        return path.rsplit(marker, 1)[1]
+    package = os.path.dirname(os.path.abspath(seqfault.__file__)) + os.sep
+    if path.startswith(package):
+        return path[len(package) :]
     rel = os.path.relpath(path)
     return path if rel.startswith("..") else rel
 
