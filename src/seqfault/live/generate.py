@@ -376,8 +376,9 @@ def mremap_row(row, state, recent, spans, nr_pages):  # type: ignore[no-untyped-
         flags = rnd(state, 16)
         if flags & 2 and target == 0:  # page 0 is outside of the window, but root may map it
             target = WINDOW_BASE + to * PAGE
-    if to + new > nr_pages - 1 and new_bytes == new * PAGE:  # nothing reaches over the window's fence
-        target = WINDOW_BASE + (nr_pages - 1 - new) * PAGE
+    reach = (new_bytes + PAGE - 1) // PAGE if 0 < new_bytes < 1 << 32 else new
+    if to + reach > nr_pages - 1 and target == WINDOW_BASE + to * PAGE:  # nothing reaches over the window's fence
+        target = WINDOW_BASE + (nr_pages - 1 - reach) * PAGE
     row[2], row[3], row[4], row[5], row[6] = addr, old_bytes, new_bytes, flags, target
     return start, n, to, new
 
