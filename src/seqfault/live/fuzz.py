@@ -22,6 +22,7 @@ from seqfault.mm.opcodes import ABSENT, MADV_PAGEOUT, NAMES, OP_MADVISE
 
 Int64 = NDArray[np.int64]
 CHUNK_ROWS = 10_000
+AGAIN = 6  # how often a difference must show
 
 
 class KernelSide(Protocol):
@@ -253,15 +254,24 @@ def run_chunk(
     return t
 
 
+def steady(pair: Pair, rows: Int64) -> bool:
+    """Whether a program differs at its last row each time that it is run."""
+    return all(at == len(rows) - 1 for at in pair.differing([rows] * AGAIN))
+
+
 def examine(pair: Pair, part: Int64, program: int, note: Callable[[str], None] | None = None) -> Found | None:
-    """Shrink a program that differs at its last row, and keep what both sides say of it; None if in the end it does
-    not differ any more."""
+    """Shrink a program that differs at its last row, and keep what both sides say of it; None if it does not differ
+    each time.  Where only the shrunk form does not, it is kept as it was."""
     tell = None if note is None else (lambda n: note(f"shrinking: {n} operations"))
     both = pair.run(part)
     done = both.offsets[: both.compared]
     worked = np.ones(len(part), bool)  # what failed changed nothing, most of the time
     worked[: len(done)] = both.stream[done] >= 0
     small = shrink(part, pair.differing, note=tell, guesses=[part[worked]])
+    if not steady(pair, small):
+        small = part
+        if not steady(pair, small):
+            return None
     model, kernel, both = pair.records(small)
     if both.at < 0:
         return None
