@@ -14,6 +14,7 @@ from seqfault.kernel.rwsem import down_write, up_write
 from seqfault.mm.advice import do_madvise, madvise_behavior_valid
 from seqfault.mm.brk import do_brk
 from seqfault.mm.cpu import user_access
+from seqfault.mm.limits import sysctl_max_map_count
 from seqfault.mm.mlock import do_mlock, do_mlockall, do_munlock, do_munlockall
 from seqfault.mm.mmap import do_mmap, do_munmap
 from seqfault.mm.mprotect import do_mprotect
@@ -146,6 +147,15 @@ def round_hint_to_min(hint: s64) -> s64:
     return page
 
 
+def mmap_unaligned() -> errno_t:
+    """do_mmap counts the VMAs before get_unmapped_area looks at the address."""
+    mm = current_mm()
+    down_write(mm.mmap_sem)
+    too_many = mm.map_count > sysctl_max_map_count(mm)
+    up_write(mm.mmap_sem)
+    return -ENOMEM if too_many else -EINVAL
+
+
 def ksys_mmap(addr: s64, len: s64, prot: s64, flags: s64, fd: s64, off: s64) -> s64:
     if unaligned(off):
         return -EINVAL
@@ -164,7 +174,7 @@ def ksys_mmap(addr: s64, len: s64, prot: s64, flags: s64, fd: s64, off: s64) -> 
         if below(TASK_SIZE_BYTES - pages * PAGE_SIZE, addr):
             return -ENOMEM
         if unaligned(addr):
-            return -EINVAL
+            return mmap_unaligned()
         if not in_window(addr, pages * PAGE_SIZE):
             return OUTSIDE
         at = page_of(addr)
