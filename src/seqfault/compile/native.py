@@ -310,6 +310,7 @@ class NativeMachine:
         c[C_OUT], c[C_OUT_CAP] = self._out.ctypes.data, len(self._out)
         c[C_CHOICES], c[C_CHOICES_N] = self._choices.ctypes.data, len(choices)
         c[C_FUEL_START] = LOOPS
+        self.loops = LOOPS
         self._levels: dict[str, list[Words64]] = {}
         for p in pools:
             self._pool(p)
@@ -448,6 +449,11 @@ class NativeMachine:
         """What the last call emitted."""
         return self._out[: self.ctx[C_OUT_N]]
 
+    def limit_loops(self, passes: int) -> None:
+        """How many passes of loops one call may make before it is taken to be endless."""
+        self.loops = passes
+        self.ctx[C_FUEL_START] = passes
+
     def choose(self, choices: Sequence[int]) -> None:
         """What `choose` will give from now on."""
         self._choices = np.array([*choices, 0], np.int64)
@@ -459,7 +465,7 @@ class NativeMachine:
 
     # -- running
     def _begin(self) -> None:
-        self.ctx[C_HEADER] = (0, self.strict, 0, LOOPS)
+        self.ctx[C_HEADER] = (0, self.strict, 0, self.loops)
 
     def _reports(self) -> list[KernelBug]:
         """The violations of the last call."""
@@ -491,7 +497,7 @@ class NativeMachine:
         if len(args) != params:
             raise ValueError(f"{name} takes {params} arguments, {len(args)} given")
         c = self.ctx
-        c[C_HEADER] = (0, self.strict, 0, LOOPS)
+        c[C_HEADER] = (0, self.strict, 0, self.loops)
         self._args[:params] = list(args)
         status = self._call[name](*self._at)
         bugs = self._reports() if c[C_VIOLATIONS_N] else []

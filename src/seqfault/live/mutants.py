@@ -249,6 +249,7 @@ class MutantModel(ModelSide):
 
     def begin(self) -> None:
         self.machine = self.program.machine()
+        self.machine.limit_loops(1 << 20)
         self.machine.call("init")
         observe(self.machine, self.program, self.geometry, self.detail_every)
 
