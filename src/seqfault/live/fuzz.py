@@ -35,6 +35,9 @@ class KernelSide(Protocol):
     def run(self, rows: Int64) -> tuple[Int64, Int64, str]:
         """The stream, where each row's record begins (one more than there are records), and "" or why it stopped."""
 
+    def details(self, every: int) -> None:
+        """Read smaps every so many rows from now on."""
+
     def close(self) -> None: ...
 
 
@@ -116,6 +119,12 @@ class Pair:
     def close(self) -> None:
         self.pool.shutdown()
         self.kernel.close()
+
+    def details(self, every: int) -> int:
+        """Compare what smaps says every so many rows from now on; how often it was until now."""
+        before, self.model.detail_every = self.model.detail_every, every
+        self.kernel.details(every)
+        return before
 
     def _timed_kernel(self, rows: Int64) -> tuple[Int64, Int64, str]:
         t = time.perf_counter()
@@ -273,6 +282,18 @@ def steady(pair: Pair, rows: Int64) -> bool:
 def examine(pair: Pair, part: Int64, program: int, note: Callable[[str], None] | None = None) -> Found | None:
     """Shrink a program that differs at its last row, and keep what both sides say of it; None if it does not differ
     each time.  Where only the shrunk form does not, it is kept as it was."""
+    both = pair.run(part)
+    if both.mismatch is None or both.mismatch.why != DETAILS:
+        return _examine(pair, part, program, note)
+    every = pair.details(1)  # which rows have details depends on their number, which shrinking changes
+    try:
+        both = pair.run(part)
+        return _examine(pair, part[: both.at + 1], program, note) if both.at >= 0 else None
+    finally:
+        pair.details(every)
+
+
+def _examine(pair: Pair, part: Int64, program: int, note: Callable[[str], None] | None) -> Found | None:
     tell = None if note is None else (lambda n: note(f"shrinking: {n} operations"))
     both = pair.run(part)
     done = both.offsets[: both.compared]

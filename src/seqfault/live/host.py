@@ -227,6 +227,12 @@ class LiveKernel:
             elif time.monotonic() - since > self.options.timeout:
                 return f"no answer for {self.options.timeout:g} s"
 
+    def details(self, every: int) -> None:
+        """Read smaps every `every` rows from now on (0: never)."""
+        if every != self.options.detail_every:
+            self._stop()  # the next batch starts it again
+            self.options = replace(self.options, detail_every=every)
+
     # -- programs
     def run(self, rows: Int64, starts: Sequence[int] | None = None) -> tuple[Int64, Int64, str]:
         """Run programs: the stream, where each row's record begins (one more than there are records), and "" or why

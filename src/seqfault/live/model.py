@@ -90,6 +90,7 @@ class ModelSide:
         if len(self.out) < OUT_PER_ROW * len(rows):
             self.out = np.zeros(OUT_PER_ROW * len(rows), np.int64)
         set_field(self.machine, self.program, "row", first)
+        set_field(self.machine, self.program, "detail_every", self.detail_every)
         offsets, done, bug = self.machine.batch("step", rows, "uapi_request", self.out)
         run = ModelRun(self.out, offsets, done, bug)
         if bug is not None:
