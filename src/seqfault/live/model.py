@@ -84,12 +84,10 @@ class ModelSide:
         self.machine.call("init")
         observe(self.machine, self.program, self.geometry, self.detail_every)
 
-    def run(self, rows: Int64, first: int = 0) -> ModelRun:
-        """Run programs one after the other (each begins with OP_START).  `first`: number of the first row, which
-        decides what records have details."""
+    def run(self, rows: Int64) -> ModelRun:
+        """Run programs one after the other (each begins with OP_START)."""
         if len(self.out) < OUT_PER_ROW * len(rows):
             self.out = np.zeros(OUT_PER_ROW * len(rows), np.int64)
-        set_field(self.machine, self.program, "row", first)
         set_field(self.machine, self.program, "detail_every", self.detail_every)
         offsets, done, bug = self.machine.batch("step", rows, "uapi_request", self.out)
         run = ModelRun(self.out, offsets, done, bug)

@@ -256,7 +256,7 @@ class MutantModel(ModelSide):
         observe(self.machine, self.program, self.geometry, self.detail_every)
 
 
-    def run(self, rows: Int64, first: int = 0) -> ModelRun:
+    def run(self, rows: Int64) -> ModelRun:
         """As the model's own, but each program begins with memory as at the start: what a wrong text leaves behind
         must not show in the next one."""
         starts = [*np.flatnonzero(rows[:, 0] == OP_START).tolist(), len(rows)]
@@ -266,7 +266,7 @@ class MutantModel(ModelSide):
             self.machine.reset()
             self.machine.call("init")
             observe(self.machine, self.program, self.geometry, self.detail_every)
-            r = super().run(rows[a:b], first + a)
+            r = super().run(rows[a:b])
             streams.append(r.stream[: r.offsets[r.done]].copy())
             offsets.append(r.offsets[1 : r.done + 1] + total)
             total += int(r.offsets[r.done])

@@ -43,7 +43,7 @@ class uapi_observed:
     """Which pages are looked at.  Set by the host.
 
     `pages`: whether records have a word for each page; `detail_every`: which of them say what smaps says: those whose
-    number, `row`, is a multiple of it (0: none).
+    number in their program, `row`, is a multiple of it (0: none).
     """
 
     nr_spans: integer(0, NR_SPANS)

@@ -209,6 +209,7 @@ def uapi_restart() -> s64:
             exit_mmap(pool_object(mm_struct, i))
             world.alive[i] = False
     world.crowded = False
+    the(uapi_observed).row = 0
     if TEST_FILES:
         test_files()
     uapi_start()

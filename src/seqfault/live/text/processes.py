@@ -169,8 +169,8 @@ def do_exit(s: ptr[runner]) -> int:
 
 
 def step(s: ptr[runner], row: int, number: int, everything: bool, out: int) -> int:
-    """Perform a row and write its record at `out`; returns the address after it.  `everything`: whether all VMAs are
-    looked at, or those that the operation can have changed."""
+    """Perform row `number` of a program and write its record at `out`; returns the address after it.  `everything`:
+    whether all VMAs are looked at, or those that the operation can have changed."""
     op = load64(row)
     who = load64(row + 8)
     detail = s.detail_every != 0 and number % s.detail_every == 0 and not s.crowded
@@ -261,8 +261,8 @@ def first_process(s: ptr[runner], first: int, last: int):
         if out > limit:
             exit_group(EXIT_FULL)
         store64(C_ROW, i)
-        everything = short or i == last - 1 or i % s.all_vmas_every == 0
-        out = step(s, rows + 8 * ROW_WORDS * i, i, everything, out)
+        everything = short or i == last - 1 or (i - first) % s.all_vmas_every == 0
+        out = step(s, rows + 8 * ROW_WORDS * i, i - first, everything, out)
         store64(offsets + 8 * (i + 1), (out - base) // 8)
         set_header(H_STREAM_USED, (out - base) // 8)
     do_exit(s)
