@@ -3,7 +3,8 @@
     python bench/mutants.py --count 200 --seed 1 [--ops 100000] [--jobs 2] [--json FILE]
 
 Draws changes (operators, comparisons, dropped statements, exchanged arguments) in the text of the running kernel's release, answers
-the same random programs with each, and compares with the live kernel.
+the same random programs with each, and compares with the live kernel: smaps too after each operation, and every 25th
+program with VMAs made scarce (`fuzz` does both less often).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main() -> None:
     p.add_argument("--jobs", type=int, default=1)
     p.add_argument("--json", default="")
     a = p.parse_args()
-    o = Options(ops=a.ops, seed=a.seed, release=release_number(platform.release()), detail_every=16)
+    o = Options(ops=a.ops, seed=a.seed, release=release_number(platform.release()), detail_every=1, map_count_every=25)
     t = time.time()
     shares = [a.count // a.jobs + (k < a.count % a.jobs) for k in range(a.jobs)]
     if a.jobs == 1:

@@ -23,7 +23,8 @@ class Options:
     `ops`: operations in all; `seed`; `seconds`: an end by time (0: none); `jobs`: processes; `release`: major * 100 +
     minor of the text; `kernel`: "host" or "debian-6.1"; `first`: number of the first program; `sample`: the
     share of operations that plain Python repeats; `detail_every`: how often (rows) smaps is compared; `most`: how many
-    differences end it; `image`: path of a kernel image for qemu.
+    differences end it; `image`: path of a kernel image for qemu; `map_count_every`: every so many programs VMAs are
+    scarce.
     """
 
     ops: int = 100_000
@@ -38,11 +39,12 @@ class Options:
     detail_every: int = 64
     most: int = 1
     image: str = ""
+    map_count_every: int = 500
     geometry: Geometry = field(default_factory=Geometry)
 
     @property
     def plan(self) -> Plan:
-        return Plan(self.seed, self.program_ops, self.geometry, 500 if self.kernel == "host" else 200)
+        return Plan(self.seed, self.program_ops, self.geometry, self.map_count_every if self.kernel == "host" else 200)
 
     @property
     def seal(self) -> bool:

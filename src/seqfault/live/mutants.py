@@ -49,6 +49,8 @@ ORACLES = {
     "count", "seq_point", "might_sleep", "check", "BUG_ON", "validate_mm", "smp_wmb", "smp_rmb", "smp_mb", "barrier",
     "free_page_check", "flush_check", "cpu_relax", "preempt_disable", "preempt_enable", "vm_fault_clear",
 }  # fmt: skip
+# What they are told of a range matters to other CPUs' TLBs only.
+TLB = {"tlb_gather_mmu", "tlb_finish_mmu", "tlb_start_vma", "tlb_end_vma", "tlb_remove_tlb_entry", "flush_tlb_range"}
 FOLDED = {"LINUX", "FULL", "NR_MMS", "NR_CPUS"}
 # Files whose text is the observer, the request and the machine, not Linux.
 APART = (
@@ -183,7 +185,7 @@ def sites(tree: ast.FunctionDef, lines: set[int]) -> Iterator[tuple[str, int, in
                 m.operand = ast.UnaryOp(ast.Not(), m.operand)
 
             yield "operator", i, line, drop_not
-        elif isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id not in ORACLES:
+        elif isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id not in ORACLES | TLB:
             for k in range(len(n.args) - 1):
                 if ast.dump(n.args[k]) != ast.dump(n.args[k + 1]) and n.func.id not in ("min", "max"):
 
