@@ -82,7 +82,7 @@ def do_ftruncate(f: ptr[file], pages: pgoff_t, tail: page_offset_t) -> errno_t:
     if old > size:
         unmap_mapping_range(mapping, size, old, True)
         truncate_inode_pages_range(mapping, size, old)
-    if old > size or (old == size and (old_tail == 0 or old_tail >= tail)):
+    if old > size or (old == size and (old_tail == 0 or (tail != 0 and old_tail >= tail))):
         if tail != 0:
             truncate_partial_page(mapping, size - 1, old > size or old_tail != tail)
     elif old_tail != 0:
