@@ -259,7 +259,7 @@ def odd_address(state, a):  # type: ignore[no-untyped-def]
 
 
 @jit
-def mmap_row(row, state, recent, spans, nr_pages, profile):  # type: ignore[no-untyped-def]
+def mmap_row(row, state, recent, spans, nr_pages, profile, huge):  # type: ignore[no-untyped-def]
     start, n = pick(state, recent, spans, nr_pages)
     flags = np.int64(0)
     fd = np.int64(-1)
@@ -273,6 +273,8 @@ def mmap_row(row, state, recent, spans, nr_pages, profile):  # type: ignore[no-u
         fd = rnd(state, 3)
         if rnd(state, 12) == 0:
             fd = 4 + rnd(state, 2)
+        if huge:
+            fd &= 1
         shared = rnd(state, 100) < 45
         off = start - spans[0, 0]
         if off < 0 or off > 40 or rnd(state, 100) < 25:
@@ -407,6 +409,8 @@ def fill_program(  # type: ignore[no-untyped-def]
     """One program into `rows`: its start, then random operations."""
     recent = np.zeros((RECENT, 2), np.int64)
     profile = weighted(state, share)
+    # Large folios are not modelled: what MADV_HUGEPAGE makes of a file on disk does not occur.
+    huge = state[0] >> np.uint64(62) == 0
     rows[0, 0] = OP_START
     begin = 1
     if map_count and len(rows) > 1:
@@ -430,7 +434,7 @@ def fill_program(  # type: ignore[no-untyped-def]
             who = np.int64(1)
         start, n = np.int64(0), np.int64(0)
         if op == OP_MMAP:
-            start, n = mmap_row(row, state, recent, spans, nr_pages, profile)
+            start, n = mmap_row(row, state, recent, spans, nr_pages, profile, huge)
         elif op == OP_MREMAP:
             start, n, to, new = mremap_row(row, state, recent, spans, nr_pages)
             if rnd(state, 2) == 0:
@@ -491,6 +495,8 @@ def fill_program(  # type: ignore[no-untyped-def]
                     row[4] |= np.int64(3) << 24
             elif op == OP_MADVISE:
                 row[4] = advice[rnd(state, len(advice))]
+                if row[4] == MADV_HUGEPAGE and not huge:
+                    row[4] = MADV_NOHUGEPAGE
                 if rnd(state, 200) == 0:
                     row[4] = 26 + rnd(state, 60)
             elif op == OP_MLOCK2:
