@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import copy
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.ir import CompileError
-from seqfault.compile.source import Func, instead, source_of
+from seqfault.compile.source import Func, instead, short_file, source_of
+from seqfault.kernel.layout import LIVE
 from seqfault.kernel.machine import KernelBug
 from seqfault.live.campaign import Options, open_kernel
 from seqfault.live.compare import compare
@@ -26,6 +28,7 @@ from seqfault.live.fuzz import Found, Pair, examine
 from seqfault.live.generate import programs
 from seqfault.live.model import ModelRun, ModelSide, live_lines, observe, program_for
 from seqfault.mm.opcodes import OP_START
+from seqfault.mm.uapi import uapi_step
 
 Int64 = NDArray[np.int64]
 COMPARE: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
@@ -103,14 +106,17 @@ class Study:
         return [o for o in self.outcomes if not o.found]
 
 
-def compiled_lines(o: Options) -> dict[Func, set[int]]:
-    """The functions of mm/ that may be changed, and their lines that this release has."""
-    lines = live_lines(program_for(o.release, o.geometry))
-    return {
-        f: mine
-        for f, mine in lines.items()
-        if source_of(f).file not in APART and source_of(f).name not in APART_FUNCTIONS
-    }
+def compiled_lines(o: Options, covered: dict[str, set[int]] | None = None) -> dict[Func, set[int]]:
+    """The functions of mm/ that may be changed, and their lines that this release has (of `covered` only, if given)."""
+    out = {}
+    for f, mine in live_lines(program_for(o.release, o.geometry)).items():
+        src = source_of(f)
+        if src.file in APART or src.name in APART_FUNCTIONS:
+            continue
+        lines = mine if covered is None else mine & covered.get(src.file, set())
+        if lines:
+            out[f] = lines
+    return out
 
 
 def _folded(node: ast.AST) -> bool:
@@ -224,10 +230,11 @@ def make(fn: Func, kind: str, index: int, line: int, change: Callable[[Any], Non
     return Mutant(fn, tree, src.file, src.name, line, kind.split()[0], before, after)
 
 
-def draw(o: Options, seed: int) -> Iterator[Mutant]:
-    """Mutants without end, in an order given by the seed; the same kinds share the draws evenly."""
+def draw(o: Options, seed: int, covered: dict[str, set[int]] | None = None) -> Iterator[Mutant]:
+    """Mutants without end, in an order given by the seed; the same kinds share the draws evenly.  `covered`: lines by
+    file, outside of which nothing is changed."""
     by_kind: dict[str, list[tuple[Func, str, int, int, Any]]] = {}
-    for fn, lines in sorted(compiled_lines(o).items(), key=lambda x: (source_of(x[0]).file, min(x[1]))):
+    for fn, lines in sorted(compiled_lines(o, covered).items(), key=lambda x: (source_of(x[0]).file, min(x[1]))):
         for kind, i, line, change in sites(source_of(fn).node, lines):
             by_kind.setdefault(kind.split()[0], []).append((fn, kind, i, line, change))
     rng = random.Random(seed)
@@ -248,6 +255,7 @@ class MutantModel(ModelSide):
             self.program = program_for(o.release, o.geometry, **sizes)
             self.program._code = self.program.compile()
         self.machine: Any = None
+        self.at_start: dict[str, int] = {}
         self.out = np.zeros(1 << 20, np.int64)
         self.begin()
 
@@ -274,9 +282,68 @@ class MutantModel(ModelSide):
             total += int(r.offsets[r.done])
             done += r.done
             bug = r.bug
+            if bug is None and r.done == b - a:
+                bug = self.leak()
+                done -= bug is not None  # it is the last operation's, so that all of the program is looked at
             if bug is not None or r.done < b - a:
                 break
         return ModelRun(np.concatenate(streams), np.concatenate(offsets), done, bug)
+
+
+    def live(self) -> dict[str, int]:
+        """How many objects of each kind there are when everybody has left."""
+        row = np.zeros((1, 8), np.int64)
+        row[0, 0] = OP_START
+        self.machine.batch("step", row, "uapi_request", self.out)
+        out = {}
+        for name, p in self.program.layout.pools.items():
+            if p.state == 0:
+                states = self.machine.cells[p.base : p.base + p.n * p.stride : p.stride]
+                out[name] = int((states == LIVE).sum())
+        return out
+
+    def leak(self) -> KernelBug | None:
+        """What a program left behind."""
+        now = self.live()
+        if not self.at_start:
+            self.machine.reset()
+            self.machine.call("init")
+            observe(self.machine, self.program, self.geometry, 0)
+            self.at_start = self.live()
+        for name, n in now.items():
+            if n != self.at_start[name]:
+                return KernelBug("leak", f"{name}: {n} objects after a program, {self.at_start[name]} before it")
+        return None
+
+
+def covered_lines(o: Options, step: int = 37, count: int = 12, ops: int = 110) -> dict[str, set[int]]:
+    """The lines of mm/ that random programs reach, by file: seen by running some of them as plain Python."""
+    program = program_for(o.release, o.geometry)
+    native: Any = program.machine()
+    native.call("init")
+    observe(native, program, o.geometry, 0)
+    plain = native.to_plain()
+    request = program.layout.pools["uapi_request"].base
+    seen: dict[str, set[int]] = {}
+
+    def trace(frame: Any, event: str, _arg: Any) -> Any:
+        name = short_file(frame.f_code.co_filename)
+        if not name.startswith("mm/"):
+            return None
+        seen.setdefault(name, set()).add(frame.f_lineno)
+        return trace
+
+    for k in range(count):
+        for row in programs(o.plan, k * step, 1, o.seal)[:ops]:
+            plain.cells[request : request + len(row)] = [int(v) for v in row]
+            plain.emitted.clear()
+            with plain:
+                sys.settrace(trace)
+                try:
+                    uapi_step()
+                finally:
+                    sys.settrace(None)
+    return seen
 
 
 @dataclass
@@ -343,7 +410,7 @@ def study(
     try:
         known = record(kernel, o)
         s.operations = sum(len(r.rows) for r in known)
-        for number, m in enumerate(draw(o, seed)):
+        for number, m in enumerate(draw(o, seed, covered_lines(o))):
             if len(s.outcomes) >= count:
                 break
             if number % share[1] != share[0]:

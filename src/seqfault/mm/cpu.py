@@ -65,7 +65,7 @@ def file_notices_write(p: ptr[page]):
     """A file on disk write-protects its clean pages, so that the first write tells it (vma_wants_writenotify,
     page_mkwrite); here entries are writable, and it is told of each."""
     mapping = p.mapping_file
-    if mapping and not p.mapping and not mapping.shmem and RA_PAGES != 0:
+    if mapping and not mapping.shmem and RA_PAGES != 0:
         set_page_dirty(p)
 
 
