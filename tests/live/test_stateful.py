@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from seqfault.live.fuzz import steady
 from seqfault.live.script import row_text
 from seqfault.mm.opcodes import (
     ADVICE,
@@ -106,7 +107,7 @@ class Programs(RuleBasedStateMachine):
             return
         rows = np.array(self.rows, np.int64)
         both = self.pair.run(rows)
-        if both.at >= 0:
+        if both.at >= 0 and steady(self.pair, rows[: both.at + 1]):
             program = "\n".join(row_text(r) for r in rows[1 : both.at + 1])
             pytest.fail(f"{both.message or both.mismatch}\n{program}", pytrace=False)
 
