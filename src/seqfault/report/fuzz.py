@@ -206,9 +206,11 @@ def print_report(c: Campaign, files: list[list[str]], con: Console) -> None:
         markup=False,
     )
     where = f"model {t.model_seconds:,.1f} s, kernel {t.kernel_seconds:,.1f} s"
-    plain = "equal, cell by cell" if not c.plain else "DIFFERENT"
+    plain = f"{c.sampled:,}: equal, cell by cell" if c.sampled else "none"
+    if c.plain:
+        plain = f"{c.sampled:,}: DIFFERENT"
     con.print(
-        f"  {t.seconds:,.1f} s ({where}), {rate:,.0f} operations/s; plain Python repeated {c.sampled:,}: {plain}",
+        f"  {t.seconds:,.1f} s ({where}), {rate:,.0f} operations/s; plain Python repeated {plain}",
         markup=False,
     )
     for line in c.plain:
