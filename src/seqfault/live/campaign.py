@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -257,7 +256,3 @@ def _run_many(o: Options, c: Campaign, sampler: Sampler, note: Note | None, t0: 
         finally:
             for f in running:
                 f.cancel()
-
-
-def default_jobs() -> int:
-    return max(1, (os.cpu_count() or 1) // 2)

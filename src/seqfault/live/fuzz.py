@@ -18,7 +18,7 @@ from seqfault.live.generate import Plan, programs
 from seqfault.live.model import ModelSide
 from seqfault.live.script import row_text
 from seqfault.live.shrink import shrink
-from seqfault.mm.opcodes import ABSENT, MADV_PAGEOUT, NAMES, OP_MADVISE
+from seqfault.mm.opcodes import ABSENT, MADV_PAGEOUT, NAMES, OP_MADVISE, OP_START
 
 Int64 = NDArray[np.int64]
 CHUNK_ROWS = 10_000
@@ -212,8 +212,7 @@ def tally_results(t: Tally, rows: Int64, stream: Int64, offsets: Int64, n: int) 
     for k, c in zip(keys.tolist(), counts.tolist(), strict=True):
         op, neg = divmod(k, 10_000)
         t.results[op, -neg] += c
-    for op in (0,):
-        t.results.pop((op, 0), None)
+    t.results.pop((OP_START, 0), None)
 
 
 def disturbance(m: Mismatch | None, row: Int64) -> str:

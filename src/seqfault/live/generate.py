@@ -124,8 +124,8 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Plan:
-    """`seed` and `program_ops`: operations in each program; `seal`, `old`: whether the kernel has mseal (6.10), and
-    whether it may be given advice and flags that it does not know yet."""
+    """`seed`; `program_ops`: operations in each program; `map_count_every`: every so many programs VMAs are scarce (0:
+    never)."""
 
     seed: int = 0
     program_ops: int = 250

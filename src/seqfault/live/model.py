@@ -81,6 +81,10 @@ class ModelSide:
     def begin(self) -> None:
         """Before the first operation, and after a bug: memory as at the start."""
         self.machine = self.program.machine()
+        self.start()
+
+    def start(self) -> None:
+        """The text's own beginning, on memory as at the start."""
         self.machine.call("init")
         observe(self.machine, self.program, self.geometry, self.detail_every)
 

@@ -148,9 +148,6 @@ def _in_oracle(tree: ast.FunctionDef) -> set[int]:
     return out
 
 
-Change = Callable[[ast.AST], None]
-
-
 def sites(tree: ast.FunctionDef, lines: set[int]) -> Iterator[tuple[str, int, int, Callable[[Any], None]]]:
     """Every change that could be made: kind, number of the node in ast.walk's order, line, what to do to the node."""
     skip = _in_oracle(tree)
@@ -262,8 +259,7 @@ class MutantModel(ModelSide):
     def begin(self) -> None:
         self.machine = self.program.machine()
         self.machine.limit_loops(1 << 20)
-        self.machine.call("init")
-        observe(self.machine, self.program, self.geometry, self.detail_every)
+        self.start()
 
 
     def run(self, rows: Int64) -> ModelRun:
@@ -274,8 +270,7 @@ class MutantModel(ModelSide):
         bug = None
         for a, b in pairwise(starts):
             self.machine.reset()
-            self.machine.call("init")
-            observe(self.machine, self.program, self.geometry, self.detail_every)
+            self.start()
             r = super().run(rows[a:b])
             streams.append(r.stream[: r.offsets[r.done]].copy())
             offsets.append(r.offsets[1 : r.done + 1] + total)
@@ -307,8 +302,7 @@ class MutantModel(ModelSide):
         now = self.live()
         if not self.at_start:
             self.machine.reset()
-            self.machine.call("init")
-            observe(self.machine, self.program, self.geometry, 0)
+            self.start()
             self.at_start = self.live()
         for name, n in now.items():
             if n != self.at_start[name]:
