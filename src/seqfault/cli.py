@@ -89,13 +89,18 @@ def check(
     ] = False,
     examples: Annotated[int, typer.Option(help="How many counterexamples to draw.", min=0)] = 1,
     locks: Annotated[bool, typer.Option("--locks", help="Also hold every access against the table of locks.")] = False,
+    memory: Annotated[
+        str,
+        typer.Option(metavar="sc|pso|pso:N", help="The memory model; N: how many stores a CPU's buffer holds (4)."),
+    ] = "sc",
 ) -> None:
     """Explore every interleaving of the scenarios: is the protocol right?"""
     from seqfault.report.commands import run_check
 
     run_check(
-        protocol, scenario or [], json, max_states, size(max_memory), timeout, jobs, resume, verbose, examples, locks
-    )
+        protocol, scenario or [], json, max_states, size(max_memory), timeout, jobs, resume, verbose, examples, locks,
+        memory,
+    )  # fmt: skip
 
 
 @app.command()

@@ -36,7 +36,8 @@ class PoolInfo:
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """`entry`: first instruction; `base`, `words`: its region of the state; `role`: 0 CPU, 1 agent, 2 environment."""
+    """`entry`: first instruction; `base`, `words`: its region of the state; `role`: 0 CPU, 1 agent, 2 environment;
+    `bound`: it runs on CPU `cpu`, whose store buffer it shares."""
 
     name: str
     entry: int
@@ -44,6 +45,7 @@ class ProcessInfo:
     words: int
     role: int
     cpu: int
+    bound: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Automaton:
 
     `code` (n, 9): operation, a..g, next.  `tab` (slots, 6): word, shift, mask, lo, span, relative to the process.
     Slots 0..ncell - 1 are the memory cells, in the order of `cells`.  `stop`: mode -> where steps begin.
-    `masks` (n, words): which bits of its region a process keeps when it stops, or calls, there.
+    `masks` (n, words): which bits of its region a process keeps when it stops, or calls, there.  `memory`: the memory
+    model, whose own numbers are `memory_table` (explore/memory.py adds both).
     """
 
     name: str
@@ -100,6 +103,8 @@ class Automaton:
     places: Sequence[str] = ()
     compile_s: float = 0.0
     cached: bool = False
+    memory: str = "sc"
+    memory_table: Sequence[int] = ()
     extra: dict[str, object] = field(default_factory=dict)
 
     @property

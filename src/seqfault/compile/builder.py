@@ -241,7 +241,9 @@ class Builder:
             self.fail(node, f"{loc.pool}.{loc.path} is not a scalar", "read or assign one of its fields")
 
     def _access(self, loc: Loc, order: str) -> Access:
-        return Access(loc.base, loc.terms, loc.pool, loc.path, loc.offset, loc.spans, order, loc.type)
+        return Access(
+            loc.base, loc.terms, loc.pool, loc.path, loc.offset, loc.spans, order, loc.type, bool(self.atomic)
+        )
 
     def checks(self, loc: Loc) -> None:
         for p in loc.check:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from seqfault.compile.ops import Op
+from seqfault.compile.ops import Op, Ordering
 from seqfault.kernel.types import INT_MAX, INT_MIN
 
 
@@ -70,8 +70,9 @@ class Access:
     """What a LOAD or STORE touches.
 
     Address = `base` + sum of operand * stride over `terms`.  `pool`, `path`: the object's struct and the
-    field, as written.  `order`: plain, once, acquire, release, rmw-… .  `offset`: where in an
-    object it falls, from the first field; `spans`: (count, stride) of each index that is known only when it runs.
+    field, as written.  `order`: plain, once, acquire, release, rmw-… ; `atomic`: inside `with atomic():`.
+    `offset`: where in an object it falls, from the first field; `spans`: (count, stride) of each index that is known
+    only when it runs.
     """
 
     base: int
@@ -82,6 +83,17 @@ class Access:
     spans: tuple[tuple[int, int], ...]
     order: str = "plain"
     type: Any = None
+    atomic: bool = False
+
+    def ordering(self) -> Ordering:
+        """What a memory model has to know of it."""
+        if self.order.startswith("rmw"):
+            return Ordering.RMW if self.order in ("rmw-relaxed", "rmw-acquire") else Ordering.RMW_FULL
+        if self.order == "release":
+            return Ordering.RELEASE
+        if self.atomic:
+            return Ordering.ATOMIC
+        return Ordering.ACQUIRE if self.order in ("acquire", "dereference") else Ordering.PLAIN
 
 
 @dataclass(eq=False)

@@ -10,7 +10,7 @@ import numpy as np
 from seqfault.compile.automaton import Automaton, PoolInfo, ProcessInfo, RestRule
 from seqfault.compile.builder import Unit
 from seqfault.compile.ir import Access, CompileError, Const, Function, Node, Operand, Reg, Special, Where
-from seqfault.compile.ops import REPORTED, ROW, Op
+from seqfault.compile.ops import REPORTED, ROW, Op, Ordering
 from seqfault.compile.passes import (
     Live,
     begins_step,
@@ -386,7 +386,7 @@ class Linker:
         for p, (base, words) in zip(self.program.processes, infos, strict=True):
             e = u.functions[p.entry].entry
             assert e is not None
-            processes.append(ProcessInfo(p.name or p.entry.__name__, e.pc, base, words, p.role, p.cpu))
+            processes.append(ProcessInfo(p.name or p.entry.__name__, e.pc, base, words, p.role, p.cpu, p.bound))
         observers = []
         for o in self.program.observers:
             e = u.functions[o].entry
@@ -445,6 +445,8 @@ class Linker:
             c[1], c[2], c[4] = a.base, zero, zero
             for i, (t, stride) in enumerate(a.terms):
                 c[2 + 2 * i], c[3 + 2 * i] = self.operand(t, f), stride
+            s = self.layout.pools[a.pool].struct
+            c[6] = int(Ordering.DIRECT if s.private or s.rom else a.ordering())
             return c
         if op is Op.LOCKDEP_RELEASE:  # the classes of that lock, the most deeply nested first
             name = n.args[0]

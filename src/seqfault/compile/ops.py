@@ -58,6 +58,23 @@ class Op(IntEnum):
     FENCE = 47
     SEQPOINT = 48
     STOPPATH = 49
+    FLUSH = 50
+
+
+class Ordering(IntEnum):
+    """Column g of LOAD and STORE: what a memory model other than sc does with the access.
+
+    DIRECT: no shared memory (the checker's notes, a scenario's data).  ATOMIC: in `with atomic():`, without an order of
+    its own.  RMW: relaxed or acquire; RMW_FULL: release or full.
+    """
+
+    DIRECT = 0
+    PLAIN = 1
+    ACQUIRE = 2
+    RELEASE = 3
+    RMW = 4
+    RMW_FULL = 5
+    ATOMIC = 6
 
 
 ROW = 9
@@ -76,4 +93,5 @@ REPORTED = (
     "double-free",
     "endless-step",
     "deadlock",
+    "store-buffer-full",
 )

@@ -31,13 +31,15 @@ class Process:
     """One process: the function it runs, its CPU, its role.
 
     `role`: CPU (must finish), AGENT (an interrupt handler or grace-period worker: it acts whenever it can, and
-    nothing is at rest before it has), ENVIRONMENT (may act or not: a page walker).
+    nothing is at rest before it has), ENVIRONMENT (may act or not: a page walker).  `bound`: it runs on that CPU, whose
+    store buffer it shares; an agent that runs on some other CPU is not bound.
     """
 
     entry: Func
     cpu: int
     role: int = CPU
     name: str = ""
+    bound: bool = True
 
 
 @dataclass
@@ -100,7 +102,7 @@ class Program:
             h.update(f"{c.name} {c.lo} {c.hi} {c.start}".encode())
         for p in lay.pools.values():
             h.update(f"{p.struct.name} {p.struct.private} {p.struct.rom} {p.struct.typesafe}".encode())
-        h.update(repr([(p.entry.__name__, p.cpu, p.role, p.name) for p in self.processes]).encode())
+        h.update(repr([(p.entry.__name__, p.cpu, p.role, p.name, p.bound) for p in self.processes]).encode())
         h.update(repr([f.__name__ for f in self.observers]).encode())
         h.update(repr(sorted((p.name, f.__name__) for p, f in self.binds.items())).encode())
         h.update(repr(sorted(self.sizes.items())).encode())

@@ -9,7 +9,7 @@ from typing import Any
 from seqfault.compile.builder import Edge, Loc, Scope, StructName, Val
 from seqfault.compile.expr import BINARY, Expressions
 from seqfault.compile.ir import Const, Function, Node, Reg, Special
-from seqfault.compile.ops import Op
+from seqfault.compile.ops import Op, Ordering
 from seqfault.compile.source import Func, Source, annotation, body_of, code_nodes, is_empty, source_of
 from seqfault.kernel.places import Place
 from seqfault.kernel.types import INT, ArrayType, PtrType, Struct
@@ -331,10 +331,15 @@ class Statements(Expressions):
             self.stmt_accesses = 0
             self.mark_stop = True
             self.emit(Op.NOP)
+        first = len(self.fn.nodes)
         self.atomic += 1
         self.block(s.body)
         self.atomic -= 1
         self.stmt_accesses = 1
+        accesses = [n.access for n in self.fn.nodes[first:] if n.op is Op.STORE and n.access is not None]
+        if any(x.ordering() is Ordering.ATOMIC for x in accesses):
+            for x in accesses:  # the block is a full barrier: a release in it could only wait for itself
+                x.order = "atomic" if x.order == "release" else x.order
 
     def s_return(self, s: ast.Return) -> None:
         sc = self.scope

@@ -12,6 +12,7 @@ from seqfault.compile.automaton import Automaton
 from seqfault.compile.ir import Where
 from seqfault.explore.engine import Exploration, explore
 from seqfault.explore.locks import cycles
+from seqfault.explore.memory import SC, bound
 from seqfault.explore.model import automaton_for, program_for
 from seqfault.kernel.places import Protocol
 from seqfault.protocols import load
@@ -22,7 +23,7 @@ BASELINE = "mmap-sem"
 LOCK_NOT_HELD = "lock-not-held"
 PATH_ONLY = ("new-outcome", LOCK_NOT_HELD)  # told by a whole exploration: a replay does not show them by itself
 LIMIT_KINDS = frozenset(
-    {"pool-exhausted", "endless-step"}
+    {"pool-exhausted", "endless-step", "store-buffer-full"}
 )  # these say that the model was too small, not that the text is wrong
 
 
@@ -42,7 +43,7 @@ class Violation:
     `kind`: see docs/violations.md.  `object`: the struct concerned, or "".  `function`, `line`, `file`:
     where it shows.  `schedule`: the shortest path, process and choice of each step.  `count`: how many steps of
     the exploration
-    show it.  `baseline`: mmap-sem shows it as well.
+    show it.  `baseline`: mmap-sem shows it as well.  `memory`: the memory model.
     """
 
     kind: str
@@ -57,6 +58,7 @@ class Violation:
     index: int = -1
     site: str = ""
     detail: str = ""
+    memory: str = SC
     raw_pc: int = -1  # below -1: a rule about cell -2 - raw_pc
 
     def key(self) -> tuple[str, str, str]:
@@ -116,6 +118,7 @@ def violations_of(a: Automaton, ex: Exploration) -> list[Violation]:
         fn, file, line = place_of(a.where[v.pc]) if v.pc >= 0 else ("", "", 0)
         pool = a.pools[v.pool].name if v.pool >= 0 else ""
         new = Violation(a.kinds[v.kind], pool, fn, file, line, ex.path_of(v), v.count, pc=v.pc, index=v.index)
+        new.memory = a.memory
         new.raw_pc = v.pc if v.cell < 0 else -2 - v.cell
         if v.cell >= 0:
             new.detail = a.cells[v.cell].name
@@ -136,10 +139,11 @@ def run_one(
     scenario: Scenario,
     limits: Limits,
     progress: Callable[..., None] | None = None,
+    memory: str = SC,
     **options: Any,
 ) -> tuple[Automaton, Exploration, list[Violation]]:
-    """Explore one scenario under one protocol, without comparing it to anything."""
-    a = automaton_for(protocol, scenario)
+    """Explore one scenario under one protocol and memory model, without comparing it to anything."""
+    a = automaton_for(protocol, scenario, memory)
     cells = initial_cells(program_for(protocol, scenario).layout(), protocol, scenario)
     running = [p.role != 0 or (p.cpu < len(scenario.cpus) and bool(scenario.cpus[p.cpu])) for p in a.processes]
     words = a.pack(cells, running)
@@ -156,20 +160,21 @@ def run_one(
     return a, ex, violations_of(a, ex)
 
 
-_baselines: dict[tuple[str, Limits], tuple[set[int], set[tuple[str, str]], bool]] = {}
+_baselines: dict[tuple[str, Limits, str], tuple[set[int], set[tuple[str, str]], bool]] = {}
 
 
-def baseline_of(scenario: Scenario, limits: Limits) -> tuple[set[int], set[tuple[str, str]], bool]:
-    """mmap-sem's outcomes and violations in a scenario, and whether they are all."""
-    key = (scenario.name, limits)
+def baseline_of(scenario: Scenario, limits: Limits, memory: str = SC) -> tuple[set[int], set[tuple[str, str]], bool]:
+    """mmap-sem's outcomes and violations in a scenario under a memory model, and whether they are all."""
+    key = (scenario.name, limits, memory)
     if key not in _baselines:
-        _, ex, vs = run_one(load(BASELINE), scenario, limits)
-        _baselines[key] = set(ex.outcomes), {(v.kind, v.object) for v in vs}, ex.complete
+        _, ex, vs = run_one(load(BASELINE), scenario, limits, memory=memory)
+        whole = ex.complete and not any(v.kind in LIMIT_KINDS for v in vs)
+        _baselines[key] = set(ex.outcomes), {(v.kind, v.object) for v in vs}, whole
     return _baselines[key]
 
 
 def sequential_outcomes(protocol: Protocol, scenario: Scenario, limits: Limits) -> tuple[set[int], bool]:
-    """Outcomes of the sequential orders of a scenario's operations (switches only at `seq_point`)."""
+    """Outcomes of the sequential orders of a scenario's operations (switches only at `seq_point`; memory is `sc`)."""
     _, ex, _ = run_one(protocol, scenario, limits, mode="seq", exclusive=True)
     return set(ex.outcomes), ex.complete
 
@@ -180,15 +185,17 @@ def check_scenario(
     limits: Limits | None = None,
     progress: Callable[..., None] | None = None,
     locks: bool = False,
+    memory: str = SC,
 ) -> ScenarioResult:
-    """Explore `scenario` under `protocol`, apply every oracle, compare its outcomes with mmap-sem's
-    (mmap-sem's with the sequential orders); with `locks`, each access with the table of locks."""
+    """Explore `scenario` under `protocol` and a memory model, apply every oracle, compare its outcomes with
+    mmap-sem's under the same model (mmap-sem's with the sequential orders); with `locks`, which is for `sc` only, each
+    access with the table of locks."""
     from seqfault.explore.lockcheck import lock_violations, watch_for
 
     limits = limits or Limits()
     t0 = time.perf_counter()
     watcher = watch_for(protocol, scenario) if locks else None
-    a, ex, vs = run_one(protocol, scenario, limits, progress, watcher=watcher)
+    a, ex, vs = run_one(protocol, scenario, limits, progress, memory, watcher=watcher)
     if watcher is not None:
         vs += lock_violations(protocol, watcher, ex)
     r = ScenarioResult(scenario.name, HOLDS, ex.states, ex.transitions, ex.depth)
@@ -203,20 +210,21 @@ def check_scenario(
         incomplete = incomplete or "too many different accesses"
     limited = [v for v in vs if v.kind in LIMIT_KINDS]
     if limited and not incomplete:
-        incomplete = f"{limited[0].kind} of {limited[0].object or 'the model'}"
+        k = limited[0]
+        incomplete = bound(memory) if k.kind == "store-buffer-full" else f"{k.kind} of {k.object or 'the model'}"
     vs = [v for v in vs if v.kind not in LIMIT_KINDS]
     if protocol.name == BASELINE:
         allowed, whole = sequential_outcomes(protocol, scenario, limits)
         base_vs: set[tuple[str, str]] = set()
         against = "the sequential orders"
     else:
-        allowed, base_vs, whole = baseline_of(scenario, limits)
+        allowed, base_vs, whole = baseline_of(scenario, limits, memory)
         against = BASELINE
     if whole:
         new = [(ex.outcomes[h], h) for h in ex.outcomes if h not in allowed]
         if new:
             state, _ = min(new)
-            v = Violation("new-outcome", "", "", "", 0, ex.path_to(state), len(new))
+            v = Violation("new-outcome", "", "", "", 0, ex.path_to(state), len(new), memory=memory)
             v.detail = f"{len(new)} of {len(ex.outcomes)} outcomes are not among the {len(allowed)} of {against}"
             vs.append(v)
     elif not incomplete:
@@ -272,16 +280,17 @@ def check(
     scenarios: Sequence[Scenario],
     limits: Limits | None = None,
     progress: Callable[[ScenarioResult], None] | None = None,
+    memory: str = SC,
 ) -> Report:
-    """Check every scenario in this process; `progress` is called after each."""
+    """Check every scenario in this process, under a memory model; `progress` is called after each."""
     t0 = time.perf_counter()
     out = []
     for s in scenarios:
-        r = check_scenario(protocol, s, limits)
+        r = check_scenario(protocol, s, limits, memory=memory)
         out.append(r)
         if progress:
             progress(r)
-    report = Report(protocol.name, "sc", out, time.perf_counter() - t0)
+    report = Report(protocol.name, memory, out, time.perf_counter() - t0)
     add_lock_cycles(report)
     return report
 

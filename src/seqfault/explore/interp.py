@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from seqfault.explore import memory
 from seqfault.explore.jit import jit
 from seqfault.explore.memory_sc import load, store
 from seqfault.explore.tables import (
     DISABLED,
     ENDS,
+    K_BUFFER,
     K_DIV,
     K_DOUBLE_FREE,
     K_ENDLESS,
@@ -29,6 +31,7 @@ from seqfault.explore.tables import (
     M_CLASSES,
     M_CPU,
     M_HELD,
+    M_MEMORY,
     M_NW,
     M_PC,
     M_PROCESS,
@@ -48,6 +51,7 @@ from seqfault.explore.tables import (
     SLOT,
     T_ALLOC,
     T_EMIT,
+    T_FLUSH,
     T_FREE,
     T_LOAD,
     T_STORE,
@@ -115,6 +119,14 @@ def event(P, X, kind, pc, a, v):  # type: ignore[no-untyped-def]
 
 
 @jit
+def waits(X, used):  # type: ignore[no-untyped-def]
+    """The step cannot be taken now, and so has shown nothing."""
+    X[X_VIOLATIONS] = 0
+    X[X_USED] = used
+    return DISABLED
+
+
+@jit
 def mix(h):  # type: ignore[no-untyped-def]
     """A bijection of 64 bits that spreads every bit (after Stafford's variants of MurmurHash3's finaliser)."""
     h ^= h >> np.uint64(32)
@@ -136,6 +148,10 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
     """
     put(B, P, P[M_CPU], 0, cpu)
     put(B, P, P[M_PROCESS], 0, p)
+    weak = P[M_MEMORY] != 0
+    if weak and memory.blocked(B, P, p, pc):
+        X[X_USED] = 0
+        return DISABLED
     used = 0
     first = True
     n = 0
@@ -270,7 +286,12 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 addr += get(B, P, c, pb) * P[q + np.uintp(4)]
                 if P[q + np.uintp(6)] != 0:
                     addr += get(B, P, P[q + np.uintp(5)], pb) * P[q + np.uintp(6)]
-            raw = load(B, P, addr, p)
+            if weak:
+                if not memory.may_load(B, P, addr, P[q + np.uintp(7)], p):
+                    return waits(X, used)
+                raw = memory.load(B, P, addr, p)
+            else:
+                raw = load(B, P, addr, p)
             t = np.uintp(P[O_TAB] + addr * SLOT)
             span = P[t + np.uintp(4)]
             if span >= 0 and raw > span and P[t + np.uintp(2)] != 0:
@@ -296,7 +317,15 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 violate(X, P[K_RANGE], pc, -1, addr, p)
                 X[X_USED] = used
                 return ENDS
-            store(B, P, addr, u, p)
+            if weak:
+                how = memory.store(B, P, addr, u & P[t + np.uintp(2)], P[q + np.uintp(7)], p)
+                if how != 0:
+                    waits(X, used)
+                    if how == memory.FULL:
+                        violate(X, P[K_BUFFER], pc, -1, 0, p)
+                    return DISABLED
+            else:
+                store(B, P, addr, u, p)
             event(P, X, T_STORE, pc, addr, v)
         elif op == 32:  # CHKPTR
             pool = P[O_POOLS] + 5 * b
@@ -370,6 +399,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 X[X_USED] = used
                 return ENDS
             first_cell = P[pool] + found * P[pool + 1]
+            if weak and memory.pending(B, P, first_cell, first_cell + P[pool + 1], -1):
+                return waits(X, used)
             store(B, P, first_cell, np.int64(1), p)
             if not (P[pool + 4] != 0 and reused and c == 0):
                 for k in range(1, P[pool + 1]):
@@ -388,6 +419,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 return ENDS
             pool = P[O_POOLS] + 5 * b
             s = P[pool] + (x - 1) * P[pool + 1]
+            if weak and memory.pending(B, P, s, s + P[pool + 1], p):
+                return waits(X, used)
             if get(B, P, s, 0) != 1:
                 violate(X, P[K_DOUBLE_FREE], pc, b, x - 1, p)
             store(B, P, s, np.int64(2), p)
@@ -407,9 +440,28 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 if x >= 0 and (held >> x) & 1:
                     put(B, P, P[M_HELD], pb, held & ~(np.int64(1) << x))
                     break
+        elif op == 47:  # FENCE
+            if weak:
+                memory.fence(B, P, a, p)
         elif op == 49:
             X[X_USED] = used
             return ENDS
+        elif op == 50:  # FLUSH: one of the stores in a buffer that may leave it
+            k = memory.leavers(B, P, pb)
+            if k == 0:
+                X[X_USED] = used
+                return DISABLED
+            if used >= depth:
+                X[X_DIGITS + used] = 0
+            X[X_RADIX + used] = k
+            s = memory.flush(B, P, pb, X[X_DIGITS + used])
+            used += 1
+            o = memory.object_of(P, s)
+            if P[o] >= 0:
+                st = get(B, P, P[o], 0)
+                if st != 1 and not (st == 2 and P[P[O_POOLS] + 5 * P[o + 1] + 4] != 0):
+                    violate(X, P[K_UAF], pc, P[o + 1], P[o + 2], p)
+            event(P, X, T_FLUSH, pc, s, get(B, P, s, 0))
         pc = nx
     X[X_USED] = used
     X[X_STAND] = pc

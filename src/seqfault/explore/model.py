@@ -7,6 +7,7 @@ from typing import cast
 
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.program import AGENT, CPU, ENVIRONMENT, Process, Program, build
+from seqfault.explore.memory import SC, canonical, with_memory
 from seqfault.kernel.places import Protocol
 from seqfault.kernel.rcu import rcu_agent
 from seqfault.kernel.types import Struct
@@ -24,7 +25,7 @@ def mm_program(protocol: Protocol, ncpus: int) -> Program:
     walker.  Sizes are the defaults of mm/types.py, the protocol's over them.
     """
     cpus = [Process(cpu_main, c, CPU, f"cpu{c}") for c in range(ncpus)]
-    rcu = [Process(rcu_agent, 0, AGENT, "rcu")]
+    rcu = [Process(rcu_agent, 0, AGENT, "rcu", bound=False)]
     ipis = [Process(ipi_agent, c, AGENT, f"ipi{c}") for c in range(ncpus)]
     walkers = [Process(walker_agent, c, ENVIRONMENT, f"walker{c}") for c in range(ncpus)]
     return Program(
@@ -52,6 +53,17 @@ def program_for(protocol: Protocol, scenario: Scenario) -> Program:
     return _program(id(protocol), max(2, len(scenario.cpus)))
 
 
-def automaton_for(protocol: Protocol, scenario: Scenario) -> Automaton:
-    """The automaton that runs `scenario`, compiled once."""
-    return build(program_for(protocol, scenario))
+_layered: dict[tuple[str, str], Automaton] = {}
+
+
+def automaton_for(protocol: Protocol, scenario: Scenario, memory: str = SC) -> Automaton:
+    """The automaton that runs `scenario` under a memory model, compiled once.  Raises `ValueError` for a model that
+    there is not."""
+    program = program_for(protocol, scenario)
+    a = build(program)
+    if memory == SC:
+        return a
+    key = program.key("merged"), canonical(memory)
+    if key not in _layered:
+        _layered[key] = with_memory(a, memory)
+    return _layered[key]

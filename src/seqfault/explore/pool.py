@@ -22,6 +22,7 @@ from seqfault.explore.check import (
     add_lock_cycles,
     check_scenario,
 )
+from seqfault.explore.memory import SC
 from seqfault.explore.model import program_for
 from seqfault.protocols import load
 from seqfault.scenarios.model import Scenario
@@ -31,15 +32,15 @@ def _worker_init() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
 
 
-def _work(protocol: str, scenario: Scenario, limits: Limits, locks: bool) -> ScenarioResult:
-    return check_scenario(load(protocol), scenario, limits, locks=locks)
+def _work(protocol: str, scenario: Scenario, limits: Limits, locks: bool, memory: str) -> ScenarioResult:
+    return check_scenario(load(protocol), scenario, limits, locks=locks, memory=memory)
 
 
 class Record:
     """Finished results in a file, one JSON object a line, so that an interrupted check goes on."""
 
-    def __init__(self, path: Path | None, protocol: str, locks: bool = False):
-        self.path, self.protocol, self.locks = path, protocol, locks
+    def __init__(self, path: Path | None, protocol: str, locks: bool = False, memory: str = SC):
+        self.path, self.protocol, self.locks, self.memory = path, protocol, locks, memory
         self.known: dict[str, ScenarioResult] = {}
         if path is not None and path.exists():
             for line in path.read_text().splitlines():
@@ -60,6 +61,8 @@ class Record:
         what = [program.key("merged"), base.key("merged"), repr(scenario), repr(replace(limits, seconds=None))]
         if self.locks:
             what.append(repr(load(self.protocol).locks))
+        if self.memory != SC:
+            what.append(self.memory)
         return hashlib.sha256(repr(tuple(what)).encode()).hexdigest()[:24]
 
     def add(self, key: str, r: ScenarioResult) -> None:
@@ -84,19 +87,21 @@ def check_many(
     resume: Path | None = None,
     live: Callable[..., None] | None = None,
     locks: bool = False,
+    memory: str = SC,
 ) -> Report:
     """Check `scenarios` with `jobs` worker processes (0: one a processor).
 
     `timeout`: seconds for all of it; what is not done by then is incomplete.  Ctrl-C likewise.
     `progress(result, done)` after each scenario, `tick(done, running)` a few times a second; `live(exploration,
-    frontier)` likewise, with one job.  `locks`: hold each access against the table of locks too.  `resume`: file to
+    frontier)` likewise, with one job.  `locks`: hold each access against the table of locks too.  `memory`: the memory
+    model.  `resume`: file to
     which results are added and from which they are taken.  Raises `OSError` if that file cannot be written.
     """
     t0 = time.perf_counter()
     load(protocol)
     if resume is not None:
         resume.open("a").close()
-    record = Record(resume, protocol, locks)
+    record = Record(resume, protocol, locks, memory)
     results: dict[str, ScenarioResult] = {}
     todo: list[tuple[Scenario, str]] = []
     for s in scenarios:
@@ -118,17 +123,19 @@ def check_many(
                     reason = f"time limit of {timeout:g} s"
                     break
                 mine = replace(limits, seconds=_least(limits.seconds, left))
-                r = check_scenario(load(protocol), s, mine, live, locks)
+                r = check_scenario(load(protocol), s, mine, live, locks, memory)
                 results[s.name] = r
                 record.add(k, r)
                 if progress:
                     progress(r, len(results))
         else:
-            reason = _parallel(protocol, todo, limits, jobs, end, timeout, results, record, progress, tick, locks)
+            reason = _parallel(
+                protocol, todo, limits, jobs, end, timeout, results, record, progress, tick, locks, memory
+            )
     except KeyboardInterrupt:
         reason = "interrupted"
     ordered = [results.get(s.name) or skipped(s, reason or "not run") for s in scenarios]
-    report = Report(protocol, "sc", ordered, time.perf_counter() - t0)
+    report = Report(protocol, memory, ordered, time.perf_counter() - t0)
     add_lock_cycles(report)
     return report
 
@@ -149,6 +156,7 @@ def _parallel(
     progress: Callable[[ScenarioResult, int], None] | None,
     tick: Callable[[int, int], None] | None,
     locks: bool,
+    memory: str,
 ) -> str:
     # the parent has compiled nothing yet: fork is safe and costs no second import
     ctx = multiprocessing.get_context("fork")
@@ -160,7 +168,8 @@ def _parallel(
             while queue and len(running) < 2 * jobs:
                 s, k = queue.pop()
                 left = None if end is None else max(0.1, end - time.perf_counter())
-                f = pool.submit(_work, protocol, s, replace(limits, seconds=_least(limits.seconds, left)), locks)
+                mine = replace(limits, seconds=_least(limits.seconds, left))
+                f = pool.submit(_work, protocol, s, mine, locks, memory)
                 running[f] = (s, k)
             done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             for f in done:

@@ -19,6 +19,7 @@ from seqfault.explore.tables import (
     OK,
     T_ALLOC,
     T_EMIT,
+    T_FLUSH,
     T_FREE,
     T_LOAD,
     T_STORE,
@@ -27,7 +28,7 @@ from seqfault.explore.tables import (
 )
 
 TRACE_ROOM = 4096
-KINDS = {T_LOAD: "load", T_STORE: "store", T_ALLOC: "alloc", T_FREE: "free", T_EMIT: "emit"}
+KINDS = {T_LOAD: "load", T_STORE: "store", T_ALLOC: "alloc", T_FREE: "free", T_EMIT: "emit", T_FLUSH: "flush"}
 
 
 class ScheduleError(Exception):

@@ -17,6 +17,7 @@ MAX_INSTRUCTIONS = 100_000
 MAX_CHOICES = 16
 MAX_VIOLATIONS = 64  # of one step
 MAX_COUNTED = 64
+MEMORY_MODELS = ("sc", "pso")  # M_MEMORY is the number of one
 ROW = 9
 SLOT = 6
 
@@ -40,6 +41,7 @@ SLOT = 6
     K_DOUBLE_FREE,
     K_ENDLESS,
     K_DEADLOCK,
+    K_BUFFER,
     M_OBS_BASE,
     M_OBSERVERS,
     M_CLASSES,
@@ -59,8 +61,10 @@ SLOT = 6
     O_PROCS,
     O_OBSERVERS,
     O_RULES,
-) = range(37)
-HEADER = 40
+    M_MEMORY,
+    O_MEMORY,
+) = range(40)
+HEADER = 48
 # a process in P[O_PROCS:]
 P_ENTRY, P_BASE, P_WORDS, P_ROLE, P_CPU = range(5)
 PROCESS_ROW = 5
@@ -72,7 +76,7 @@ X_VIOL = X_RADIX + MAX_CHOICES
 X_COUNTS = X_VIOL + 5 * MAX_VIOLATIONS
 X_EDGES = X_COUNTS + MAX_COUNTED
 # after the lock edges: the trace
-T_LOAD, T_STORE, T_ALLOC, T_FREE, T_EMIT, T_CHECK = range(6)
+T_LOAD, T_STORE, T_ALLOC, T_FREE, T_EMIT, T_CHECK, T_FLUSH = range(7)
 TRACE_ROW = 4
 
 
@@ -90,6 +94,7 @@ def program_array(a: Automaton, mode: str, use_masks: bool) -> NDArray[np.int64]
     head[M_RULES] = len(a.rest_rules)
     head[M_REGION] = a.masks.shape[1]
     head[M_USE_MASKS] = use_masks
+    head[M_MEMORY] = MEMORY_MODELS.index(a.memory.partition(":")[0])
     tab = a.tab.copy()
     tab[:, 5] *= -1  # all ones where relative: a mask is cheaper than a product
     start = np.array([c.start - int(a.tab[i, 3]) for i, c in enumerate(a.cells)], np.int64)
@@ -113,6 +118,7 @@ def program_array(a: Automaton, mode: str, use_masks: bool) -> NDArray[np.int64]
                 for r in a.rest_rules
             ],
         ),
+        (O_MEMORY, a.memory_table),
     ]
     parts = [head]
     at = HEADER

@@ -117,6 +117,18 @@ def xchg_acquire(field: Any, new: Any) -> Any:
     return _xchg(field, new, "xchg_acquire")
 
 
+@word
+def xchg_release(field: Any, new: Any) -> Any:
+    """`xchg` that only releases."""
+    return _xchg(field, new, "xchg_release")
+
+
+@word
+def xchg_relaxed(field: Any, new: Any) -> Any:
+    """`xchg` without ordering."""
+    return _xchg(field, new, "xchg_relaxed")
+
+
 def _fetch_add(field: Any, k: Any, name: str) -> int:
     old = int(field)
     _store(field, old + int(k), name)

@@ -15,7 +15,7 @@ def conflicts(events: list[Event]) -> set[int]:
     it is overwritten, and a load of what nobody changed, tell nothing."""
     by_cell: dict[str, list[int]] = {}
     for i, e in enumerate(events):
-        if e.kind in ("load", "store", "alloc", "free"):
+        if e.kind in ("load", "store", "flush", "alloc", "free"):
             by_cell.setdefault(e.cell, []).append(i)
     out: set[int] = set()
     for idx in by_cell.values():
@@ -119,6 +119,7 @@ def phrase(e: Event) -> str:
     return {
         "load": f"{c} is {v}",
         "store": f"{c} = {v}",
+        "flush": f"{c} = {v} reaches memory",
         "alloc": f"{c} is allocated",
         "free": f"{c} is FREED",
         "violation": f"{e.value}" + (f" of {c}" if c else ""),
@@ -189,6 +190,9 @@ def render(cx: Counterexample, shown: list[int], starts: dict[str, int], width: 
             continue
         at = " " * starts[e.process]
         w = width - len(at)
+        if e.kind == "flush":
+            out.append(clip(f"{at}      ({phrase(e)})", width))
+            continue
         if last.get(e.process) != e.function:
             last[e.process] = e.function
             out.append(clip(f"{at}{e.function}()", width))

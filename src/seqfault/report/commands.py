@@ -22,6 +22,7 @@ from rich.progress import (
 from seqfault.cli import BAD_INPUT, EXIT, BadInput, dump
 from seqfault.explore.check import Limits, Report, ScenarioResult
 from seqfault.explore.engine import Exploration
+from seqfault.explore.memory import canonical
 from seqfault.explore.model import automaton_for, program_for
 from seqfault.explore.pool import check_many
 from seqfault.kernel.places import Protocol
@@ -61,9 +62,16 @@ def run_check(
     verbose: bool,
     examples: int,
     locks: bool = False,
+    memory: str = "sc",
 ) -> None:
     """`seqfault check`."""
     p = load(protocol)
+    try:
+        memory = canonical(memory)
+    except ValueError as e:
+        raise BadInput(f"--memory: {e}") from None
+    if locks and memory != "sc":
+        raise BadInput("--locks looks at who holds a lock in memory, so it is for --memory sc")
     scenarios = select(names)
     err = Console(stderr=True, highlight=False)
     if verbose and not json:
@@ -94,7 +102,7 @@ def run_check(
             bar.update(task, what=f"{ex.states:,} states {rate / 1e3:,.0f} k/s frontier {frontier:,}")
 
         try:
-            report = check_many(protocol, scenarios, limits, jobs, timeout, done, resume=resume, live=live, locks=locks)
+            report = check_many(protocol, scenarios, limits, jobs, timeout, done, None, resume, live, locks, memory)
         except OSError as e:
             raise BadInput(f"--resume {resume}: {e.strerror}; name a file that can be written") from None
     if json:

@@ -18,6 +18,7 @@ from seqfault.cli import BadInput
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ir import Where
 from seqfault.explore.check import PATH_ONLY, Limits, Violation, place_of, run_one, statement_of, violations_of
+from seqfault.explore.memory import SC, canonical
 from seqfault.explore.model import automaton_for, program_for
 from seqfault.explore.replay import ScheduleError, Step, fewest_switches, replay, switches
 from seqfault.kernel.places import Protocol
@@ -31,7 +32,8 @@ SHRINK_STATES = 400_000
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened.  `process`: who; `kind`: load, store, alloc, free, violation; `cell`: as
+    """One thing that happened.  `process`: who; `kind`: load, store, flush (the store reaches memory), alloc,
+    free, violation; `cell`: as
     ``vm_area_struct[2].vm_sequence.sequence``; `value` after; `function`, `file`, `line`, `source`: where;
     `site`: the place."""
 
@@ -59,10 +61,11 @@ class Counterexample:
     violations: list[Violation]
     events: list[Event] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    memory: str = SC
 
     @property
     def schedule_string(self) -> str:
-        return encode_schedule(self.protocol, self.scenario, self.schedule)
+        return encode_schedule(self.protocol, self.scenario, self.schedule, self.memory)
 
     @property
     def switches(self) -> int:
@@ -76,8 +79,9 @@ class Counterexample:
 
 
 # -- schedules as text
-def encode_schedule(p: Protocol, s: Scenario, schedule: Sequence[tuple[int, int]]) -> str:
-    """A stable string: protocol, scenario, then runs of steps such as ``0x12.1x3c2`` (process 0 twelve steps,
+def encode_schedule(p: Protocol, s: Scenario, schedule: Sequence[tuple[int, int]], memory: str = SC) -> str:
+    """A stable string: protocol (with ``@pso`` or ``@pso.8``: the memory model, if it is not sc), scenario,
+    then runs of steps such as ``0x12.1x3c2`` (process 0 twelve steps,
     process 1 three
     with choice 2), then a check of the text that it was made from."""
     runs: list[str] = []
@@ -90,6 +94,8 @@ def encode_schedule(p: Protocol, s: Scenario, schedule: Sequence[tuple[int, int]
         runs.append(f"{proc}x{j - i}" + (f"c{choice}" if choice else ""))
         i = j
     name = p.file if p.file and p.name not in _builtin() else p.name
+    if memory != SC:
+        name += "@" + memory.replace(":", ".")
     extra = "" if _is_builtin(s) else "+" + pack_scenario(s)
     return f"{name}:{s.name}{extra}:{'.'.join(runs)}:{text_hash(p, s)}"
 
@@ -130,12 +136,18 @@ def text_hash(p: Protocol, s: Scenario) -> str:
     return _text_hash(program_for(p, s).key("merged"))
 
 
-def decode_schedule(text: str) -> tuple[Protocol, Scenario, list[tuple[int, int]], bool]:
-    """The protocol, scenario and steps of a schedule string, and whether the text is still the one it was made from."""
+def decode_schedule(text: str) -> tuple[Protocol, Scenario, list[tuple[int, int]], str, bool]:
+    """The protocol, scenario, steps and memory model of a schedule string, and whether the text is still the one it was
+    made from."""
     parts = text.strip().split(":")
     if len(parts) != 4:
         raise BadInput(f"{text[:40]!r} is no schedule; copy the string that a counterexample prints")
     name, scen, runs, check = parts
+    m = re.fullmatch(r"(.+)@([a-z]+(?:\.\d+)?)", name)
+    try:
+        name, memory = (m[1], canonical(m[2].replace(".", ":"))) if m else (name, SC)
+    except ValueError as e:
+        raise BadInput(f"the schedule's {e}") from None
     p = load(name)
     base, _, packed = scen.partition("+")
     if packed:
@@ -151,12 +163,12 @@ def decode_schedule(text: str) -> tuple[Protocol, Scenario, list[tuple[int, int]
         if not m:
             raise BadInput(f"{r!r} in the schedule is no run of steps; expected for example 0x12 or 1x3c2")
         steps += [(int(m[1]), int(m[3] or 0))] * int(m[2])
-    return p, s, steps, check == text_hash(p, s)
+    return p, s, steps, memory, check == text_hash(p, s)
 
 
 # -- building
-def start(p: Protocol, s: Scenario) -> tuple[Automaton, Any, Any]:
-    a = automaton_for(p, s)
+def start(p: Protocol, s: Scenario, memory: str = SC) -> tuple[Automaton, Any, Any]:
+    a = automaton_for(p, s, memory)
     cells = initial_cells(program_for(p, s).layout(), p, s)
     running = [x.role != 0 or (x.cpu < len(s.cpus) and bool(s.cpus[x.cpu])) for x in a.processes]
     return a, a.pack(cells, running), a.rom(cells)
@@ -167,14 +179,14 @@ def from_violation(p: Protocol, s: Scenario, v: Violation, shrink: bool = False)
     fewest context switches."""
     if shrink and v.kind not in PATH_ONLY:
         s, v = shrink_operations(p, s, v)
-    a, words, rom = start(p, s)
+    a, words, rom = start(p, s, v.memory)
     path = list(v.schedule)
     if shrink and v.kind not in PATH_ONLY:
         kind = list(a.kinds).index(v.kind)
         numbers = {x.name: i for i, x in enumerate(a.pools)}
         target = (kind, v.pc if v.pc >= 0 else v.raw_pc, numbers.get(v.object, -1))
         path = fewest_switches(a, words, rom, path, target)
-    return build(p, s, path, [v])
+    return build(p, s, path, [v], v.memory)
 
 
 def shrink_operations(p: Protocol, s: Scenario, v: Violation) -> tuple[Scenario, Violation]:
@@ -188,7 +200,7 @@ def shrink_operations(p: Protocol, s: Scenario, v: Violation) -> tuple[Scenario,
                 if not any(cpus):
                     continue
                 t = replace(s, cpus=cpus)
-                _, _, vs = run_one(p, t, Limits(states=SHRINK_STATES))
+                _, _, vs = run_one(p, t, Limits(states=SHRINK_STATES), memory=v.memory)
                 hit = next((x for x in vs if x.key() == v.key()), None)
                 if hit is not None:
                     left = left_out(s.name, c, i)
@@ -206,18 +218,22 @@ def left_out(name: str, cpu: int, i: int) -> str:
 
 def from_schedule(text: str) -> Counterexample:
     """The counterexample of a schedule string.  Raises `BadInput` when it cannot be followed."""
-    p, s, steps, same = decode_schedule(text)
+    p, s, steps, memory, same = decode_schedule(text)
     try:
-        return build(p, s, steps, None)
+        return build(p, s, steps, None, memory)
     except ScheduleError as e:
         why = "" if same else "; the text has changed since the schedule was made, check the scenario again"
         raise BadInput(f"the schedule cannot be followed: {e}{why}") from None
 
 
 def build(
-    p: Protocol, s: Scenario, schedule: list[tuple[int, int]], violations: list[Violation] | None
+    p: Protocol,
+    s: Scenario,
+    schedule: list[tuple[int, int]],
+    violations: list[Violation] | None,
+    memory: str = SC,
 ) -> Counterexample:
-    a, words, rom = start(p, s)
+    a, words, rom = start(p, s, memory)
     steps = replay(a, words, rom, schedule)
     found: list[Violation] = []
     events: list[Event] = []
@@ -230,9 +246,10 @@ def build(
             if private:
                 continue
             fn, file, line = place_of(a.where[acc.pc])
+            by = who.removeprefix("buffer of ")
             events.append(
                 Event(
-                    st.number, who, acc.kind, c.name, value_text(c.type, acc.value), fn, file, line,
+                    st.number, by, acc.kind, c.name, value_text(c.type, acc.value), fn, file, line,
                     source_line(a.where[acc.pc]), a.where[acc.pc].site,
                 )
             )  # fmt: skip
@@ -242,7 +259,7 @@ def build(
             src = source_line(a.where[pc]) if pc >= 0 else ""
             obj = f"{v.object}[{index}]" if v.object else ""
             events.append(Event(st.number, who, "violation", obj, v.kind, v.function, v.file, v.line, src, v.site))
-    return Counterexample(p, s, a, schedule, violations or found, events, steps)
+    return Counterexample(p, s, a, schedule, violations or found, events, steps, memory)
 
 
 def as_violation(a: Automaton, kind: int, pc: int, pool: int, index: int) -> Violation:

@@ -105,7 +105,7 @@ def report(c: Console, r: Report, p: Protocol, scenarios: list[Scenario], verbos
 
 
 def schedule_of(p: Protocol, s: Scenario, v: Violation) -> str:
-    return encode_schedule(p, s, v.schedule) if v.schedule else ""
+    return encode_schedule(p, s, v.schedule, v.memory) if v.schedule else ""
 
 
 def scenario_dict(s: Scenario) -> dict[str, Any]:

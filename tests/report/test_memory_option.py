@@ -1,0 +1,73 @@
+"""`check --memory`: what it says, what it refuses, and that its counterexamples replay."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from seqfault import cli
+from seqfault.explore.check import HOLDS, INCOMPLETE, Limits, check_scenario
+from seqfault.explore.pool import Record
+from seqfault.protocols import load
+from seqfault.report.counterexample import from_schedule
+from seqfault.scenarios import find
+
+ALONE = "same-page/file-warm-read-write~0.1,0.0"  # one CPU writes and reads a page
+
+
+def run(capsys, monkeypatch, *args: str) -> tuple[int, str, str]:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as e:
+        cli.main(list(args))
+    out, err = capsys.readouterr()
+    return int(e.value.code or 0), out, err
+
+
+def test_report_and_json_name_the_model(capsys, monkeypatch):
+    code, out, _ = run(capsys, monkeypatch, "check", "mmap-sem", "-s", ALONE, "-j", "1", "--memory", "pso:15", "--json")
+    d = json.loads(out)
+    assert (code, d["memory"], d["verdict"]) == (0, "pso:15", "holds")
+    code, out, _ = run(capsys, monkeypatch, "check", "mmap-sem", "-s", ALONE, "-j", "1", "--memory", "pso:1")
+    assert code == 3 and "mmap-sem under pso:1: incomplete" in out
+    assert "a store buffer was full (room for 1)" in out
+
+
+@pytest.mark.parametrize(
+    "args,says",
+    [
+        (("--memory", "tso"), "no memory model 'tso'; there are sc, pso"),
+        (("--memory", "pso:99"), "1 to 15"),
+        (("--memory", "pso", "--locks"), "--locks"),
+    ],
+)
+def test_refused(args, says, capsys, monkeypatch):
+    code, out, err = run(capsys, monkeypatch, "check", "mmap-sem", "-s", ALONE, *args)
+    assert code == 2 and not out and says in err.replace("\n", " ") and err.count("seqfault:") == 1
+
+
+def test_counterexample_replays(capsys, monkeypatch):
+    code, out, _ = run(
+        capsys, monkeypatch, "check", "spf-seed", "-s", "argued/case1-alone", "-j", "1", "--memory", "pso", "--json"
+    )
+    assert code == 1
+    v = json.loads(out)["scenarios"][0]["violations"][0]
+    assert v["schedule"].startswith("spf-seed@pso:argued/case1-alone:")
+    assert any(e["kind"] == "flush" for e in v["steps"])
+    cx = from_schedule(v["schedule"])
+    assert v["kind"] in {x.kind for x in cx.violations}
+    assert cx.schedule_string == v["schedule"]
+
+
+def test_refinement_is_under_the_same_model():
+    """Results of mmap-sem under one model are not taken for those of another."""
+    s = find([ALONE])[0]
+    for memory in ("pso:15", "sc", "pso:1", "pso:15"):
+        r = check_scenario(load("spf-v5"), s, Limits(), memory=memory)
+        assert r.verdict == (INCOMPLETE if memory == "pso:1" else HOLDS), (memory, r.violations)
+
+
+def test_kept_results_have_the_model_in_their_key():
+    s = find([ALONE])[0]
+    keys = {Record(None, "mmap-sem", memory=m).key(s, Limits()) for m in ("sc", "pso", "pso:8")}
+    assert len(keys) == 3
