@@ -1,0 +1,450 @@
+"""Tier 1: an automaton's steps as machine code.
+
+Each process class (processes that run the same text in regions of one size) becomes one entry, ``advance``: copy a
+state, run one step, pack what follows.  The functions of the text stay functions: a call or a return that does not end
+the step goes through the entry's dispatcher.  docs/engine.md has what an instruction means; explore/interp.py is
+the oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from seqfault.compile.automaton import Automaton, Int64
+from seqfault.compile.ops import BRANCHES, Op
+from seqfault.compile.step_body import Body, Known, signed_range
+from seqfault.compile.step_runtime import runtime
+
+SMALL = 600  # instructions times processes, up to which each process gets code of its own
+OK, DISABLED, ENDS = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class StepClass:
+    """Processes that share code.  `base`, `process`, `cpu`: known only where a process has code of its own."""
+
+    number: int
+    entry: int
+    words: int
+    observer: bool = False
+    base: int | None = None
+    process: int | None = None
+    cpu: int | None = None
+
+
+@dataclass
+class Packing:
+    """How a state's words are squeezed together: bits used of each word; words of the packed form."""
+
+    widths: list[int]
+    words: int
+
+    @property
+    def bits(self) -> int:
+        return sum(self.widths)
+
+
+@dataclass
+class StepText:
+    """LLVM text of an automaton's steps.  `class_of`: number of each process's class; `fuel`: whether any step has a loop
+    of its own."""
+
+    text: str
+    class_of: list[int]
+    packing: Packing
+    small: bool
+    classes: list[StepClass] = field(default_factory=list)
+
+
+class Graph:
+    """The automaton's instructions as the functions of the text, found again from its rows."""
+
+    def __init__(self, a: Automaton):
+        self.a = a
+        n = len(a.code)
+        op = a.code[:, 0]
+        self.next: list[list[int]] = [[] for _ in range(n)]
+        self.callee: dict[int, int] = {}
+        returns: dict[int, list[int]] = {}
+        targets: dict[int, dict[int, int]] = {}
+        for pc in range(n):
+            row = a.code[pc]
+            o = Op(int(op[pc]))
+            if o is Op.HALT or o is Op.STOPPATH or o is Op.RELAX:
+                continue
+            if o is Op.RET:
+                continue
+            if o is Op.CALL:
+                entry = int(row[3])
+                self.callee[pc] = entry
+                targets.setdefault(entry, {})[int(row[2])] = -1
+                continue
+            succ = [int(row[8])]
+            if o in BRANCHES:
+                succ.append(int(row[2 if o is Op.BR else 3]))
+            self.next[pc] = succ
+        self.returns = returns
+        self.component = self._components()
+        self.back = self._back_edges()
+
+    def return_points(self, pc: int) -> list[int]:
+        """Where the RET at `pc` may go, by the number of the call."""
+        return self.rets[pc]
+
+    def _components(self) -> list[int]:
+        """Number of the function of each instruction.  A call is followed by the instruction that its number among its
+        callee's calls leads back to."""
+        a = self.a
+        n = len(a.code)
+        parent = list(range(n))
+
+        def find(x: int) -> int:
+            while parent[x] != x:
+                parent[x] = parent[parent[x]]
+                x = parent[x]
+            return x
+
+        # HALT (0) is shared by all
+        for pc in range(n):
+            for m in self.next[pc]:
+                if pc and m:
+                    parent[find(pc)] = find(m)
+        # a RET belongs to a function whose entry is known; its table row gives the callers' return points
+        ret_row: dict[int, int] = {}
+        again = True
+        self.after: dict[int, int] = {}
+        while again:  # joining callers' parts may join the parts that hold a callee's RETs
+            again = False
+            row_of: dict[int, int] = {}
+            for pc in range(1, n):
+                if a.code[pc, 0] == Op.RET:
+                    row_of[find(pc)] = int(a.code[pc, 2])
+            for pc, entry in self.callee.items():
+                if pc in self.after:
+                    continue
+                r = row_of.get(find(entry), -1)
+                if r < 0:
+                    continue
+                back = int(a.rettab[r + int(a.code[pc, 2])])
+                self.after[pc] = back
+                if back and find(pc) != find(back):
+                    parent[find(pc)] = find(back)
+                    again = True
+        for pc in range(1, n):
+            if a.code[pc, 0] == Op.RET:
+                ret_row[pc] = int(a.code[pc, 2])
+        count: dict[int, int] = {}
+        for entry in self.callee.values():
+            count[entry] = count.get(entry, 0) + 1
+        calls_of: dict[int, int] = {}
+        for entry, k in count.items():
+            calls_of[find(entry)] = k
+        self.rets: dict[int, list[int]] = {}
+        for pc, r in ret_row.items():
+            k = calls_of.get(find(pc), 0)
+            self.rets[pc] = [int(x) for x in a.rettab[r : r + k]]
+        roots: dict[int, int] = {}
+        return [roots.setdefault(find(pc), len(roots)) for pc in range(n)]
+
+    def successors(self, pc: int) -> list[int]:
+        """In the same function: after a call, where it comes back to."""
+        if pc in self.after:
+            return [self.after[pc]]
+        return self.next[pc]
+
+    def _back_edges(self) -> set[int]:
+        """Instructions that a loop goes back to."""
+        n = len(self.a.code)
+        state = bytearray(n)
+        heads: set[int] = set()
+        for root in range(1, n):
+            if state[root]:
+                continue
+            work = [(root, 0)]
+            while work:
+                pc, k = work.pop()
+                if k == 0:
+                    state[pc] = 1
+                succ = self.successors(pc)
+                if k < len(succ):
+                    work.append((pc, k + 1))
+                    m = succ[k]
+                    if state[m] == 1:
+                        heads.add(m)
+                    elif state[m] == 0:
+                        work.append((m, 0))
+                else:
+                    state[pc] = 2
+        return heads
+
+    def reach(self, entry: int) -> list[int]:
+        """Instructions that a process starting at `entry` can come to."""
+        seen = {entry}
+        work = [entry]
+        while work:
+            pc = work.pop()
+            more = list(self.successors(pc))
+            if pc in self.callee:
+                more.append(self.callee[pc])
+            for m in more:
+                if m not in seen:
+                    seen.add(m)
+                    work.append(m)
+        return sorted(seen)
+
+
+def slots_of(a: Automaton, pcs: Iterable[int]) -> set[int]:
+    """Slots that instructions name in the columns that may hold one."""
+    out: set[int] = set()
+    for pc in pcs:
+        row = a.code[pc]
+        for c in SLOT_COLUMNS.get(Op(int(row[0])), (1, 2, 3)):
+            if 0 <= row[c] < len(a.tab):
+                out.add(int(row[c]))
+    return out
+
+
+SLOT_COLUMNS: dict[Op, tuple[int, ...]] = {
+    Op.LOAD: (1, 3, 5),
+    Op.STORE: (1, 3, 5),
+    Op.CHKPTR: (1,),
+    Op.CHKIDX: (1,),
+    Op.CALL: (1,),
+    Op.RET: (1,),
+    Op.CHECK: (1, 3),
+    Op.WAIT: (1,),
+    Op.CHOOSE: (1,),
+    Op.EMIT: (1,),
+    Op.ALLOC: (1,),
+    Op.FREE: (1,),
+    Op.BR: (1,),
+    Op.BREQ: (1, 2),
+    Op.BRNE: (1, 2),
+    Op.BRLT: (1, 2),
+    Op.BRLE: (1, 2),
+    Op.NOP: (),
+    Op.COUNT: (),
+    Op.FENCE: (),
+    Op.SEQPOINT: (),
+    Op.HALT: (),
+    Op.RELAX: (),
+    Op.STOPPATH: (),
+    Op.LOCKDEP_ACQUIRE: (),
+    Op.LOCKDEP_RELEASE: (),
+    Op.WRAP: (1, 2),
+}
+
+
+def packing_of(a: Automaton, graph: Graph) -> Packing:
+    """Which bits of each word of a state are ever used."""
+    used = [0] * a.nw
+    for i in range(a.ncell):
+        word, shift, mask = int(a.tab[i, 0]), int(a.tab[i, 1]), int(a.tab[i, 2]) & ((1 << 64) - 1)
+        if mask and word < a.nw:
+            used[word] |= mask << shift
+    by_entry: dict[int, list[int]] = {}
+    for p in a.processes:
+        if p.entry not in by_entry:
+            slots = slots_of(a, graph.reach(p.entry)) | {a.pc_slot}
+            if a.held_slot >= 0:
+                slots.add(a.held_slot)
+            words = [0] * max(q.words for q in a.processes)
+            for s in slots:
+                word, shift, mask, _, _, rel = (int(x) for x in a.tab[s])
+                if rel and word < len(words):
+                    words[word] |= (mask & ((1 << 64) - 1)) << shift
+            by_entry[p.entry] = words
+        for w in range(p.words):
+            used[p.base + w] |= by_entry[p.entry][w]
+    widths = [u.bit_length() for u in used]
+    return Packing(widths, max(1, (sum(widths) + 63) // 64))
+
+
+def step_text(a: Automaton, mode: str, use_masks: bool) -> StepText:
+    """The LLVM text of `a`'s steps, which begin where `mode` says; `use_masks`: dead registers are zeroed."""
+    graph = Graph(a)
+    packing = packing_of(a, graph)
+    small = sum(len(graph.reach(p.entry)) for p in a.processes) <= SMALL
+    classes: list[StepClass] = []
+    class_of: list[int] = []
+    shared: dict[tuple[int, int], int] = {}
+    for i, p in enumerate(a.processes):
+        if small:
+            class_of.append(len(classes))
+            classes.append(StepClass(len(classes), p.entry, p.words, False, p.base, i, p.cpu))
+            continue
+        key = (p.entry, p.words)
+        if key not in shared:
+            shared[key] = len(classes)
+            classes.append(StepClass(len(classes), p.entry, p.words))
+        class_of.append(shared[key])
+    known = Known(a)
+    out = [runtime(a, known)]
+    observers = []
+    for entry in a.observers:
+        observers.append(StepClass(len(classes) + len(observers), entry, a.observer_words, True))
+    for c in [*classes, *observers]:
+        out.append(class_text(a, graph, c, a.stop[mode], use_masks, known, small))
+    out.append(entry_text(a, classes, class_of, observers, packing, small))
+    out.append(pack_text(packing, a.nw))
+    return StepText("".join(out), class_of, packing, small, classes)
+
+
+def class_text(
+    a: Automaton, graph: Graph, c: StepClass, stops: Sequence[int] | Int64, use_masks: bool, known: Known, small: bool
+) -> str:
+    """The functions that one class of processes can come to, and the dispatcher between them."""
+    pcs = graph.reach(c.entry)
+    parts: dict[int, list[int]] = {}
+    for pc in pcs:
+        if pc:
+            parts.setdefault(graph.component[pc], []).append(pc)
+    if c.observer:
+        stops = np.zeros(len(a.code), np.int64)
+    entries = {c.entry}
+    for pc in pcs:
+        if stops[pc]:
+            entries.add(pc)
+        if pc in graph.callee:
+            entries |= {graph.callee[pc], graph.after.get(pc, 0)}
+    entries.discard(0)
+    out = []
+    order = sorted(parts)
+    for f in order:
+        body = Body(a, graph, c, f"k{c.number}_{f}", parts[f], sorted(entries & set(parts[f])), stops, use_masks, known)
+        out.append(body.text())
+    number = {f: i for i, f in enumerate(order)}
+    args = "ptr %mem, ptr %reg, ptr %ext, ptr %x"
+    out.append(f"define internal i64 @run{c.number}(ptr noalias %mem, ptr noalias %reg, ptr noalias %ext, "
+               "ptr noalias %x, i64 %start)" + (" alwaysinline" if small else "") + " {\n")  # fmt: skip
+    if len(order) == 1:
+        out.append(f"  %r = call i64 @k{c.number}_{order[0]}({args}, i64 %start)\n  ret i64 %r\n}}\n")
+        return "".join(out)
+    table = ", ".join(
+        f"i16 {number.get(graph.component[pc], 0) if pc in entries else 0}" for pc in range(len(a.code))
+    )
+    out.insert(0, f"@part{c.number} = internal constant [{len(a.code)} x i16] [{table}]\n")
+    out.append("entry:\n  br label %again\nagain:\n  %pc = phi i64 [%start, %entry]")
+    for f in order:
+        out.append(f", [%r{f}, %call{f}]")
+    out.append(f"\n  %tp = getelementptr i16, ptr @part{c.number}, i64 %pc\n  %part = load i16, ptr %tp\n")
+    out.append(f"  switch i16 %part, label %call{order[0]} [")
+    out.append(" ".join(f"i16 {number[f]}, label %call{f}" for f in order[1:]) + "]\n")
+    for f in order:
+        out.append(f"call{f}:\n  %r{f} = call i64 @k{c.number}_{f}({args}, i64 %pc)\n")
+        out.append(f"  %c{f} = icmp slt i64 %r{f}, {1 << 32}\n  br i1 %c{f}, label %again, label %done\n")
+    out.append("done:\n  %r = phi i64 " + ", ".join(f"[%r{f}, %call{f}]" for f in order) + "\n  ret i64 %r\n}\n")
+    return "".join(out)
+
+
+def entry_text(
+    a: Automaton,
+    classes: list[StepClass],
+    class_of: list[int],
+    observers: list[StepClass],
+    packing: Packing,
+    small: bool,
+) -> str:
+    """``advance(S, T, ext, x, process, depth, out)`` and ``observe(S, T, ext, x, number)``."""
+    from seqfault.compile.step_runtime import X_DEPTH, X_FUEL, X_USED
+
+    n, nb = a.nw, 8 * a.nw
+    at_pc, shift_pc, mask_pc = (int(x) for x in a.tab[a.pc_slot][:3])
+    cpu_word, process_word = int(a.tab[a.cpu_slot][0]) - n, int(a.tab[a.process_slot][0]) - n
+    out = []
+    head = (
+        "define i64 @advance(ptr noalias %S, ptr noalias %given, ptr noalias %ext, ptr noalias %x, i64 %process, "
+        "i64 %depth, ptr noalias %out) {\nentry:\n"
+    )
+    out.append(head)
+    out.append(f"  %T = alloca [{n} x i64]\n" if small else "  %T = getelementptr i64, ptr %given, i64 0\n")
+    out.append(f"  call void @llvm.memcpy.p0.p0.i64(ptr %T, ptr %S, i64 {nb}, i1 false)\n")
+    for k, (off, v) in enumerate([(X_USED, "0"), (X_DEPTH, "%depth"), (X_FUEL, "100000")]):
+        out.append(f"  %h{k} = getelementptr i64, ptr %x, i64 {off}\n  store i64 {v}, ptr %h{k}\n")
+    out.append(f"  %pp = getelementptr i64, ptr %ext, i64 {process_word}\n  store i64 %process, ptr %pp\n")
+    out.append("  switch i64 %process, label %never [")
+    out.append(" ".join(f"i64 {i}, label %p{i}" for i in range(len(a.processes))) + "]\nnever:\n  unreachable\n")
+    phis = []
+    for i, p in enumerate(a.processes):
+        c = classes[class_of[i]]
+        out.append(
+            f"p{i}:\n  %reg{i} = getelementptr i64, ptr %T, i64 {p.base}\n"
+            f"  %cp{i} = getelementptr i64, ptr %ext, i64 {cpu_word}\n  store i64 {p.cpu}, ptr %cp{i}\n"
+            f"  %w{i} = getelementptr i64, ptr %reg{i}, i64 {at_pc}\n  %v{i} = load i64, ptr %w{i}\n"
+            f"  %s{i} = lshr i64 %v{i}, {shift_pc}\n  %pc{i} = and i64 %s{i}, {mask_pc}\n"
+            f"  %r{i} = call i64 @run{c.number}(ptr %T, ptr %reg{i}, ptr %ext, ptr %x, i64 %pc{i})\n"
+            "  br label %join\n"
+        )
+        phis.append(f"[%r{i}, %p{i}]")
+    out.append("join:\n  %r = phi i64 " + ", ".join(phis) + "\n  %k = lshr i64 %r, 32\n")
+    out.append("  %ok = icmp eq i64 %k, 1\n  br i1 %ok, label %keep, label %no\nkeep:\n")
+    out.append("  call void @pack(ptr %T, ptr %out)\n  ret i64 0\nno:\n  %st = sub i64 %k, 1\n  ret i64 %st\n}\n")
+    obs = a.observer_base - n
+    out.append("define i64 @observe(ptr noalias %S, ptr noalias %T, ptr noalias %ext, ptr noalias %x, i64 %number) {\n")
+    out.append(f"entry:\n  call void @llvm.memcpy.p0.p0.i64(ptr %T, ptr %S, i64 {nb}, i1 false)\n")
+    out.append(f"  %reg = getelementptr i64, ptr %ext, i64 {obs}\n")
+    out.append(f"  call void @llvm.memset.p0.i64(ptr %reg, i8 0, i64 {8 * a.observer_words}, i1 false)\n")
+    for k, (off, v) in enumerate([(X_USED, 0), (X_DEPTH, 0), (X_FUEL, 100000)]):
+        out.append(f"  %h{k} = getelementptr i64, ptr %x, i64 {off}\n  store i64 {v}, ptr %h{k}\n")
+    for k, w in enumerate((process_word, cpu_word)):
+        out.append(f"  %z{k} = getelementptr i64, ptr %ext, i64 {w}\n  store i64 0, ptr %z{k}\n")
+    out.append("  switch i64 %number, label %never [")
+    out.append(" ".join(f"i64 {i}, label %o{i}" for i in range(len(observers))) + "]\nnever:\n  ret i64 0\n")
+    for i, c in enumerate(observers):
+        call = f"call i64 @run{c.number}(ptr %T, ptr %reg, ptr %ext, ptr %x, i64 {c.entry})"
+        out.append(f"o{i}:\n  %r{i} = {call}\n  ret i64 %r{i}\n")
+    out.append("}\n")
+    return "".join(out)
+
+
+def pack_text(packing: Packing, nw: int) -> str:
+    """``pack(S, out)`` and ``unpack(in, S)``."""
+    out = ["define void @pack(ptr noalias %S, ptr noalias %out) alwaysinline {\n"]
+    back = ["define void @unpack(ptr noalias %in, ptr noalias %S) {\n"]
+    acc: list[str] = ["0"] * packing.words
+    n = 0
+    for i in range(packing.words):
+        back.append(f"  %ip{i} = getelementptr i64, ptr %in, i64 {i}\n  %i{i} = load i64, ptr %ip{i}\n")
+    at = 0
+    for w, width in enumerate(packing.widths):
+        back.append(f"  %sp{w} = getelementptr i64, ptr %S, i64 {w}\n")
+        if width == 0:
+            back.append(f"  store i64 0, ptr %sp{w}\n")
+            continue
+        out.append(f"  %p{w} = getelementptr i64, ptr %S, i64 {w}\n  %v{w} = load i64, ptr %p{w}\n")
+        word, bit = divmod(at, 64)
+        mask = (1 << width) - 1
+
+        def put(k: int, v: str) -> None:
+            nonlocal n
+            if acc[k] == "0":
+                acc[k] = v
+            else:
+                out.append(f"  %o{n} = or i64 {acc[k]}, {v}\n")
+                acc[k] = f"%o{n}"
+                n += 1
+
+        if bit:
+            out.append(f"  %l{w} = shl i64 %v{w}, {bit}\n")
+            put(word, f"%l{w}")
+            back.append(f"  %a{w} = lshr i64 %i{word}, {bit}\n")
+            got = f"%a{w}"
+        else:
+            put(word, f"%v{w}")
+            got = f"%i{word}"
+        if bit + width > 64:
+            out.append(f"  %r{w} = lshr i64 %v{w}, {64 - bit}\n")
+            put(word + 1, f"%r{w}")
+            back.append(f"  %b{w} = shl i64 %i{word + 1}, {64 - bit}\n  %c{w} = or i64 {got}, %b{w}\n")
+            got = f"%c{w}"
+        if width < 64:
+            back.append(f"  %m{w} = and i64 {got}, {signed_range(mask)}\n")
+            got = f"%m{w}"
+        back.append(f"  store i64 {got}, ptr %sp{w}\n")
+        at += width
+    for k in range(packing.words):
+        out.append(f"  %q{k} = getelementptr i64, ptr %out, i64 {k}\n  store i64 {acc[k]}, ptr %q{k}\n")
+    return "".join(out) + "  ret void\n}\n" + "".join(back) + "  ret void\n}\n"

@@ -1,0 +1,135 @@
+"""Tier 1's machine code: made of an automaton, kept in the cache, loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+import numpy as np
+
+import seqfault
+from seqfault.compile.automaton import Automaton, Int64
+from seqfault.compile.native import optimise, target_machine
+from seqfault.compile.program import cache_dir, compiler_hash
+from seqfault.compile.step_code import Packing, StepText, step_text
+
+ENTRIES = ("advance", "observe", "pack", "unpack")
+
+
+@dataclass
+class StepObject:
+    """An object file with the entries, and how states are packed."""
+
+    object: bytes
+    packing: Packing
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class StepCode:
+    """Steps of an automaton as machine code.
+
+    `mode`: where steps begin; `dead`: dead registers are zeroed.  `addresses`: int64, of the entries; `seconds`: what
+    compiling took, by stage; `cached`: it came from the cache.
+    """
+
+    def __init__(self, a: Automaton, mode: str = "merged", dead: bool = True):
+        self.a, self.mode, self.dead = a, mode, dead
+        self.cached = False
+        obj = self._object()
+        self.packing, self.seconds = obj.packing, obj.seconds
+        t = time.perf_counter()
+        engine: Any = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(1))
+        engine.add_object_file(llvm.ObjectFileRef.from_data(obj.object))
+        engine.finalize_object()
+        self._engine = engine
+        self.addresses: Int64 = np.array([engine.get_function_address(e) for e in ENTRIES], np.int64)
+        self.seconds = {**self.seconds, "load": time.perf_counter() - t}
+
+    def key(self) -> str:
+        """A hash of everything that the code depends on."""
+        a = self.a
+        h = hashlib.sha256(f"{seqfault.__version__} {compiler_hash()} {llvmlite.__version__}".encode())
+        h.update(f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()} {self.mode} {self.dead}".encode())
+        for x in (a.code, a.tab, a.stop[self.mode], a.masks, a.rettab):
+            h.update(np.ascontiguousarray(x).tobytes())
+        h.update(repr((list(a.pools), list(a.const_words), a.nw, a.nx, list(a.rom_cells))).encode())
+        h.update(repr((list(a.processes), list(a.kinds), list(a.lock_classes), list(a.observers))).encode())
+        h.update(repr((a.observer_base, a.observer_words, [c.start for c in a.cells])).encode())
+        return h.hexdigest()[:32]
+
+    def _object(self) -> StepObject:
+        path = cache_dir() / f"{self.key()}.steps"
+        try:
+            obj: StepObject = pickle.loads(path.read_bytes())
+            self.cached = True
+            return obj
+        except Exception:  # no cache, an old one, a truncated one: all mean compiling
+            pass
+        obj = compile_steps(self.a, self.mode, self.dead)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
+                f.write(pickle.dumps(obj))
+            os.replace(f.name, path)
+        except OSError:
+            pass  # a read-only home only costs the time to compile
+        return obj
+
+    def pack(self, state: Int64) -> Int64:
+        """The packed form of a state."""
+        out = np.zeros(self.packing.words, np.int64)
+        words = np.ascontiguousarray(state, np.int64)
+        _call2(int(self.addresses[2]))(words.ctypes.data, out.ctypes.data)
+        return out
+
+    def unpack(self, packed: Int64) -> Int64:
+        """The state of a packed form."""
+        out = np.zeros(self.a.nw, np.int64)
+        words = np.ascontiguousarray(packed, np.int64)
+        _call2(int(self.addresses[3]))(words.ctypes.data, out.ctypes.data)
+        return out
+
+
+def _call2(address: int) -> Callable[[int, int], None]:
+    import ctypes
+
+    return ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(address)
+
+
+def compile_steps(a: Automaton, mode: str, dead: bool) -> StepObject:
+    """Compile without the cache."""
+    seconds: dict[str, float] = {}
+    t = time.perf_counter()
+    text: StepText = step_text(a, mode, dead and mode != "full")
+    seconds["text"] = time.perf_counter() - t
+    t = time.perf_counter()
+    mod = llvm.parse_assembly(text.text)
+    seconds["parse"] = time.perf_counter() - t
+    t = time.perf_counter()
+    level = 2 if text.small else 1
+    tm = target_machine(level)
+    optimise(mod, tm, level)
+    seconds["optimise"] = time.perf_counter() - t
+    t = time.perf_counter()
+    obj = tm.emit_object(mod)
+    seconds["emit"] = time.perf_counter() - t
+    return StepObject(obj, text.packing, seconds)
+
+
+_codes: dict[tuple[int, str, bool], tuple[Automaton, StepCode]] = {}
+
+
+def steps_of(a: Automaton, mode: str = "merged", dead: bool = True) -> StepCode:
+    """The steps of `a`, made once in a process."""
+    k = id(a), mode, dead and mode != "full"
+    if k not in _codes:
+        _codes[k] = a, StepCode(a, mode, dead)
+    return _codes[k][1]

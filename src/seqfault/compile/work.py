@@ -1,0 +1,14 @@
+"""What a step leaves behind, as one array `X`: counts, then lists at fixed offsets.  Every executor writes the same."""
+
+from __future__ import annotations
+
+MAX_INSTRUCTIONS = 100_000
+MAX_CHOICES = 16
+MAX_VIOLATIONS = 64  # of one step
+MAX_COUNTED = 64
+X_VIOLATIONS, X_USED, X_TRACE, X_HASH, X_STAND, X_COUNTED, X_TRACE_ROOM, X_DEPTH, X_FUEL = range(9)
+X_DIGITS = 16
+X_RADIX = X_DIGITS + MAX_CHOICES
+X_VIOL = X_RADIX + MAX_CHOICES
+X_COUNTS = X_VIOL + 5 * MAX_VIOLATIONS
+X_EDGES = X_COUNTS + MAX_COUNTED  # the order of locks: classes x classes; then a tier's own words

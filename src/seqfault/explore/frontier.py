@@ -1,0 +1,347 @@
+"""Breadth-first exploration on generated steps: the arrays, the rounds, the threads.
+
+The next frontier has a part for each thread.  When a thread needs something (room in the table, in its part of the frontier,
+a pause) it comes back, with the successors that it has not entered yet, and goes on from there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqfault.compile.automaton import Automaton
+from seqfault.compile.step_native import StepCode, steps_of
+from seqfault.explore import search as k
+from seqfault.explore.engine import Executor, Exploration, Found
+from seqfault.explore.tables import X_EDGES, buffer, program_array, work_array
+
+Int64 = NDArray[np.int64]
+FIRST_SLOTS = 1 << 14
+FULL = 0.8  # of the table, at most
+DOUBLES = 1 << 22  # slots up to which the table doubles; then it grows by a third
+TRACED = 1 << 21  # states up to which parents are kept
+CHUNK_S = 0.15
+FEW = 4 * k.BLOCK  # states that one thread does alone
+
+
+class Worker:
+    """A thread's own arrays."""
+
+    def __init__(self, a: Automaton, rom: Int64, words: int, exact: bool, exclusive: bool):
+        self.th = np.zeros(24, np.int64)
+        self.th[k.T_EXACT], self.th[k.T_EXCLUSIVE], self.th[k.T_SPARE] = exact, exclusive, -1
+        self.S, self.T = np.zeros(a.nw + 1, np.int64), np.zeros(a.nw + 1, np.int64)
+        self.E = buffer(a, rom)[a.nw :].copy()
+        n = len(a.lock_classes)
+        self.X = np.concatenate([work_array(a), np.zeros(n + 1, np.int64)])
+        self.buf = np.zeros((k.ROOM + k.SLACK, words), np.int64)
+        self.rec = np.zeros((k.ROOM + k.SLACK, 2), np.int64)
+        self.hashes = np.zeros(k.ROOM + k.SLACK, np.uint64)
+        self.counts = np.zeros(max(1, len(a.counters)), np.int64)
+        self.distinct = np.zeros((k.MAX_DISTINCT, 9), np.int64)
+        self.dstate = np.zeros((k.MAX_DISTINCT, words), np.int64)
+        self.outcomes = np.full((1 << 10, 3), -1, np.int64)
+        self.ostate = np.zeros((1 << 10, words), np.int64)
+        self.part = np.zeros((2 * k.ROOM, words), np.int64)
+
+    def more_outcomes(self) -> None:
+        """Double the room for outcomes."""
+        old, states = self.outcomes, self.ostate
+        self.outcomes = np.full((2 * len(old), 3), -1, np.int64)
+        self.ostate = np.zeros((2 * len(old), states.shape[1]), np.int64)
+        for i in np.flatnonzero(old[:, k.O_STATE] >= 0):
+            s = int(old[i, 0]) & (len(self.outcomes) - 1)
+            while self.outcomes[s, k.O_STATE] >= 0:
+                s = (s + 1) & (len(self.outcomes) - 1)
+            self.outcomes[s], self.ostate[s] = old[i], states[i]
+
+
+class Search:
+    """An exploration that can be stopped between rounds, saved, and gone on with.
+
+    `threads`: how many share the work; `exact`: whole states are kept, not fingerprints; `traced`: parents are kept as long as
+    there are few states; `expect`: states for which there is room from the start.
+    """
+
+    def __init__(
+        self,
+        a: Automaton,
+        init: NDArray[np.uint64],
+        rom: Int64,
+        *,
+        mode: str = "merged",
+        exclusive: bool = False,
+        dead: bool = True,
+        threads: int = 1,
+        exact: bool = False,
+        traced: bool = True,
+        expect: int = 0,
+        code: StepCode | None = None,
+    ):
+        self.a, self.mode, self.dead, self.exact, self.rom = a, mode, dead and mode != "full", exact, rom
+        self.code = code or steps_of(a, mode, dead)
+        self.A = self.code.addresses
+        self.words = self.code.packing.words
+        self.P = program_array(a, mode, self.dead)
+        self.threads = threads
+        self.workers = [Worker(a, rom, self.words, exact, exclusive) for _ in range(threads)]
+        first = self.code.pack(Executor(a, rom, mode, self.dead).start(init))
+        slots = max(FIRST_SLOTS, int(expect / FULL * 1.02) + threads * k.ROOM)
+        self.table = np.zeros(slots, np.uint64)
+        self.store = np.zeros((max(2 * k.ROOM, expect) if exact else 1, self.words), np.int64)
+        self.G = np.zeros(16, np.int64)
+        self.parts: list[Int64] = [first.reshape(1, -1).copy()]  # of the depth that is being expanded
+        self.at = 0  # which of them is being expanded
+        self.base = 0  # number of its first state
+        self.depth = 0
+        self.parent = np.zeros(4 * k.ROOM if traced else 1, np.int64)
+        self.action = np.zeros(4 * k.ROOM if traced else 1, np.int64)
+        self.traced = traced and threads == 1
+        self.peak = 0
+        self.seconds = 0.0
+        for w in self.workers:
+            w.th[k.T_TRACED] = self.traced
+        self._enter_first(first)
+        self._limits()
+
+    def _enter_first(self, first: Int64) -> None:
+        row = first.reshape(1, -1)
+        h = int(k.hash_of(row, 0, self.words))
+        s = (h * len(self.table)) >> 64
+        self.table[s] = h
+        if self.exact:
+            self.store[0] = first
+            self.table[s] = ((h & 0xFFFFFF) << 40) | 1
+            self.G[k.G_INDEX] = 1
+        self.G[k.G_STORED] = 1
+
+    # -- sizes
+    def _limits(self) -> None:
+        room = int(len(self.table) * FULL)
+        if self.exact:
+            room = min(room, len(self.store) - self.threads * (k.ROOM + 1))
+        self.G[k.G_ROOM] = room - (self.threads - 1) * k.ROOM
+
+    @property
+    def states(self) -> int:
+        return int(self.G[k.G_STORED])
+
+    @property
+    def bytes(self) -> int:
+        """Of everything that grows with the states."""
+        own = sum(w.part.nbytes + w.outcomes.nbytes + w.ostate.nbytes for w in self.workers)
+        front = sum(p.nbytes for p in self.parts)
+        return int(self.table.nbytes + self.store.nbytes + self.parent.nbytes + self.action.nbytes + own + front)
+
+    def grow_needs(self) -> int:
+        """Bytes that growing the table takes while both are there."""
+        return self._next_slots() * 8 + (self.store.nbytes if self.exact else 0)
+
+    def _next_slots(self) -> int:
+        n = len(self.table)
+        return 2 * n if n < DOUBLES else n + n // 3
+
+    def grow(self) -> None:
+        """Make room for more states."""
+        if self.exact:
+            n = len(self.store)
+            bigger = 2 * n if n < DOUBLES else n + n // 3
+            if self.states + 2 * self.threads * k.ROOM > n:
+                self.store = np.concatenate([self.store, np.zeros((bigger - n, self.words), np.int64)])
+        if self.states + 2 * self.threads * k.ROOM > len(self.table) * FULL:
+            new = np.zeros(self._next_slots(), np.uint64)
+            old = self.table
+            cuts = np.linspace(0, len(old), self.threads + 1).astype(np.int64)
+            jobs: list[tuple[Any, ...]] = []
+            for i in range(self.threads):
+                lo, hi = int(cuts[i]), int(cuts[i + 1])
+                args = (old, new, self.store, self.words, lo, hi) if self.exact else (old, new, lo, hi)
+                jobs.append(args)
+            self._parallel(k.rehash_exact if self.exact else k.rehash, jobs)
+            self.table = new
+        self._limits()
+
+    @staticmethod
+    def _parallel(fn: Callable[..., Any], jobs: list[tuple[Any, ...]]) -> None:
+        if len(jobs) == 1:
+            fn(*jobs[0])
+            return
+        threads = [threading.Thread(target=fn, args=j) for j in jobs[1:]]
+        for t in threads:
+            t.start()
+        fn(*jobs[0])
+        for t in threads:
+            t.join()
+
+    # -- rounds
+    def _args(self, w: Worker, front: Int64) -> tuple[Any, ...]:
+        return (
+            self.A, self.P, front, len(front), w.part, self.table, self.store, self.G, w.th, w.S, w.T, w.E, w.X, w.buf,
+            w.rec, w.hashes, w.counts, w.distinct, w.dstate, w.outcomes, w.ostate, self.parent, self.action,
+        )  # fmt: skip
+
+    def round(self, budget: int) -> bool:
+        """Work until something is needed, or each thread has expanded `budget` states; False when nothing is left."""
+        front = self.parts[self.at]
+        few = len(front) <= FEW
+        busy = [w for i, w in enumerate(self.workers) if w.th[k.T_PENDING] or w.th[k.T_HEAD] < w.th[k.T_END]]
+        use = self.workers if not few else busy or self.workers[:1]
+        for w in use:
+            w.th[k.T_BUDGET], w.th[k.T_LEVEL], w.th[k.T_BASE] = budget, self.depth, self.base
+        self._parallel(k.work, [self._args(w, front) for w in use])
+        whys = {int(w.th[k.T_WHY]) for w in use}
+        for w in use:
+            if w.th[k.T_WHY] == k.WHY_FRONTIER:
+                if w.th[k.T_TAIL] + k.ROOM > len(w.part):
+                    w.part = np.concatenate([w.part, np.zeros_like(w.part)])
+                if self.traced and self.states + k.ROOM > len(self.parent):
+                    self._more_parents()
+            elif w.th[k.T_WHY] == k.WHY_OUTCOMES:
+                w.more_outcomes()
+        self.need_table = k.WHY_TABLE in whys
+        if whys == {k.WHY_DONE}:
+            return self._next_part()
+        return True
+
+    def _more_parents(self) -> None:
+        if self.states > TRACED:
+            self.traced = False
+            self.parent = self.action = np.zeros(1, np.int64)
+            for w in self.workers:
+                w.th[k.T_TRACED] = 0
+            return
+        self.parent = np.concatenate([self.parent, np.zeros_like(self.parent)])
+        self.action = np.concatenate([self.action, np.zeros_like(self.action)])
+
+    def _next_part(self) -> bool:
+        self.base += len(self.parts[self.at])
+        self.G[k.G_NEXT] = 0
+        for w in self.workers:
+            w.th[k.T_HEAD] = w.th[k.T_END] = 0
+        self.at += 1
+        if self.at < len(self.parts):
+            return True
+        used = self.parts
+        self.parts, self.at = [], 0
+        for w in self.workers:
+            n = int(w.th[k.T_TAIL])
+            if n:
+                self.parts.append(w.part[:n])
+                spare = max(used, key=len, default=None)
+                again = spare.base if spare is not None and isinstance(spare.base, np.ndarray) else None
+                if again is not None and again.shape[0] >= 2 * k.ROOM and again.ndim == 2 and again is not w.part:
+                    used = [u for u in used if u.base is not again]
+                    w.part = again
+                else:
+                    w.part = np.zeros((max(2 * k.ROOM, n), self.words), np.int64)
+                w.th[k.T_TAIL] = 0
+        if not self.parts:
+            return False
+        self.depth += 1
+        return True
+
+    # -- results
+    def exploration(self, complete: bool, reason: str) -> Exploration:
+        """What was found so far."""
+        a = self.a
+        ex = Exploration(a, self.states)
+        ex.transitions = sum(int(w.th[k.T_TRANSITIONS]) for w in self.workers)
+        ex.finals = sum(int(w.th[k.T_FINALS]) for w in self.workers)
+        ex.depth, ex.complete, ex.reason, ex.seconds = self.depth, complete, reason, self.seconds
+        ex.counters = np.sum([w.counts for w in self.workers], axis=0)
+        ex.bytes = max(self.peak, self.bytes)
+        if self.traced:
+            ex.parent, ex.action = self.parent[: self.states].copy(), self.action[: self.states].copy()
+        rows: dict[tuple[int, int, int], tuple[tuple[Any, ...], Int64, Int64, int]] = {}
+        for w in self.workers:
+            for i in range(int(w.th[k.T_DISTINCT])):
+                d = w.distinct[i]
+                key = int(d[k.V_KIND]), int(d[k.V_PC]), int(d[k.V_POOL])
+                rank = (int(d[k.V_LEVEL]), *w.dstate[i].tolist()) if self.threads > 1 else (int(d[k.V_LEVEL]),)
+                n = int(d[k.V_COUNT])
+                if key in rows:
+                    n += rows[key][3]
+                    if rows[key][0] <= rank:
+                        rows[key] = (*rows[key][:3], n)
+                        continue
+                rows[key] = rank, d, w.dstate[i], n
+        for (kind, pc, pool), (rank, d, state, n) in rows.items():
+            cell = -1
+            if pc < -1:
+                cell, pc = -2 - pc, -1
+            v = Found(
+                kind, pc, pool, int(d[k.V_INDEX]), int(d[k.V_STATE]), int(d[k.V_PROCESS]), int(d[k.V_CHOICE]), n, cell
+            )
+            ex.violations.append(v)
+            ex.packed[v.state] = state.copy(), int(rank[0])
+        best: dict[int, tuple[tuple[int, ...], int, Int64]] = {}
+        for w in self.workers:
+            for i in np.flatnonzero(w.outcomes[:, k.O_STATE] >= 0):
+                h, state_no, level = (int(x) for x in w.outcomes[i])
+                where = (level, *w.ostate[i].tolist()) if self.threads > 1 else (level,)
+                if h not in best or where < best[h][0]:
+                    best[h] = where, state_no, w.ostate[i]
+        for h, (where, state_no, state) in best.items():
+            ex.outcomes[h] = state_no
+            ex.packed[state_no] = state.copy(), int(where[0])
+        n = len(a.lock_classes)
+        edges = np.zeros((n, n), np.int64)
+        for w in self.workers:
+            mine = w.X[X_EDGES : X_EDGES + n * n].reshape(n, n)
+            edges = np.where((edges == 0) | ((mine > 0) & (mine < edges)), mine, edges) if self.threads > 1 else mine
+        for i, j in zip(*np.nonzero(edges), strict=True):
+            ex.edges.append((int(i), int(j), int(edges[i, j]) - 1))
+        return ex
+
+
+def run(
+    s: Search,
+    *,
+    max_states: int = 1 << 40,
+    max_memory: int = 1 << 60,
+    timeout: float | None = None,
+    progress: Callable[[Exploration, int], None] | None = None,
+    between: Callable[[Search], None] | None = None,
+) -> Exploration:
+    """Explore until everything was seen or a limit is reached.  `between(search)` is called between rounds."""
+    t0 = time.perf_counter() - s.seconds
+    budget = 20_000
+    s.G[k.G_LIMIT] = max_states
+    reason = ""
+    seen = Exploration(s.a)
+    while True:
+        before = time.perf_counter()
+        more = s.round(budget)
+        now = time.perf_counter()
+        s.seconds = now - t0
+        s.peak = max(s.peak, s.bytes)
+        if now - before > CHUNK_S * 1.5:
+            budget = max(1000, budget * 2 // 3)
+        elif now - before > CHUNK_S / 10:
+            budget = min(5_000_000, int(budget * min(2.0, CHUNK_S / (now - before))))
+        if progress is not None:
+            seen.states, seen.depth, seen.seconds = s.states, s.depth, s.seconds
+            seen.transitions = sum(int(w.th[k.T_TRANSITIONS]) for w in s.workers)
+            waiting = sum(len(p) for p in s.parts[s.at :]) + sum(int(w.th[k.T_TAIL]) for w in s.workers)
+            progress(seen, waiting)
+        if not more:
+            break
+        if s.states > max_states:
+            reason = f"limit of {max_states:,} states"
+        elif timeout is not None and now - t0 > timeout:
+            reason = f"time limit of {timeout:g} s"
+        elif s.bytes + (s.grow_needs() if s.need_table else 0) > max_memory:
+            reason = f"memory limit of {max_memory / (1 << 20):,.0f} MiB"
+        if reason:
+            break
+        if s.need_table:
+            s.grow()
+            s.peak = max(s.peak, s.bytes)
+        if between is not None:
+            between(s)
+    return s.exploration(not reason, reason)

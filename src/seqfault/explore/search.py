@@ -1,0 +1,405 @@
+"""The exploration's inner loops on generated steps: threads that share a table of states.
+
+A thread takes blocks of the frontier, generates all successors of a block, then enters them in the table; meanwhile
+their places in the table have been fetched.  All arrays belong to explore/frontier.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from seqfault.explore.interp import get, mix
+from seqfault.explore.jit import jit_search as jit
+from seqfault.explore.raw import call2, call5, call7, compare_and_swap, fetch_add, high, prefetch
+from seqfault.explore.tables import (
+    DISABLED,
+    K_DEADLOCK,
+    M_HALT,
+    M_OBSERVERS,
+    M_PC,
+    M_PROCESSES,
+    M_RULES,
+    O_PROCS,
+    O_RULES,
+    O_SEQPC,
+    OK,
+    P_BASE,
+    P_ROLE,
+    PROCESS_ROW,
+    X_COUNTED,
+    X_COUNTS,
+    X_DIGITS,
+    X_HASH,
+    X_RADIX,
+    X_USED,
+    X_VIOL,
+    X_VIOLATIONS,
+)
+
+BLOCK = 128  # states of the frontier that a thread takes at a time
+ROOM = 8192  # successors that it keeps before it enters them
+SLACK = 4096  # successors of one state, at most
+
+# shared between threads
+G_NEXT, G_STORED, G_STOP, G_ROOM, G_LIMIT, G_INDEX = range(6)
+# a thread's own: position in its block, successors waiting, tail of its part of the next frontier, why it came back
+T_HEAD, T_END, T_PENDING, T_TAIL, T_WHY, T_TRANSITIONS, T_FINALS, T_DISTINCT, T_OUTCOMES, T_BUDGET, T_LEVEL, T_BASE = range(12)
+T_TRACED, T_EXCLUSIVE, T_FRONTIER, T_EXACT, T_SPARE = range(12, 17)
+WHY_DONE, WHY_PAUSE, WHY_FRONTIER, WHY_TABLE, WHY_OUTCOMES = range(5)
+A_ADVANCE, A_OBSERVE, A_PACK, A_UNPACK = range(4)
+# columns of the distinct violations
+V_KIND, V_PC, V_POOL, V_INDEX, V_STATE, V_PROCESS, V_CHOICE, V_COUNT, V_LEVEL = range(9)
+O_HASH, O_STATE, O_LEVEL = range(3)  # of the outcomes
+MAX_DISTINCT = 512
+
+
+@jit
+def hash_of(words, row, n):  # type: ignore[no-untyped-def]
+    """64-bit fingerprint of a packed state; one of a single word is unique."""
+    h = np.uint64(0)
+    k = np.uint64(0x9E3779B97F4A7C15)
+    for w in range(n):
+        k += np.uint64(0x9E3779B97F4A7C15)
+        h += mix(np.uint64(words[row, w]) + k)
+    if n > 1:
+        h = mix(h)
+    if h == 0:
+        h = np.uint64(1)
+    return h
+
+
+@jit
+def less(a, i, b, j, n):  # type: ignore[no-untyped-def]
+    """Whether packed state a[i] comes before b[j]."""
+    for w in range(n):
+        if a[i, w] != b[j, w]:
+            return a[i, w] < b[j, w]
+    return False
+
+
+@jit
+def note(X, distinct, dstate, th, front, head, n, process, choice):  # type: ignore[no-untyped-def]
+    """Enter a step's violations in the table of distinct ones: where first, how often.
+
+    Among states of one depth the first in order of packing counts where threads share the work.
+    """
+    for v in range(X[X_VIOLATIONS]):
+        i = X_VIOL + 5 * v
+        at = np.int64(-1)
+        for k in range(th[T_DISTINCT]):
+            if distinct[k, V_KIND] == X[i] and distinct[k, V_PC] == X[i + 1] and distinct[k, V_POOL] == X[i + 2]:
+                distinct[k, V_COUNT] += 1
+                at = k
+                break
+        if at >= 0:
+            if th[T_TRACED] or distinct[at, V_LEVEL] != th[T_LEVEL] or not less(front, head, dstate, at, n):
+                continue
+        elif th[T_DISTINCT] < distinct.shape[0]:
+            at = th[T_DISTINCT]
+            th[T_DISTINCT] = at + 1
+            distinct[at, V_COUNT] = 1
+        else:
+            continue
+        for j in range(4):
+            distinct[at, j] = X[i + j]
+        distinct[at, V_STATE] = th[T_BASE] + head
+        distinct[at, V_PROCESS] = process
+        distinct[at, V_CHOICE] = choice
+        distinct[at, V_LEVEL] = th[T_LEVEL]
+        for w in range(n):
+            dstate[at, w] = front[head, w]
+    X[X_VIOLATIONS] = 0
+
+
+@jit
+def at_rest(S, P, X, A, pS, pT, pE, pX):  # type: ignore[no-untyped-def]
+    """Rules and observers of a state at rest; the outcome's hash is X[X_HASH]."""
+    X[X_VIOLATIONS] = 0
+    X[X_COUNTED] = 0
+    for k in range(P[M_RULES]):
+        r = P[O_RULES] + 6 * k
+        st = P[r + 2]
+        if st >= 0 and get(S, P, st, 0) != 1:
+            continue
+        v = get(S, P, P[r], 0)
+        if (P[r + 1] == 0 and v != 0) or (P[r + 1] == 1 and v & 1):
+            n = X[X_VIOLATIONS]
+            if n < 32:
+                i = X_VIOL + 5 * n
+                X[i] = P[r + 3]
+                X[i + 1] = -2 - P[r]
+                X[i + 2] = P[r + 4]
+                X[i + 3] = P[r + 5]
+                X[i + 4] = -1
+                X[X_VIOLATIONS] = n + 1
+    X[X_HASH] = 1
+    for k in range(P[M_OBSERVERS]):
+        call5(A[A_OBSERVE], (pS, pT, pE, pX, np.int64(k)))
+
+
+@jit
+def outcome(X, outcomes, ostate, th, front, head, n):  # type: ignore[no-untyped-def]
+    """Enter the outcome of a state at rest."""
+    h = X[X_HASH]
+    mask = outcomes.shape[0] - 1
+    s = h & mask
+    while outcomes[s, O_STATE] >= 0 and outcomes[s, O_HASH] != h:
+        s = (s + 1) & mask
+    if outcomes[s, O_STATE] < 0:
+        th[T_OUTCOMES] += 1
+    elif th[T_TRACED] or outcomes[s, O_LEVEL] != th[T_LEVEL] or not less(front, head, ostate, s, n):
+        return
+    outcomes[s, O_HASH] = h
+    outcomes[s, O_STATE] = th[T_BASE] + head
+    outcomes[s, O_LEVEL] = th[T_LEVEL]
+    for w in range(n):
+        ostate[s, w] = front[head, w]
+
+
+@jit
+def enter(buf, rec, hashes, n, table, store, nxt, th, G, parent, action):  # type: ignore[no-untyped-def]
+    """Enter the waiting successors; new ones go to the next frontier."""
+    slots = np.uint64(table.shape[0])
+    tail = th[T_TAIL]
+    first = tail
+    for k in range(th[T_PENDING]):
+        h = hashes[k]
+        s = np.int64(high(h, slots))
+        while True:
+            e = table[s]
+            if e == 0:
+                e = compare_and_swap(table, s, np.uint64(0), h)
+                if e == 0:
+                    for w in range(n):
+                        nxt[tail, w] = buf[k, w]
+                    if th[T_TRACED]:
+                        at = G[G_STORED] + tail - first
+                        parent[at] = th[T_BASE] + rec[k, 0]
+                        action[at] = rec[k, 1]
+                    tail += 1
+                    break
+            if e == h:
+                break
+            s += 1
+            if s == table.shape[0]:
+                s = np.int64(0)
+    th[T_TAIL] = tail
+    th[T_PENDING] = 0
+    fetch_add(G, 0 + G_STORED, tail - first)
+
+
+@jit
+def enter_exact(buf, rec, hashes, n, table, store, nxt, th, G, parent, action):  # type: ignore[no-untyped-def]
+    """As `enter`, with whole states: a slot has 24 bits of the fingerprint and the state's number plus one."""
+    slots = np.uint64(table.shape[0])
+    low = np.uint64((1 << 40) - 1)
+    tail = th[T_TAIL]
+    first = tail
+    for k in range(th[T_PENDING]):
+        h = hashes[k]
+        s = np.int64(high(h, slots))
+        tag = (h & np.uint64(0xFFFFFF)) << np.uint64(40)
+        mine = np.int64(-1)
+        while True:
+            e = table[s]
+            if e == 0:
+                if mine < 0:
+                    if th[T_SPARE] >= 0:
+                        mine = th[T_SPARE]
+                        th[T_SPARE] = -1
+                    else:
+                        mine = fetch_add(G, 0 + G_INDEX, np.int64(1))
+                    for w in range(n):
+                        store[mine, w] = buf[k, w]
+                e = compare_and_swap(table, s, np.uint64(0), tag | np.uint64(mine + 1))
+                if e == 0:
+                    for w in range(n):
+                        nxt[tail, w] = buf[k, w]
+                    if th[T_TRACED]:
+                        at = G[G_STORED] + tail - first
+                        parent[at] = th[T_BASE] + rec[k, 0]
+                        action[at] = rec[k, 1]
+                    tail += 1
+                    mine = np.int64(-1)
+                    break
+            if e & ~low == tag:
+                i = np.int64(e & low) - 1
+                same = True
+                for w in range(n):
+                    if store[i, w] != buf[k, w]:
+                        same = False
+                        break
+                if same:
+                    break
+            s += 1
+            if s == table.shape[0]:
+                s = np.int64(0)
+        if mine >= 0:  # another thread was first: its number serves the next new state
+            th[T_SPARE] = mine
+    th[T_TAIL] = tail
+    th[T_PENDING] = 0
+    fetch_add(G, 0 + G_STORED, tail - first)
+
+
+@jit
+def work(  # type: ignore[no-untyped-def]
+    A, P, front, nfront, nxt, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate, outcomes,
+    ostate, parent, action,
+):
+    """Expand states of the frontier until it is done or something is needed; why is th[T_WHY].
+
+    `A`: addresses of generated code; `front` (states, words): packed; `G`: what threads share; `th`: a thread's own.
+    """
+    n = front.shape[1]
+    nproc = P[M_PROCESSES]
+    pcslot = P[M_PC]
+    halt = P[M_HALT]
+    pS = np.int64(S.ctypes.data)
+    pT = np.int64(T.ctypes.data)
+    pE = np.int64(E.ctypes.data)
+    pX = np.int64(X.ctypes.data)
+    pB = np.int64(buf.ctypes.data)
+    pF = np.int64(front.ctypes.data)
+    advance = A[A_ADVANCE]
+    unpack = A[A_UNPACK]
+    exclusive = th[T_EXCLUSIVE]
+    slots = np.uint64(table.shape[0])
+    m = th[T_PENDING]
+    head = th[T_HEAD]
+    end = th[T_END]
+    done = 0
+    transitions = th[T_TRANSITIONS]
+    why = WHY_DONE
+    while True:
+        if m > 0 and (m > ROOM - SLACK or head >= end):
+            th[T_PENDING] = m
+            if th[T_TAIL] + ROOM > nxt.shape[0] or (th[T_TRACED] and G[G_STORED] + ROOM > parent.shape[0]):
+                why = WHY_FRONTIER
+                break
+            if G[G_STORED] + m > G[G_ROOM]:
+                why = WHY_TABLE
+                break
+            if th[T_EXACT]:
+                enter_exact(buf, rec, hashes, n, table, store, nxt, th, G, parent, action)
+            else:
+                enter(buf, rec, hashes, n, table, store, nxt, th, G, parent, action)
+            m = np.int64(0)
+        if head >= end:
+            if G[G_STOP] or done >= th[T_BUDGET] or G[G_STORED] > G[G_LIMIT]:
+                why = WHY_PAUSE
+                break
+            if th[T_OUTCOMES] * 2 > outcomes.shape[0]:
+                why = WHY_OUTCOMES
+                break
+            head = fetch_add(G, 0 + G_NEXT, np.int64(BLOCK))
+            if head >= nfront:
+                head = end = np.int64(nfront)
+                break
+            end = min(head + BLOCK, np.int64(nfront))
+        done += 1
+        call2(unpack, (pF + head * n * 8, pS))
+        busy = False
+        finished = True
+        alone = np.int64(-1)
+        for p in range(nproc):
+            i = P[O_PROCS] + p * PROCESS_ROW
+            if P[i + P_ROLE] == 0:
+                pc = get(S, P, pcslot, P[i + P_BASE])
+                if pc != halt:
+                    finished = False
+                    if exclusive and P[P[O_SEQPC] + pc] == 0:
+                        alone = np.int64(p)
+        for p in range(nproc):
+            i = P[O_PROCS] + p * PROCESS_ROW
+            if get(S, P, pcslot, P[i + P_BASE]) == halt:
+                continue
+            role = P[i + P_ROLE]
+            if alone >= 0 and role == 0 and alone != p:
+                continue
+            depth = np.int64(0)
+            while True:
+                X[X_COUNTED] = 0
+                status = call7(advance, (pS, pT, pE, pX, np.int64(p), depth, pB + m * n * 8))
+                used = X[X_USED]
+                choice = np.int64(0)
+                if used:
+                    for k in range(used - 1, -1, -1):
+                        choice = choice * X[X_RADIX + k] + X[X_DIGITS + k]
+                if X[X_VIOLATIONS]:
+                    th[T_HEAD] = head
+                    note(X, distinct, dstate, th, front, head, n, np.int64(p), choice)
+                if status != DISABLED:
+                    for k in range(X[X_COUNTED]):
+                        counts[X[X_COUNTS + k]] += 1
+                    transitions += 1
+                    if role <= 1:
+                        busy = True
+                    if status == OK:
+                        h = hash_of(buf, m, n)
+                        hashes[m] = h
+                        prefetch(table, np.int64(high(h, slots)))
+                        rec[m, 0] = head
+                        rec[m, 1] = p + 256 * choice
+                        m += 1
+                k = used - 1
+                while k >= 0 and X[X_DIGITS + k] + 1 >= X[X_RADIX + k]:
+                    k -= 1
+                if k < 0:
+                    break
+                X[X_DIGITS + k] += 1
+                depth = k + 1
+        if not busy:
+            if finished:
+                th[T_FINALS] += 1
+                at_rest(S, P, X, A, pS, pT, pE, pX)
+                note(X, distinct, dstate, th, front, head, n, np.int64(-1), np.int64(0))
+                outcome(X, outcomes, ostate, th, front, head, n)
+            else:
+                X[X_VIOL] = P[K_DEADLOCK]
+                X[X_VIOL + 1] = -1
+                X[X_VIOL + 2] = -1
+                X[X_VIOL + 3] = 0
+                X[X_VIOLATIONS] = 1
+                note(X, distinct, dstate, th, front, head, n, np.int64(-1), np.int64(0))
+        head += 1
+    th[T_HEAD] = head
+    th[T_END] = end
+    th[T_PENDING] = m
+    th[T_TRANSITIONS] = transitions
+    th[T_WHY] = why
+
+
+@jit
+def rehash(old, new, lo, hi):  # type: ignore[no-untyped-def]
+    """Move the fingerprints in old[lo:hi]; both tables are in the order of fingerprints, so memory is read and written
+    forwards."""
+    slots = np.uint64(new.shape[0])
+    for i in range(lo, hi):
+        h = old[i]
+        if h != 0:
+            s = np.int64(high(h, slots))
+            while True:
+                e = new[s]
+                if e == 0 and compare_and_swap(new, s, np.uint64(0), h) == 0:
+                    break
+                s += 1
+                if s == new.shape[0]:
+                    s = np.int64(0)
+
+
+@jit
+def rehash_exact(old, new, store, n, lo, hi):  # type: ignore[no-untyped-def]
+    """As `rehash`, for an index of whole states."""
+    slots = np.uint64(new.shape[0])
+    low = np.uint64((1 << 40) - 1)
+    for i in range(lo, hi):
+        e = old[i]
+        if e != 0:
+            s = np.int64(high(hash_of(store, np.int64(e & low) - 1, n), slots))
+            while True:
+                x = new[s]
+                if x == 0 and compare_and_swap(new, s, np.uint64(0), e) == 0:
+                    break
+                s += 1
+                if s == new.shape[0]:
+                    s = np.int64(0)
