@@ -1,1 +1,193 @@
-"""placeholder"""
+"""Whole explorations inside compiled code: level after level by one thread, and scenario after scenario."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from seqfault.explore import search as k
+from seqfault.explore.interp import get
+from seqfault.explore.jit import jit_search as jit
+from seqfault.explore.raw import call2, call7, fetch_add, high
+from seqfault.explore.search import (
+    A_ADVANCE,
+    A_PACK,
+    A_UNPACK,
+    G_INDEX,
+    G_NEXT,
+    G_STORED,
+    MAX_DISTINCT,
+    O_STATE,
+    T_BASE,
+    T_BUDGET,
+    T_DISTINCT,
+    T_END,
+    T_EXACT,
+    T_FINALS,
+    T_FRONTIER,
+    T_HEAD,
+    T_LEVEL,
+    T_OUTCOMES,
+    T_PARITY,
+    T_PENDING,
+    T_SPARE,
+    T_TAIL,
+    T_TRANSITIONS,
+    T_WHY,
+    WHY_DONE,
+    WHY_PAUSE,
+)
+from seqfault.explore.tables import (
+    M_CLASSES,
+    M_PC,
+    M_PROCESSES,
+    O_PROCS,
+    O_STOP,
+    OK,
+    P_BASE,
+    P_ENTRY,
+    PROCESS_ROW,
+    X_COUNTED,
+    X_EDGES,
+    X_USED,
+    X_VIOLATIONS,
+)
+
+# what a batch says of a scenario
+R_STATES, R_TRANSITIONS, R_FINALS, R_DEPTH, R_VIOLATIONS, R_OUTCOMES, R_WHY, R_FIRST_V, R_FIRST_O, R_THREAD = range(10)
+R_COLUMNS = 10
+B_VIOLATIONS, B_OUTCOMES = range(2)  # how much of the lists is filled
+
+
+@jit
+def drive(  # type: ignore[no-untyped-def]
+    A, P, fa, fb, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate, outcomes, ostate, parent,
+    action,
+):
+    """`work`, depth after depth; `fa` and `fb` take turns as the frontier.  th[T_WHY] is WHY_DONE when nothing is
+    left."""
+    front, nxt = fa, fb
+    if th[T_PARITY]:
+        front, nxt = fb, fa
+    left = th[T_BUDGET]
+    while True:
+        th[T_BUDGET] = left
+        n = th[T_FRONTIER]
+        k.work(
+            A, P, front, n, nxt, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate, outcomes,
+            ostate, parent, action,
+        )  # fmt: skip
+        if th[T_WHY] != WHY_DONE:
+            return
+        th[T_BASE] += n
+        th[T_FRONTIER] = th[T_TAIL]
+        th[T_HEAD] = th[T_END] = th[T_TAIL] = 0
+        G[G_NEXT] = 0
+        if th[T_FRONTIER] == 0:
+            return
+        th[T_LEVEL] += 1
+        th[T_PARITY] = 1 - th[T_PARITY]
+        front, nxt = nxt, front
+        left -= n
+        if left <= 0:
+            th[T_WHY] = WHY_PAUSE
+            return
+
+
+@jit
+def begin(A, P, init, fa, table, store, G, th, S, T, E, X, outcomes):  # type: ignore[no-untyped-def]
+    """Make everything as at the start of an exploration from the packed state `init`: each process has done the local
+    work before its first step, which nobody can see."""
+    n = fa.shape[1]
+    pS, pT, pE, pX = (
+        np.int64(S.ctypes.data), np.int64(T.ctypes.data), np.int64(E.ctypes.data), np.int64(X.ctypes.data),
+    )  # fmt: skip
+    pF = np.int64(fa.ctypes.data)
+    for w in range(n):
+        fa[0, w] = init[w]
+    call2(A[A_UNPACK], (pF, pS))
+    for p in range(P[M_PROCESSES]):
+        i = P[O_PROCS] + p * PROCESS_ROW
+        pc = get(S, P, P[M_PC], P[i + P_BASE])
+        if pc == P[i + P_ENTRY] and not P[P[O_STOP] + pc]:
+            X[X_VIOLATIONS] = 0
+            X[X_COUNTED] = 0
+            status = call7(A[A_ADVANCE], (pS, pT, pE, pX, np.int64(p), np.int64(0), pF))
+            # local work that makes a choice, or is itself at fault, belongs to the first step
+            if status == OK and X[X_USED] == 0 and X[X_VIOLATIONS] == 0:
+                call2(A[A_UNPACK], (pF, pS))
+    call2(A[A_PACK], (pS, pF))
+    X[X_VIOLATIONS] = 0
+    X[X_COUNTED] = 0
+    X[X_EDGES:] = 0
+    table[:] = 0
+    outcomes[:, O_STATE] = -1
+    for j in (T_HEAD, T_END, T_PENDING, T_TAIL, T_TRANSITIONS, T_FINALS, T_DISTINCT, T_OUTCOMES, T_LEVEL, T_BASE, T_PARITY):
+        th[j] = 0
+    th[T_SPARE] = -1
+    th[T_FRONTIER] = 1
+    G[:] = 0
+    G[G_STORED] = 1
+    h = k.hash_of(fa, 0, n)
+    s = np.int64(high(h, np.uint64(table.shape[0])))
+    table[s] = h
+    if th[T_EXACT]:
+        table[s] = ((h & np.uint64(0xFFFFFF)) << np.uint64(40)) | np.uint64(1)
+        for w in range(n):
+            store[0, w] = fa[0, w]
+        G[G_INDEX] = 1
+
+
+@jit
+def batch(  # type: ignore[no-untyped-def]
+    A, P, inits, roms, rom_at, shared, room, fa, fb, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct,
+    dstate, outcomes, ostate, parent, action, result, all_counts, all_edges, violations, found, filled, thread,
+):
+    """Explore the scenarios that nobody has taken yet; shared[0] is the next one.
+
+    `result` (scenarios, R_COLUMNS); `violations` and `found` (outcomes): rows that begin with the scenario's number.  A
+    scenario for which there is not room enough has result[., R_WHY] != WHY_DONE, and is to be explored by itself.
+    """
+    classes = P[M_CLASSES]
+    while True:
+        s = fetch_add(shared, 0, np.int64(1))
+        if s >= inits.shape[0] or shared[1]:
+            return
+        for j in range(roms.shape[1]):
+            E[rom_at + j] = roms[s, j]
+        begin(A, P, inits[s], fa, table, store, G, th, S, T, E, X, outcomes)
+        G[k.G_ROOM] = room
+        G[k.G_LIMIT] = np.int64(1) << 60
+        counts[:] = 0
+        th[T_BUDGET] = np.int64(1) << 60
+        drive(
+            A, P, fa, fb, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate, outcomes, ostate,
+            parent, action,
+        )  # fmt: skip
+        why = th[T_WHY]
+        if filled[B_VIOLATIONS] + MAX_DISTINCT > violations.shape[0] or filled[B_OUTCOMES] + th[T_OUTCOMES] > found.shape[0]:
+            why = WHY_PAUSE
+        r = result[s]
+        r[R_WHY] = why
+        r[R_THREAD] = thread
+        if why != WHY_DONE:
+            continue
+        r[R_STATES] = G[G_STORED]
+        r[R_TRANSITIONS] = th[T_TRANSITIONS]
+        r[R_FINALS] = th[T_FINALS]
+        r[R_DEPTH] = th[T_LEVEL]
+        r[R_VIOLATIONS] = th[T_DISTINCT]
+        r[R_OUTCOMES] = th[T_OUTCOMES]
+        r[R_FIRST_V] = filled[B_VIOLATIONS]
+        r[R_FIRST_O] = filled[B_OUTCOMES]
+        for j in range(th[T_DISTINCT]):
+            for c in range(distinct.shape[1]):
+                violations[filled[B_VIOLATIONS], c] = distinct[j, c]
+            filled[B_VIOLATIONS] += 1
+        for j in range(outcomes.shape[0]):
+            if outcomes[j, O_STATE] >= 0:
+                for c in range(outcomes.shape[1]):
+                    found[filled[B_OUTCOMES], c] = outcomes[j, c]
+                filled[B_OUTCOMES] += 1
+        all_counts[s, :] = counts
+        for e in range(classes * classes):
+            all_edges[s, e] = X[X_EDGES + e]

@@ -304,7 +304,7 @@ class Exploration:
 
     `states`, `transitions`, `finals` (states at rest), `depth` (steps of the longest shortest path);
     `violations`; `outcomes`:
-    hash -> first state; `counters`: how often each counted event was on a transition; `edges`: (held lock class,
+    hash -> first state; `packed`: of those states their packed form and depth; `counters`: how often each counted event was on a transition; `edges`: (held lock class,
     taken class, instruction); `complete`: every state was seen, else `reason` says why not.
     """
 
@@ -323,9 +323,16 @@ class Exploration:
     bytes: int = 0
     parent: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
     action: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
+    packed: dict[int, tuple[NDArray[np.int64], int]] = field(default_factory=dict, repr=False)
+    retrace: Callable[[int], list[tuple[int, int]]] | None = field(default=None, repr=False)
 
     def path_to(self, state: int) -> list[tuple[int, int]]:
-        """A shortest path to a state: (process, choice code) of each step."""
+        """A shortest path to a state: (process, choice code) of each step.
+
+        Where parents were not kept (many states, several threads), the states up to that depth are explored again.
+        """
+        if self.retrace is not None and state > 0:
+            return self.retrace(state)
         out = []
         while state > 0:
             a = int(self.action[state])

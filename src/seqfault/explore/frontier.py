@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
-from seqfault.compile.step_native import StepCode, steps_of
+from seqfault.explore.steps import Steps, steps_of
 from seqfault.explore import search as k
-from seqfault.explore.engine import Executor, Exploration, Found
-from seqfault.explore.tables import X_EDGES, buffer, program_array, work_array
+from seqfault.explore.batch import begin, drive
+from seqfault.explore.engine import Exploration, Found
+from seqfault.explore.tables import X_EDGES, buffer, work_array
 
 Int64 = NDArray[np.int64]
 FIRST_SLOTS = 1 << 14
@@ -26,17 +27,18 @@ FULL = 0.8  # of the table, at most
 DOUBLES = 1 << 22  # slots up to which the table doubles; then it grows by a third
 TRACED = 1 << 21  # states up to which parents are kept
 CHUNK_S = 0.15
+FIRST_OUTCOMES = 1 << 8
 FEW = 4 * k.BLOCK  # states that one thread does alone
 
 
 class Worker:
     """A thread's own arrays."""
 
-    def __init__(self, a: Automaton, rom: Int64, words: int, exact: bool, exclusive: bool):
+    def __init__(self, a: Automaton, words: int):
         self.th = np.zeros(24, np.int64)
-        self.th[k.T_EXACT], self.th[k.T_EXCLUSIVE], self.th[k.T_SPARE] = exact, exclusive, -1
         self.S, self.T = np.zeros(a.nw + 1, np.int64), np.zeros(a.nw + 1, np.int64)
-        self.E = buffer(a, rom)[a.nw :].copy()
+        self.E = buffer(a, np.zeros(len(a.rom_cells), np.int64))[a.nw :].copy()
+        self.rom_at = int(a.tab[a.rom_cells[0], 0]) - a.nw if a.rom_cells else 0
         n = len(a.lock_classes)
         self.X = np.concatenate([work_array(a), np.zeros(n + 1, np.int64)])
         self.buf = np.zeros((k.ROOM + k.SLACK, words), np.int64)
@@ -45,9 +47,33 @@ class Worker:
         self.counts = np.zeros(max(1, len(a.counters)), np.int64)
         self.distinct = np.zeros((k.MAX_DISTINCT, 9), np.int64)
         self.dstate = np.zeros((k.MAX_DISTINCT, words), np.int64)
-        self.outcomes = np.full((1 << 10, 3), -1, np.int64)
-        self.ostate = np.zeros((1 << 10, words), np.int64)
+        self.outcomes = np.full((FIRST_OUTCOMES, 3), -1, np.int64)
+        self.ostate = np.zeros((FIRST_OUTCOMES, words), np.int64)
+        self.front = np.zeros((2 * k.ROOM, words), np.int64)
         self.part = np.zeros((2 * k.ROOM, words), np.int64)
+
+    def reset(self, rom: Int64, exact: bool, exclusive: bool, traced: bool) -> None:
+        """As new, for a scenario's data."""
+        self.th[:] = 0
+        self.th[k.T_EXACT], self.th[k.T_EXCLUSIVE], self.th[k.T_SPARE] = exact, exclusive, -1
+        self.th[k.T_TRACED] = traced
+        self.E[self.rom_at : self.rom_at + len(rom)] = rom
+        self.X[X_EDGES:] = 0
+        self.counts[:] = 0
+        if len(self.outcomes) > FIRST_OUTCOMES:
+            self.outcomes = np.full((FIRST_OUTCOMES, 3), -1, np.int64)
+            self.ostate = np.zeros((FIRST_OUTCOMES, self.ostate.shape[1]), np.int64)
+        self.outcomes[:, k.O_STATE] = -1
+        if len(self.front) + len(self.part) > 16 * k.ROOM:
+            self.front = np.zeros((2 * k.ROOM, self.front.shape[1]), np.int64)
+            self.part = np.zeros((2 * k.ROOM, self.front.shape[1]), np.int64)
+
+    def rest(self) -> tuple[Any, ...]:
+        """What every kernel is given of a thread's own, after `th`."""
+        return (
+            self.S, self.T, self.E, self.X, self.buf, self.rec, self.hashes, self.counts, self.distinct, self.dstate,
+            self.outcomes, self.ostate,
+        )  # fmt: skip
 
     def more_outcomes(self) -> None:
         """Double the room for outcomes."""
@@ -59,6 +85,14 @@ class Worker:
             while self.outcomes[s, k.O_STATE] >= 0:
                 s = (s + 1) & (len(self.outcomes) - 1)
             self.outcomes[s], self.ostate[s] = old[i], states[i]
+
+
+_spare: dict[int, list[Worker]] = {}  # of each code, for the next exploration
+
+
+def _worker(code: Steps) -> Worker:
+    mine = _spare.get(id(code))
+    return mine.pop() if mine else Worker(code.a, code.packing.words)
 
 
 class Search:
@@ -81,44 +115,58 @@ class Search:
         exact: bool = False,
         traced: bool = True,
         expect: int = 0,
-        code: StepCode | None = None,
+        code: Steps | None = None,
     ):
-        self.a, self.mode, self.dead, self.exact, self.rom = a, mode, dead and mode != "full", exact, rom
+        self.a, self.mode, self.dead, self.exact = a, mode, dead and mode != "full", exact
+        self.init, self.rom, self.exclusive, self.keep = init, rom, exclusive, TRACED
         self.code = code or steps_of(a, mode, dead)
         self.A = self.code.addresses
         self.words = self.code.packing.words
-        self.P = program_array(a, mode, self.dead)
+        self.P = self.code.program
         self.threads = threads
-        self.workers = [Worker(a, rom, self.words, exact, exclusive) for _ in range(threads)]
-        first = self.code.pack(Executor(a, rom, mode, self.dead).start(init))
+        self.workers = [_worker(self.code) for _ in range(threads)]
+        self.traced = traced and threads == 1
+        for w in self.workers:
+            w.reset(rom, exact, exclusive, self.traced)
+            w.th[k.T_SHARED] = threads > 1
         slots = max(FIRST_SLOTS, int(expect / FULL * 1.02) + threads * k.ROOM)
         self.table = np.zeros(slots, np.uint64)
         self.store = np.zeros((max(2 * k.ROOM, expect) if exact else 1, self.words), np.int64)
         self.G = np.zeros(16, np.int64)
-        self.parts: list[Int64] = [first.reshape(1, -1).copy()]  # of the depth that is being expanded
-        self.at = 0  # which of them is being expanded
-        self.base = 0  # number of its first state
-        self.depth = 0
         self.parent = np.zeros(4 * k.ROOM if traced else 1, np.int64)
         self.action = np.zeros(4 * k.ROOM if traced else 1, np.int64)
-        self.traced = traced and threads == 1
         self.peak = 0
         self.seconds = 0.0
-        for w in self.workers:
-            w.th[k.T_TRACED] = self.traced
-        self._enter_first(first)
+        self.need_table = False
+        w = self.workers[0]
+        begin(
+            self.A, self.P, self.code.pack(init.astype(np.uint64).view(np.int64)), w.front, self.table, self.store, self.G,
+            w.th, w.S, w.T, w.E, w.X, w.outcomes,
+        )  # fmt: skip
+        self.parts: list[Int64] = [w.front[:1].copy()] if threads > 1 else []  # of the depth that is being expanded
+        self.at = 0  # which of them is being expanded
+        self.base = 0  # number of its first state
+        self.level = 0
+        self.G[k.G_LIMIT] = 1 << 60
         self._limits()
 
-    def _enter_first(self, first: Int64) -> None:
-        row = first.reshape(1, -1)
-        h = int(k.hash_of(row, 0, self.words))
-        s = (h * len(self.table)) >> 64
-        self.table[s] = h
-        if self.exact:
-            self.store[0] = first
-            self.table[s] = ((h & 0xFFFFFF) << 40) | 1
-            self.G[k.G_INDEX] = 1
-        self.G[k.G_STORED] = 1
+    def close(self) -> None:
+        """Give the threads' arrays back for the next exploration."""
+        for w in self.workers:
+            _spare.setdefault(id(self.code), []).append(w)
+        self.workers = []
+
+    @property
+    def depth(self) -> int:
+        return self.level if self.threads > 1 else int(self.workers[0].th[k.T_LEVEL])
+
+    @property
+    def waiting(self) -> int:
+        """States that are not expanded yet."""
+        if self.threads > 1:
+            return sum(len(p) for p in self.parts[self.at :]) + sum(int(w.th[k.T_TAIL]) for w in self.workers)
+        th = self.workers[0].th
+        return int(th[k.T_FRONTIER] - th[k.T_HEAD] + th[k.T_TAIL])
 
     # -- sizes
     def _limits(self) -> None:
@@ -134,7 +182,7 @@ class Search:
     @property
     def bytes(self) -> int:
         """Of everything that grows with the states."""
-        own = sum(w.part.nbytes + w.outcomes.nbytes + w.ostate.nbytes for w in self.workers)
+        own = sum(w.part.nbytes + w.front.nbytes + w.outcomes.nbytes + w.ostate.nbytes for w in self.workers)
         front = sum(p.nbytes for p in self.parts)
         return int(self.table.nbytes + self.store.nbytes + self.parent.nbytes + self.action.nbytes + own + front)
 
@@ -179,37 +227,57 @@ class Search:
             t.join()
 
     # -- rounds
-    def _args(self, w: Worker, front: Int64) -> tuple[Any, ...]:
-        return (
-            self.A, self.P, front, len(front), w.part, self.table, self.store, self.G, w.th, w.S, w.T, w.E, w.X, w.buf,
-            w.rec, w.hashes, w.counts, w.distinct, w.dstate, w.outcomes, w.ostate, self.parent, self.action,
-        )  # fmt: skip
-
     def round(self, budget: int) -> bool:
-        """Work until something is needed, or each thread has expanded `budget` states; False when nothing is left."""
+        """Work until something is needed, or each thread has expanded about `budget` states; False when nothing is
+        left."""
+        if self.threads > 1:
+            return self._share(budget)
+        w = self.workers[0]
+        w.th[k.T_BUDGET] = budget
+        drive(
+            self.A, self.P, w.front, w.part, self.table, self.store, self.G, w.th, *w.rest(), self.parent, self.action
+        )
+        self._supply(w)
+        self.need_table = w.th[k.T_WHY] == k.WHY_TABLE
+        return bool(w.th[k.T_WHY] != k.WHY_DONE)
+
+    def _supply(self, w: Worker) -> None:
+        """More room for a thread that came back for it (the table is grown elsewhere)."""
+        if w.th[k.T_WHY] == k.WHY_FRONTIER:
+            if self.threads == 1 and w.th[k.T_PARITY]:
+                if w.th[k.T_TAIL] + k.ROOM > len(w.front):
+                    w.front = np.concatenate([w.front, np.zeros_like(w.front)])
+            elif w.th[k.T_TAIL] + k.ROOM > len(w.part):
+                w.part = np.concatenate([w.part, np.zeros_like(w.part)])
+            if self.traced and self.states + k.ROOM > len(self.parent):
+                self._more_parents()
+        elif w.th[k.T_WHY] == k.WHY_OUTCOMES:
+            w.more_outcomes()
+
+    def _share(self, budget: int) -> bool:
         front = self.parts[self.at]
         few = len(front) <= FEW
         busy = [w for i, w in enumerate(self.workers) if w.th[k.T_PENDING] or w.th[k.T_HEAD] < w.th[k.T_END]]
         use = self.workers if not few else busy or self.workers[:1]
         for w in use:
-            w.th[k.T_BUDGET], w.th[k.T_LEVEL], w.th[k.T_BASE] = budget, self.depth, self.base
-        self._parallel(k.work, [self._args(w, front) for w in use])
+            w.th[k.T_BUDGET], w.th[k.T_LEVEL], w.th[k.T_BASE] = budget, self.level, self.base
+        front = self.parts[self.at]
+        jobs = [
+            (self.A, self.P, front, len(front), w.part, self.table, self.store, self.G, w.th, *w.rest(), self.parent,
+             self.action)
+            for w in use
+        ]  # fmt: skip
+        self._parallel(k.work, jobs)
         whys = {int(w.th[k.T_WHY]) for w in use}
         for w in use:
-            if w.th[k.T_WHY] == k.WHY_FRONTIER:
-                if w.th[k.T_TAIL] + k.ROOM > len(w.part):
-                    w.part = np.concatenate([w.part, np.zeros_like(w.part)])
-                if self.traced and self.states + k.ROOM > len(self.parent):
-                    self._more_parents()
-            elif w.th[k.T_WHY] == k.WHY_OUTCOMES:
-                w.more_outcomes()
+            self._supply(w)
         self.need_table = k.WHY_TABLE in whys
         if whys == {k.WHY_DONE}:
             return self._next_part()
         return True
 
     def _more_parents(self) -> None:
-        if self.states > TRACED:
+        if self.states > self.keep:
             self.traced = False
             self.parent = self.action = np.zeros(1, np.int64)
             for w in self.workers:
@@ -242,7 +310,7 @@ class Search:
                 w.th[k.T_TAIL] = 0
         if not self.parts:
             return False
-        self.depth += 1
+        self.level += 1
         return True
 
     # -- results
@@ -257,6 +325,8 @@ class Search:
         ex.bytes = max(self.peak, self.bytes)
         if self.traced:
             ex.parent, ex.action = self.parent[: self.states].copy(), self.action[: self.states].copy()
+        else:
+            ex.retrace = Retrace(self, ex)
         rows: dict[tuple[int, int, int], tuple[tuple[Any, ...], Int64, Int64, int]] = {}
         for w in self.workers:
             for i in range(int(w.th[k.T_DISTINCT])):
@@ -299,6 +369,55 @@ class Search:
         return ex
 
 
+class Retrace:
+    """Paths to states of an exploration that kept no parents: the depths up to theirs are explored again, with
+    parents, by one thread."""
+
+    def __init__(self, s: Search, ex: Exploration):
+        self.ex = ex
+        self.again = (s.a, s.init, s.rom, s.mode, s.exclusive, s.dead)
+        self.number: dict[int, int] = {}
+        self.parent: Int64 = np.zeros(0, np.int64)
+        self.action: Int64 = np.zeros(0, np.int64)
+
+    def __call__(self, state: int) -> list[tuple[int, int]]:
+        if state not in self.number:
+            self._explore({state, *(v.state for v in self.ex.violations)})
+        at, out = self.number[state], []
+        while at > 0:
+            a = int(self.action[at])
+            out.append((a & 255, a >> 8))
+            at = int(self.parent[at])
+        return out[::-1]
+
+    def _explore(self, states: set[int]) -> None:
+        a, init, rom, mode, exclusive, dead = self.again
+        s = Search(a, init, rom, mode=mode, exclusive=exclusive, dead=dead)
+        s.keep = 1 << 60
+        wanted: dict[int, list[int]] = {}
+        for state in states:
+            wanted.setdefault(self.ex.packed[state][1], []).append(state)
+        deep = max(wanted)
+        th = s.workers[0].th
+        more = True
+        while more:
+            if th[k.T_HEAD] == 0 and th[k.T_LEVEL] in wanted:
+                w = s.workers[0]
+                front = (w.part if th[k.T_PARITY] else w.front)[: th[k.T_FRONTIER]]
+                for state in wanted.pop(int(th[k.T_LEVEL])):
+                    same = np.flatnonzero((front == self.ex.packed[state][0]).all(axis=1))
+                    self.number[state] = int(th[k.T_BASE] + same[0])
+            if th[k.T_LEVEL] >= deep and th[k.T_HEAD] == 0:
+                break
+            level = int(th[k.T_LEVEL])
+            while more and th[k.T_LEVEL] == level:
+                more = s.round(1)
+                if s.need_table:
+                    s.grow()
+        self.parent, self.action = s.parent, s.action
+        s.close()
+
+
 def run(
     s: Search,
     *,
@@ -327,8 +446,7 @@ def run(
         if progress is not None:
             seen.states, seen.depth, seen.seconds = s.states, s.depth, s.seconds
             seen.transitions = sum(int(w.th[k.T_TRANSITIONS]) for w in s.workers)
-            waiting = sum(len(p) for p in s.parts[s.at :]) + sum(int(w.th[k.T_TAIL]) for w in s.workers)
-            progress(seen, waiting)
+            progress(seen, s.waiting)
         if not more:
             break
         if s.states > max_states:

@@ -8,4 +8,8 @@ from seqfault.compile.jit import make_jit
 
 COMPILED = ("engine.py", "interp.py", "jit.py", "memory.py", "memory_pso.py", "memory_sc.py", "tables.py", "watch.py")
 
-jit = make_jit("engine", [Path(__file__).parent / name for name in COMPILED])
+HERE = Path(__file__).parent
+FILES = [HERE.parent / "compile" / "work.py", *(HERE / name for name in COMPILED)]
+
+jit = make_jit("engine", FILES)
+jit_search = make_jit("search", [*FILES, *(HERE / name for name in ("raw.py", "search.py", "batch.py"))])

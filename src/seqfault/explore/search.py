@@ -43,8 +43,9 @@ SLACK = 4096  # successors of one state, at most
 # shared between threads
 G_NEXT, G_STORED, G_STOP, G_ROOM, G_LIMIT, G_INDEX = range(6)
 # a thread's own: position in its block, successors waiting, tail of its part of the next frontier, why it came back
-T_HEAD, T_END, T_PENDING, T_TAIL, T_WHY, T_TRANSITIONS, T_FINALS, T_DISTINCT, T_OUTCOMES, T_BUDGET, T_LEVEL, T_BASE = range(12)
-T_TRACED, T_EXCLUSIVE, T_FRONTIER, T_EXACT, T_SPARE = range(12, 17)
+T_HEAD, T_END, T_PENDING, T_TAIL, T_WHY, T_TRANSITIONS, T_FINALS, T_DISTINCT, T_OUTCOMES, T_BUDGET = range(10)
+T_LEVEL, T_BASE = 10, 11
+T_TRACED, T_EXCLUSIVE, T_FRONTIER, T_EXACT, T_SPARE, T_PARITY, T_SHARED = range(12, 19)
 WHY_DONE, WHY_PAUSE, WHY_FRONTIER, WHY_TABLE, WHY_OUTCOMES = range(5)
 A_ADVANCE, A_OBSERVE, A_PACK, A_UNPACK = range(4)
 # columns of the distinct violations
@@ -92,7 +93,7 @@ def note(X, distinct, dstate, th, front, head, n, process, choice):  # type: ign
                 at = k
                 break
         if at >= 0:
-            if th[T_TRACED] or distinct[at, V_LEVEL] != th[T_LEVEL] or not less(front, head, dstate, at, n):
+            if not th[T_SHARED] or distinct[at, V_LEVEL] != th[T_LEVEL] or not less(front, head, dstate, at, n):
                 continue
         elif th[T_DISTINCT] < distinct.shape[0]:
             at = th[T_DISTINCT]
@@ -147,7 +148,7 @@ def outcome(X, outcomes, ostate, th, front, head, n):  # type: ignore[no-untyped
         s = (s + 1) & mask
     if outcomes[s, O_STATE] < 0:
         th[T_OUTCOMES] += 1
-    elif th[T_TRACED] or outcomes[s, O_LEVEL] != th[T_LEVEL] or not less(front, head, ostate, s, n):
+    elif not th[T_SHARED] or outcomes[s, O_LEVEL] != th[T_LEVEL] or not less(front, head, ostate, s, n):
         return
     outcomes[s, O_HASH] = h
     outcomes[s, O_STATE] = th[T_BASE] + head

@@ -11,12 +11,33 @@ from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ops import REPORTED
+from seqfault.compile.work import (
+    MAX_CHOICES,
+    MAX_COUNTED,
+    MAX_INSTRUCTIONS,
+    MAX_VIOLATIONS,
+    X_COUNTED,
+    X_COUNTS,
+    X_DEPTH,
+    X_DIGITS,
+    X_EDGES,
+    X_FUEL,
+    X_HASH,
+    X_RADIX,
+    X_STAND,
+    X_TRACE,
+    X_TRACE_ROOM,
+    X_USED,
+    X_VIOL,
+    X_VIOLATIONS,
+)
+
+__all__ = [
+    "MAX_CHOICES", "MAX_COUNTED", "MAX_INSTRUCTIONS", "MAX_VIOLATIONS", "X_COUNTED", "X_COUNTS", "X_DEPTH", "X_DIGITS",
+    "X_EDGES", "X_FUEL", "X_HASH", "X_RADIX", "X_STAND", "X_TRACE", "X_TRACE_ROOM", "X_USED", "X_VIOL", "X_VIOLATIONS",
+]  # fmt: skip
 
 OK, DISABLED, ENDS = 0, 1, 2
-MAX_INSTRUCTIONS = 100_000
-MAX_CHOICES = 16
-MAX_VIOLATIONS = 64  # of one step
-MAX_COUNTED = 64
 MEMORY_MODELS = ("sc", "pso")  # M_MEMORY is the number of one
 ROW = 9
 SLOT = 6
@@ -68,13 +89,6 @@ HEADER = 48
 # a process in P[O_PROCS:]
 P_ENTRY, P_BASE, P_WORDS, P_ROLE, P_CPU = range(5)
 PROCESS_ROW = 5
-# X: counts of what a step left, then the lists
-X_VIOLATIONS, X_USED, X_TRACE, X_HASH, X_STAND, X_COUNTED, X_TRACE_ROOM = range(7)
-X_DIGITS = 16
-X_RADIX = X_DIGITS + MAX_CHOICES
-X_VIOL = X_RADIX + MAX_CHOICES
-X_COUNTS = X_VIOL + 5 * MAX_VIOLATIONS
-X_EDGES = X_COUNTS + MAX_COUNTED
 # after the lock edges: the trace
 T_LOAD, T_STORE, T_ALLOC, T_FREE, T_EMIT, T_CHECK, T_FLUSH = range(7)
 TRACE_ROW = 4
