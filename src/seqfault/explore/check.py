@@ -10,7 +10,8 @@ from typing import Any
 
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ir import Where
-from seqfault.explore.engine import Exploration, explore
+from seqfault.explore.engine import Exploration
+from seqfault.explore.tiers import explore
 from seqfault.explore.locks import cycles
 from seqfault.explore.memory import SC, bound
 from seqfault.explore.model import automaton_for, program_for
