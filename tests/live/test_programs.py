@@ -71,7 +71,7 @@ def held(model, kernel, op=OP_MUNMAP, mask=None):
     rows[:, 0] = op
     ms, mo = streams(*model)
     ks, ko = streams(*kernel)
-    return compare(rows, ms, mo, ks, ko, G.observed, mask or Mask(), len(model))
+    return compare(rows, ms, mo, ks, ko, G.observed, mask or Mask(), len(model), G.nr_pages)
 
 
 def pages(*words):
