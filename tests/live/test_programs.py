@@ -153,14 +153,14 @@ def test_a_write_that_keeps_the_frame_differs_from_one_that_copies():
 
 
 def test_totals_and_details_are_compared():
-    totals, vma = [4, 2, 4, 0, 0, 1], [3, 2, 2, 2, 2, 0, 2]
+    totals, vma = [4, 2, 4, 0, 0, 1, 255, 15, 63], [3, 2, 2, 2, 2, 0, 2]
     same = [*record(0, [A], mask=5), *totals, *vma]
     assert held([same], [same]) is None
-    for i in range(13):
+    for i in range(16):
         other = list(same)
-        other[len(other) - 13 + i] += 1
+        other[len(other) - 16 + i] += 1
         got = held([same], [other])
-        assert got is not None and (got.why, got.index) == ((TOTALS, i) if i < 6 else (DETAILS, i - 6))
+        assert got is not None and (got.why, got.index) == ((TOTALS, i) if i < 9 else (DETAILS, i - 9))
 
 
 W, LAST = WINDOW_BASE, G.nr_pages - 1

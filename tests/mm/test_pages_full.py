@@ -430,7 +430,7 @@ def test_totals_of_a_process(p) -> None:
 
     def totals() -> list[int]:
         r = p.record()
-        return r[-6 - 7 * r[2] :][:6]
+        return r[-9 - 7 * r[2] :][:6]
 
     assert totals() == [0, 0, 0, 0, 0, 0]
     p.mmap(10, 2)
@@ -442,3 +442,17 @@ def test_totals_of_a_process(p) -> None:
     assert totals() == [6, 1, 2, 1, 3, 1]
     p.munmap(10, 2)
     assert totals() == [4, 0, 0, 1, 3, 1]
+
+
+def test_what_is_cached_of_each_file_is_told(p) -> None:
+    with p.machine:
+        the(uapi_observed).detail_every = 1
+
+    def cached() -> list[int]:
+        r = p.record()
+        return r[-3 - 7 * r[2] :][:3]
+
+    assert cached() == [0, 0, 0b111111]
+    p.call(OP_PWRITE, 0, 2, 7)
+    p.call(OP_FTRUNCATE, DISK, 2 * PAGE)
+    assert cached() == [0b100, 0, 0b11]

@@ -47,7 +47,7 @@ Int64 = NDArray[np.int64]
 jit = make_jit("compare", [Path(__file__), Path(__file__).parents[1] / "mm" / "opcodes.py"])
 
 ALIVE0, ALIVE1, DETAIL, MINCORE = 1, 2, 4, 8
-VMA_WORDS, TOTAL_WORDS, DETAIL_WORDS = 5, 6, 7
+VMA_WORDS, TOTAL_WORDS, DETAIL_WORDS = 5, 9, 7
 PRESENT, EXCLUSIVE, FILE, GUARD, ZERO, CONTENT = 1, 2, 4, 8, 16, 32
 OUTSIDE = -2001  # the model's result where it cannot say anything (mm/uapi.py)
 # Operations that leave each present page its frame, or copy it: a copy is made before the old frame is free.
@@ -68,7 +68,7 @@ WHAT = {
     MINCORES: "mincore's vector",
     DETAILS: "flags or page counts of a VMA (smaps)",
     SHAPE: "the length of the record",
-    TOTALS: "totals of the process (status)",
+    TOTALS: "totals of the process (status), or what is cached of a file",
 }
 
 

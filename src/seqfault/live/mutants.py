@@ -281,9 +281,9 @@ class MutantModel(ModelSide):
 
     def live(self) -> dict[str, int]:
         """How many objects of each kind there are when everybody has left."""
-        row = np.zeros((1, 8), np.int64)
-        row[0, 0] = OP_START
-        self.machine.batch("step", row, "uapi_request", self.out)
+        rows = np.zeros((2, 8), np.int64)  # twice: what leaves may stay in a batch of pages until the next step
+        rows[:, 0] = OP_START
+        self.machine.batch("step", rows, "uapi_request", self.out)
         out = {}
         for name, p in self.program.layout.pools.items():
             if p.state == 0:

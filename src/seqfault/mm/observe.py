@@ -10,8 +10,11 @@ from __future__ import annotations
 from seqfault.kernel import NULL, Size, array, emit, index_of, integer, pool_object, ptr, struct, the
 from seqfault.mm.frames import PageAnon
 from seqfault.mm.pgtable import pte_at, pte_dirty, pte_is_guard, pte_pfn, pte_present, vm_normal_page
+from seqfault.mm.readahead import find_get_page
 from seqfault.mm.types import (
+    FILE_PAGES,
     LINUX,
+    NR_FILES,
     NR_PAGES,
     NR_PMDS,
     NR_TEST_FILES,
@@ -35,6 +38,7 @@ NR_SPANS = Size("NR_SPANS", 4)
 PSS_PAGE, PSS_KB_SHIFT = 4096 << 12, 22
 
 NR_TOTALS = 5
+OBSERVED_FILES, OBSERVED_FILE_PAGES = 3, 60
 FILE_WORD_ANON = 100  # a file that shared anonymous memory made: this plus its number
 
 word_t = integer(-(1 << 62), 1 << 62, "word_t")
@@ -226,8 +230,18 @@ def pgtables(mm: ptr[mm_struct]) -> word_t:
     return n
 
 
+def cached_pages(f: ptr[file]) -> word_t:
+    """A bit for each of a file's first pages: whether it is in the page cache, as mincore tells."""
+    bits: word_t = 0
+    for i in range(min(OBSERVED_FILE_PAGES, FILE_PAGES)):
+        if find_get_page(f, i):
+            bits |= 1 << i
+    return bits
+
+
 def emit_totals(mm: ptr[mm_struct]):
-    """VmSize, VmLck, VmData, VmStk, VmExe and VmLib together, VmPTE: pages more than at the program's start."""
+    """VmSize, VmLck, VmData, VmStk, VmExe and VmLib together, VmPTE: pages more than at the program's start; and what
+    is cached of each file."""
     seen = the(uapi_observed)
     emit(mm.total_vm - seen.totals[0])
     emit(mm.locked_vm - seen.totals[1])
@@ -235,6 +249,8 @@ def emit_totals(mm: ptr[mm_struct]):
     emit(mm.stack_vm - seen.totals[3])
     emit(mm.exec_vm - seen.totals[4])
     emit(pgtables(mm))
+    for i in range(min(OBSERVED_FILES, NR_FILES)):
+        emit(cached_pages(pool_object(file, i)))
 
 
 def uapi_vmflags(mm: ptr[mm_struct]):

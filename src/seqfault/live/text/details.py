@@ -1,4 +1,4 @@
-"""What /proc/PID/status says of a process, six words, and /proc/PID/smaps of each observed VMA, seven words: as
+"""What /proc/PID/status says of a process, nine words, and /proc/PID/smaps of each observed VMA, seven words: as
 docs/fuzz.md describes."""
 
 from __future__ import annotations
@@ -7,6 +7,9 @@ from seqfault.compile.raw import load8, load16, load64, probe_read8, store64, sy
 from seqfault.kernel import ptr
 from seqfault.live.abi import (
     B_TEXT,
+    CACHE_BASE,
+    CACHE_FILES,
+    CACHE_PAGES,
     COMM_BASE,
     EXIT_SETUP,
     FD_SMAPS,
@@ -17,8 +20,10 @@ from seqfault.live.abi import (
     TEXT_BYTES,
 )
 from seqfault.live.text.calls import (
+    NR_MINCORE,
     NR_PREAD64,
     O_RDONLY,
+    call3,
     exit_group,
     header,
     hex_digit,
@@ -29,6 +34,7 @@ from seqfault.live.text.calls import (
 )
 from seqfault.live.text.observe import in_spans, window_end
 from seqfault.live.text.state import runner, scratch
+from seqfault.mm.opcodes import PAGE_SIZE
 from seqfault.mm.types import (
     VM_ACCOUNT,
     VM_DONTCOPY,
@@ -59,6 +65,7 @@ from seqfault.mm.types import (
 
 DETAIL_WORDS = 7
 TOTAL_WORDS = 6
+CACHE_BYTES = CACHE_PAGES * PAGE_SIZE
 SIZE, LOCKED, DATA, STACK, CODE, TABLES = 0, 1, 2, 3, 4, 5
 TABLE_BYTES = 1 << 21  # what a page table of the last level reaches over
 UPPER = 2  # page tables of other levels that the window has, if any: it is below one entry of the first
@@ -238,6 +245,17 @@ def note_totals(s: ptr[runner]):
         s.totals[i] = load64(at + 8 * i)
 
 
+def cached_pages(s: ptr[runner], which: int) -> int:
+    """A bit for each of a test file's first pages: whether it is in the page cache."""
+    at = scratch(s) + B_TEXT
+    if call3(NR_MINCORE, CACHE_BASE + which * CACHE_BYTES, CACHE_BYTES, at) < 0:
+        exit_group(EXIT_SETUP)
+    bits = 0
+    for i in range(CACHE_PAGES):
+        bits |= (load8(at + i) & 1) << i
+    return bits
+
+
 def put_totals(s: ptr[runner], out: int) -> int:
     read_totals(s, out)
     for i in range(TOTAL_WORDS):
@@ -245,11 +263,15 @@ def put_totals(s: ptr[runner], out: int) -> int:
     tables = load64(out + 8 * TABLES)
     if tables > 0:
         store64(out + 8 * TABLES, max(tables - UPPER, 0))
-    return out + 8 * TOTAL_WORDS
+    out += 8 * TOTAL_WORDS
+    for i in range(CACHE_FILES):
+        store64(out, cached_pages(s, i))
+        out += 8
+    return out
 
 
 def details(s: ptr[runner], out: int) -> int:
-    """Six words of the process and seven for each VMA that overlaps a span; returns the address after them."""
+    """Nine words of the process and seven for each VMA that overlaps a span; returns the address after them."""
     if s.smaps == 0:
         open_details(s)
     out = put_totals(s, out)
