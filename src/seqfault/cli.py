@@ -93,13 +93,16 @@ def check(
         str,
         typer.Option(metavar="sc|pso|pso:N", help="The memory model; N: how many stores a CPU's buffer holds (4)."),
     ] = "sc",
+    lock_starvation: Annotated[
+        bool, typer.Option("--lock-starvation", help="A CPU that others keep from a lock for ever is starved, too.")
+    ] = False,
 ) -> None:
     """Explore every interleaving of the scenarios: is the protocol right?"""
     from seqfault.report.commands import run_check
 
     run_check(
         protocol, scenario or [], json, max_states, size(max_memory), timeout, jobs, resume, verbose, examples, locks,
-        memory,
+        memory, lock_starvation,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from seqfault.compile.automaton import Automaton, PoolInfo, ProcessInfo, RestRule
 from seqfault.compile.builder import Unit
+from seqfault.compile.counts import count_table
 from seqfault.compile.ir import Access, CompileError, Const, Function, Node, Operand, Reg, Special, Where
 from seqfault.compile.ops import REPORTED, ROW, Op, Ordering
 from seqfault.compile.passes import (
@@ -363,6 +364,8 @@ class Linker:
             assert e is not None
             stops["seq"][e.pc] = seqpc[e.pc] = 1
 
+        counts = count_table(self, order)
+
         # constants, then the words of constants and rom
         const_base = self.transient_base + max([0, *self.transient_count.values()])
         total = const_base + len(self.consts)
@@ -432,6 +435,7 @@ class Linker:
             state_bits=int(nw * 64),
             wide_registers=[x for x in sized if x[1] > 32],
             places=sorted(u.used_places),
+            count_table=counts,
         )
 
     def encode(self, n: Node, f: Function, numbering: dict[str, int]) -> list[int]:

@@ -6,6 +6,12 @@ from pathlib import Path
 
 from seqfault.compile.jit import make_jit
 
-COMPILED = ("engine.py", "interp.py", "jit.py", "memory.py", "memory_pso.py", "memory_sc.py", "tables.py", "watch.py")
+COMPILED = (
+    "../compile/counts.py", "counts.py", "engine.py", "graph.py", "interp.py", "jit.py", "memory.py", "memory_pso.py",
+    "memory_sc.py", "slots.py", "tables.py", "watch.py",
+)  # fmt: skip
 
-jit = make_jit("engine", [Path(__file__).parent / name for name in COMPILED])
+HERE = Path(__file__).parent
+
+jit = make_jit("engine", [HERE / name for name in COMPILED])
+jit_graph = make_jit("graph", [HERE / "graph.py", HERE / "progress.py"])

@@ -17,6 +17,7 @@ MAX_INSTRUCTIONS = 100_000
 MAX_CHOICES = 16
 MAX_VIOLATIONS = 64  # of one step
 MAX_COUNTED = 64
+X_SEQ = 15  # the last SEQPOINT that a step passed
 MEMORY_MODELS = ("sc", "pso")  # M_MEMORY is the number of one
 ROW = 9
 SLOT = 6
@@ -63,7 +64,9 @@ SLOT = 6
     O_RULES,
     M_MEMORY,
     O_MEMORY,
-) = range(40)
+    M_COUNTS,
+    O_COUNTS,
+) = range(42)
 HEADER = 48
 # a process in P[O_PROCS:]
 P_ENTRY, P_BASE, P_WORDS, P_ROLE, P_CPU = range(5)
@@ -95,6 +98,7 @@ def program_array(a: Automaton, mode: str, use_masks: bool) -> NDArray[np.int64]
     head[M_REGION] = a.masks.shape[1]
     head[M_USE_MASKS] = use_masks
     head[M_MEMORY] = MEMORY_MODELS.index(a.memory.partition(":")[0])
+    head[M_COUNTS] = a.renames and len(a.count_table) > 1
     tab = a.tab.copy()
     tab[:, 5] *= -1  # all ones where relative: a mask is cheaper than a product
     start = np.array([c.start - int(a.tab[i, 3]) for i, c in enumerate(a.cells)], np.int64)
@@ -119,6 +123,7 @@ def program_array(a: Automaton, mode: str, use_masks: bool) -> NDArray[np.int64]
             ],
         ),
         (O_MEMORY, a.memory_table),
+        (O_COUNTS, a.count_table),
     ]
     parts = [head]
     at = HEADER

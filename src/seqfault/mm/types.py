@@ -330,9 +330,11 @@ class op_rom:
 class scenario_rom:
     """What a scenario fixes: the operations of each CPU (those of CPU c from c * NR_OPS on), and which pages
     its walker may load into the TLB ahead of use, once each, in order, at any time (from c * NR_FILLS on).
+    `forever`: the CPU begins again when it has done its last operation.
     """
 
     nr_ops: array[integer(0, NR_OPS), NR_CPUS]
+    forever: array[bool, NR_CPUS]
     op: array[op_rom, NR_OPS * NR_CPUS]
     nr_fills: array[integer(0, NR_FILLS), NR_CPUS]
     fill: array[vpn_t, NR_FILLS * NR_CPUS]
