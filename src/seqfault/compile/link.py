@@ -177,6 +177,7 @@ class Linker:
         self.consts: dict[int, int] = {}
         self.reg_slot: dict[Reg, int] = {}
         self.transients: dict[Reg, int] = {}
+        self.names: dict[tuple[int, str], str] = {}  # of a function's registers, by their slots
 
     def slot(self, word: int, shift: int, mask: int, lo: int, span: int, rel: int) -> int:
         row = (word, shift, signed(mask), lo, signed(span), rel)
@@ -234,6 +235,7 @@ class Linker:
                     self.reg_slot[x] = self.slot(b // 64, 0, MASK64, 0, MASK64, 1)
                 else:
                     self.reg_slot[x] = self.slot(b // 64, b % 64, (1 << w) - 1, x.lo, x.hi - x.lo, 1)
+                self.names.setdefault((self.reg_slot[x], f.name), x.name)
             else:
                 i = self.transient_count.get(f, 0)
                 self.transient_count[f] = i + 1
@@ -436,6 +438,7 @@ class Linker:
             wide_registers=[x for x in sized if x[1] > 32],
             places=sorted(u.used_places),
             count_table=counts,
+            extra={"registers": dict(self.names)},
         )
 
     def encode(self, n: Node, f: Function, numbering: dict[str, int]) -> list[int]:
