@@ -85,6 +85,14 @@ def test_waiting_for_mmap_sem_is_told_when_asked():
     assert all(v.baseline for v in r.violations) and r.violations
 
 
+def test_lock_starvation_on_the_command_line(capsys, monkeypatch):
+    args = ("check", "mmap-sem", "-s", "forever/mprotect-of-it", "-j", "1")
+    code, out, _ = run(capsys, monkeypatch, *args)
+    assert code == 0 and "mmap-sem under sc: holds" in out
+    code, out, _ = run(capsys, monkeypatch, *args, "--lock-starvation")
+    assert code == 1 and "starvation of cpu1" in out and "goes on for ever:" in out
+
+
 def test_speculation_without_an_end_is_starved(stubborn: str, capsys, monkeypatch):
     """The fault meets a changed VMA each time; the picture says what goes on, and its schedule runs again."""
     name = "forever/mprotect-of-it"
