@@ -490,9 +490,9 @@ def test_process_1_may_die_or_hang(how):
         t.start()
         _, offsets, why = k.run(r)
         t.join()
-        assert why.startswith("process 1 died at write")
+        assert why.startswith(("process 1 died at write", "process 1 died at fork"))
         assert why.endswith("killed by signal 9" if how == signal.SIGKILL else "process 1 did not answer")
-        assert 2 < len(offsets) - 1 < len(r)
+        assert 1 < len(offsets) - 1 < len(r)
         assert records(k, mmap(520, 1), (OP_FORK,))[1][0] == 0
 
 

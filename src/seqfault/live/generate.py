@@ -297,6 +297,8 @@ def mmap_row(row, state, recent, spans, nr_pages, profile, huge):  # type: ignor
         if huge:
             fd &= 1
         shared = rnd(state, 100) < 45
+        if rnd(state, 4) == 0:  # as far as reading ahead and around goes
+            n = min(n + 8 + rnd(state, 24), max(n, spans[0, 1] - start))
         off = start - spans[0, 0]
         if off < 0 or off > 40 or rnd(state, 100) < 25:
             off = rnd(state, 10)
@@ -452,6 +454,7 @@ def fill_program(  # type: ignore[no-untyped-def]
         rows[1, 2] = 5 + rnd(state, 14)
         begin = 2
     large = rnd(state, 3) if nr_pages > 4 * HUGE_PAGES else np.int64(0)  # mappings of huge pages' size to come
+    ends = np.zeros(3, np.int64)  # of each file, in bytes, as ftruncate has set it
     child = False
     head = rnd(state, RECENT)
     for i in range(begin, len(rows)):
@@ -516,11 +519,18 @@ def fill_program(  # type: ignore[no-untyped-def]
             child = False
         elif op == OP_FTRUNCATE:
             row[2] = some_file(state)
-            r = rnd(state, 8)
-            row[3] = rnd(state, 7 if r < 4 else 13 if r < 6 else 60) * PAGE
-            if rnd(state, 3) == 0:
-                row[3] += 1 + rnd(state, PAGE - 1)
-            elif rnd(state, 40) == 0:
+            r = rnd(state, 12)
+            if r < 3 and 0 <= row[2] < 3:  # as many pages as it has, if nothing else made it longer
+                row[3] = (ends[row[2]] + PAGE - 1) // PAGE * PAGE
+                if r > 0 and row[3] > 0:
+                    row[3] -= rnd(state, PAGE)
+            else:
+                row[3] = rnd(state, 7 if r < 7 else 13 if r < 9 else 60) * PAGE
+                if rnd(state, 3) == 0:
+                    row[3] += 1 + rnd(state, PAGE - 1)
+            if 0 <= row[2] < 3:
+                ends[row[2]] = row[3]
+            if rnd(state, 60) == 0:
                 row[3] = np.int64(-1)
         elif op == OP_PWRITE:
             row[2] = some_file(state)

@@ -25,7 +25,7 @@ from seqfault.kernel.machine import KernelBug
 from seqfault.live.campaign import Options, open_kernel
 from seqfault.live.compare import compare
 from seqfault.live.fuzz import Found, Pair, examine
-from seqfault.live.generate import programs
+from seqfault.live.generate import Plan, programs
 from seqfault.live.model import ENTRIES, ModelRun, ModelSide, live_lines, program_for, window_sizes
 from seqfault.mm.opcodes import OP_START
 
@@ -50,9 +50,11 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 ORACLES = {
     "count", "seq_point", "might_sleep", "check", "BUG_ON", "validate_mm", "smp_wmb", "smp_rmb", "smp_mb", "barrier",
     "free_page_check", "flush_check", "cpu_relax", "preempt_disable", "preempt_enable", "vm_fault_clear",
+    "flush_tlb_range", "flush_tlb_page", "tlb_flush_mmu_tlbonly",
 }  # fmt: skip
 # What they are told of a range matters to other CPUs' TLBs only.
 TLB = {"tlb_gather_mmu", "tlb_finish_mmu", "tlb_start_vma", "tlb_end_vma", "tlb_remove_tlb_entry", "flush_tlb_range"}
+SMALL = 8  # operations: what is found should show in so many
 FOLDED = {"LINUX", "FULL", "NR_MMS", "NR_CPUS"}
 # Files whose text is the observer, the request and the machine, not Linux.
 APART = (
@@ -250,6 +252,7 @@ class MutantModel(ModelSide):
         with instead(m.fn, m.tree):
             self.geometry, self.release, self.detail_every = o.geometry, o.release, o.detail_every
             self.program = program_for(o.release, o.geometry, **sizes)
+            self.program.level = 0  # sooner made, and most run for a short while
             self.program._code = self.program.compile()
         self.machine: Any = self.program.machine()
         self.machine.limit_loops(1 << 18)
@@ -376,11 +379,29 @@ class Unchanged:
         pass
 
 
+def shorter(pair: Pair, found: Found, programs_tried: int = 4000, ops: int = 12) -> Found:
+    """The same difference may show sooner in a program of its own: some short ones are tried, with many VMAs and with
+    few."""
+    for every in (0, 1):
+        plan = Plan(seed=1, program_ops=ops, geometry=pair.model.geometry, map_count_every=every)
+        for first in range(0, programs_tried // 2, 400):
+            batch = np.split(programs(plan, first, 400), 400)
+            for part, at in zip(batch, pair.differing(batch), strict=True):
+                got = examine(pair, part[: at + 1], first) if at >= 0 else None
+                if got is not None and len(got.rows) < len(found.rows):
+                    found = got
+                if len(found.rows) - 1 <= SMALL:
+                    return found
+    return found
+
+
 def make_small(model: ModelSide, kernel: Any, unchanged: Unchanged, rows: Int64, program: int) -> Found | None:
     """A short program in which the kernel differs from a changed model; None if `rows` differs not each time."""
     quick, real = Pair(model, unchanged), Pair(model, kernel)
     try:
         got = examine(quick, rows, program)
+        if got is not None and len(got.rows) - 1 > SMALL:
+            got = shorter(quick, got)
         if got is not None and real.differing([got.rows] * 3) == [len(got.rows) - 1] * 3:
             return got
         return examine(real, rows, program)
