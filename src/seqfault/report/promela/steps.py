@@ -194,6 +194,7 @@ class Stepper:
 
     def load(self, s: State, g: Group, at: Expr) -> Expr:
         """Raw value of an element, after the stores of this step."""
+        g.reach(hull(values(at, s.facts))[1])
         out = self.initial(s, g, at)
         for p, v in s.mem.get(g.name, ()):
             same = op("eq", p, at)
@@ -236,6 +237,7 @@ class Stepper:
         return out
 
     def store(self, s: State, g: Group, at: Expr, raw: Expr) -> None:
+        g.reach(hull(values(at, s.facts))[1])
         xs = [(p, v) for p, v in s.mem.get(g.name, []) if p is not at]
         s.mem[g.name] = [*xs, (at, raw)]
 

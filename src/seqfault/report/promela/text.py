@@ -214,8 +214,9 @@ class Writer:
             changing = [i for i, c in enumerate(g.cells) if len(mem.values[c]) > 1]
             self.cells += len(changing)
             if name in dynamic:
-                top = max(hull(mem.values[c])[1] for c in g.cells)
-                start = [mem.start[c] for c in g.cells]
+                used_cells = g.cells[: g.top + 1]
+                top = max(hull(mem.values[c])[1] for c in used_cells)
+                start = [mem.start[c] for c in used_cells]
                 first = f" = {start[0]}" if start[0] else ""
                 if len(set(start)) > 1:
                     first = " = {" + ", ".join(map(str, start)) + "}"

@@ -72,11 +72,16 @@ def hidden(v: str) -> str:
 
 @dataclass
 class Group:
-    """Cells of the same field in every object (and element).  `at`: cell -> position."""
+    """Cells of the same field in every object (and element).  `at`: cell -> position; `top`: the last one accessed."""
 
     name: str
     cells: list[int]
     at: dict[int, int]
+    top: int = 0
+
+    def reach(self, at: int) -> None:
+        """Note that an access may reach this position."""
+        self.top = max(self.top, min(at, len(self.cells) - 1))
 
 
 class Memory:
