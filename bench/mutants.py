@@ -66,6 +66,10 @@ def main() -> None:
     ))  # fmt: skip
     print(f"shrunk to at most 8 operations: {sum(n <= 8 for n in small)} of {len(small)}; most {max(small, default=0)}")
     print(f"did not compile, drawn again: {sum(s.stillborn for s in parts)}")
+    never = parts[0].unreached
+    print(f"lines that no program reached: {sum(map(len, never.values()))}")
+    for file, lines in never.items():
+        print(f"  {file}: {', '.join(map(str, lines))}")
     for r in rows:
         if not r["found"]:
             print(f"survives: {r['file']}:{r['line']} {r['function']}: {r['before']} -> {r['after']}")

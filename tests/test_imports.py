@@ -20,7 +20,7 @@ MAY = {
     "space": {"kernel", "mm", "protocols", "compile"},
     "live": {"kernel", "mm", "protocols", "compile", "space"},
     "trace": {"kernel", "mm", "protocols", "compile", "space"},
-    "report": {"kernel", "mm", "protocols", "scenarios", "compile", "explore", "live", "space", "trace", "cli"},
+    "report": {"kernel", "mm", "protocols", "scenarios", "compile", "models", "explore", "live", "space", "trace", "cli"},
     "cli": {"kernel", "compile", "explore", "protocols", "scenarios", "report"},
 }
 LONGEST = 650

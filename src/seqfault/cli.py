@@ -93,13 +93,16 @@ def check(
         str,
         typer.Option(metavar="sc|pso|pso:N", help="The memory model; N: how many stores a CPU's buffer holds (4)."),
     ] = "sc",
+    lock_starvation: Annotated[
+        bool, typer.Option("--lock-starvation", help="A CPU that others keep from a lock for ever is starved, too.")
+    ] = False,
 ) -> None:
     """Explore every interleaving of the scenarios: is the protocol right?"""
     from seqfault.report.commands import run_check
 
     run_check(
         protocol, scenario or [], json, max_states, size(max_memory), timeout, jobs, resume, verbose, examples, locks,
-        memory,
+        memory, lock_starvation,
     )  # fmt: skip
 
 
@@ -248,6 +251,40 @@ def retrace(
     from seqfault.report.retrace import run_retrace
 
     run_retrace(recording, maps, events, release, json, verbose)
+
+
+export_app = typer.Typer(
+    help="A model or a scenario in the words of another tool.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(export_app, name="export")
+
+
+@export_app.callback()
+def export_root() -> None:
+    """A model or a scenario in the words of another tool."""
+
+
+@export_app.command("promela")
+def export_promela(
+    what: Annotated[
+        str, typer.Argument(metavar="PROTOCOL|MODEL", help="A protocol (as for check), or a small model: seq, record.")
+    ],
+    scenario: Annotated[
+        str | None, typer.Option("--scenario", "-s", metavar="NAME|FILE", help="The scenario, one, of a protocol.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: standard output.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="N,N,N,N", help="Sizes of a small model (docs/export.md).")
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(metavar="full|merged", help="Steps of a small model. Default: full, a statement each.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Promela, for Spin: as many states as check explores."""
+    from seqfault.report.export import run_promela
+
+    run_promela(what, scenario, size, mode, out, json)
 
 
 def fail(message: str) -> int:

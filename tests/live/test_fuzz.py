@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from seqfault.cli import main
+from seqfault.compile.source import source_of
 from seqfault.kernel.machine import KernelBug
 from seqfault.live.campaign import Options, run_campaign
+from seqfault.live.compare import TOTALS, WHAT
 from seqfault.live.fuzz import NOT_PROVOKED, Pair, examine, run_chunk
 from seqfault.live.generate import Geometry, Plan, programs
 from seqfault.live.model import ModelSide, PlainSide, errnos, program_for
-from seqfault.live.mutants import MutantModel, draw
+from seqfault.live.mutants import (
+    Mutant,
+    MutantModel,
+    Recorded,
+    Unchanged,
+    covered_lines,
+    draw,
+    record,
+    try_mutant,
+    unreached,
+)
 from seqfault.live.script import parse_script, row_text
+from seqfault.mm.uapi import uapi_step
 
 G = Geometry()
 
@@ -84,6 +98,38 @@ def test_a_wrong_text_is_found_and_made_small(pair, function):
 def test_campaign_in_two_processes(pair):
     c = run_campaign(Options(ops=12_000, seed=5, jobs=2, sample=0.001, release=pair.model.release))
     assert c.ok and c.tally.ops == 12_000 and c.sampled >= 250
+
+
+def unchanged_text() -> Mutant:
+    src = source_of(uapi_step)
+    return Mutant(uapi_step, src.node, src.file, src.name, 0, "none", "", "")
+
+
+def test_the_unchanged_text_leaks_nothing():
+    m = MutantModel(unchanged_text(), Options(), {})
+    r = m.run(programs(Plan(seed=1, map_count_every=25), 0, 40))
+    assert r.bug is None and r.done == 40 * 251
+
+
+def test_a_lock_that_is_not_counted_is_told(pair):
+    """By /proc/PID/status; and the smaller program is found without the kernel, and confirmed by it."""
+    o = Options(ops=5000, seed=1, release=pair.model.release, detail_every=1)
+    every = pair.details(1)
+    try:
+        known = record(pair.kernel, o)
+        m = next(x for x in draw(o, 5) if x.before == "mm.locked_vm -= end - start" and x.after == "nothing")
+        out = try_mutant(m, o, known, pair.kernel, Unchanged(o, pair.kernel))
+    finally:
+        pair.details(every)
+    assert out.found and out.by == WHAT[TOTALS] and 0 < out.shrunk <= 4, out.by
+
+
+def test_the_lines_that_programs_reach(pair):
+    o = Options(ops=2500, release=618)
+    known = [Recorded(programs(o.plan, 0, 10), np.zeros(0), np.zeros(0))]
+    lines = covered_lines(o, known, pair.kernel.sizes)
+    never = unreached(o, lines)
+    assert len(lines["mm/mmap.py"]) > 100 and not set(never["mm/mmap.py"]) & lines["mm/mmap.py"]
 
 
 # -- the command

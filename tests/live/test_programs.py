@@ -5,11 +5,40 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from seqfault.live.compare import FRAMES, KEPT, LOW, PAGE, RESULT, VMA, VMAS, Mask, compare
+from seqfault.live.compare import (
+    DETAILS,
+    FRAMES,
+    KEPT,
+    LOW,
+    OUTSIDE,
+    PAGE,
+    RESULT,
+    TOTALS,
+    VMA,
+    VMAS,
+    Mask,
+    compare,
+)
 from seqfault.live.generate import Geometry, Plan, programs
 from seqfault.live.script import ScriptError, is_script, parse_row, parse_script, row_text, script_text
 from seqfault.live.shrink import shrink
-from seqfault.mm.opcodes import NAMES, NR_ARGS, OP_MUNMAP, OP_START, OP_WRITE, WINDOW_BASE
+from seqfault.mm.opcodes import (
+    NAMES,
+    NR_ARGS,
+    OP_FTRUNCATE,
+    OP_MADVISE,
+    OP_MLOCK,
+    OP_MMAP,
+    OP_MREMAP,
+    OP_MUNMAP,
+    OP_PWRITE,
+    OP_START,
+    OP_WRITE,
+    PAGE_SIZE,
+    TASK_SIZE_BYTES,
+    UAPI_MAP_FIXED,
+    WINDOW_BASE,
+)
 
 G = Geometry()
 
@@ -66,12 +95,13 @@ def streams(*records):
     return np.array([w for r in records for w in r], np.int64), at
 
 
-def held(model, kernel, op=OP_MUNMAP, mask=None):
+def held(model, kernel, op=OP_MUNMAP, mask=None, args=()):
     rows = np.zeros((len(model), 8), np.int64)
     rows[:, 0] = op
+    rows[:, 2 : 2 + len(args)] = args
     ms, mo = streams(*model)
     ks, ko = streams(*kernel)
-    return compare(rows, ms, mo, ks, ko, G.observed, mask or Mask(), len(model))
+    return compare(rows, ms, mo, ks, ko, G.observed, mask or Mask(), len(model), G.nr_pages)
 
 
 def pages(*words):
@@ -116,8 +146,46 @@ def test_a_write_that_keeps_the_frame_differs_from_one_that_copies():
     before, kept, copied = (record(0, [A], pages(1 | f << 16)) for f in (5, 5, 6))
     k_before, k_copied = (record(0, [A], pages(1 | f << 16)) for f in (900, 901))
     assert held([before, copied], [k_before, k_copied], OP_WRITE) is None
-    got = held([before, kept], [k_before, k_copied], OP_WRITE)
-    assert got is not None and got.why == KEPT
+    for op in (OP_WRITE, OP_MLOCK, OP_MADVISE):
+        got = held([before, kept], [k_before, k_copied], op)
+        assert got is not None and got.why == KEPT
+    assert held([before, kept], [k_before, k_copied], OP_MMAP) is None  # another mapping, another frame
+
+
+def test_totals_and_details_are_compared():
+    totals, vma = [4, 2, 4, 0, 0, 1, 255, 15, 63], [3, 2, 2, 2, 2, 0, 2]
+    same = [*record(0, [A], mask=5), *totals, *vma]
+    assert held([same], [same]) is None
+    for i in range(16):
+        other = list(same)
+        other[len(other) - 16 + i] += 1
+        got = held([same], [other])
+        assert got is not None and (got.why, got.index) == ((TOTALS, i) if i < 9 else (DETAILS, i - 9))
+
+
+W, LAST = WINDOW_BASE, G.nr_pages - 1
+
+
+@pytest.mark.parametrize(
+    "op, args, owed",
+    [
+        (OP_MUNMAP, (W + 5 * PAGE_SIZE, PAGE_SIZE), True),
+        (OP_MUNMAP, (W + LAST * PAGE_SIZE, 2 * PAGE_SIZE), False),
+        (OP_MUNMAP, (W - PAGE_SIZE, PAGE_SIZE), False),
+        (OP_MUNMAP, (-PAGE_SIZE, PAGE_SIZE), True),
+        (OP_WRITE, (W, 1), True),
+        (OP_WRITE, (W + (LAST + 1) * PAGE_SIZE, 1), False),
+        (OP_MMAP, (5, PAGE_SIZE, 3, 0), True),
+        (OP_MMAP, (5, PAGE_SIZE, 3, UAPI_MAP_FIXED), False),
+        (OP_MREMAP, (W, PAGE_SIZE, PAGE_SIZE, 3, TASK_SIZE_BYTES), True),
+        (OP_MREMAP, (W, PAGE_SIZE, PAGE_SIZE, 3, 1 << 40), False),
+        (OP_FTRUNCATE, (0, 65 * PAGE_SIZE), False),
+        (OP_PWRITE, (0, 63), True),
+    ],
+)
+def test_no_answer_is_accepted_only_where_the_window_ends(op, args, owed):
+    got = held([record(OUTSIDE)], [record(-22)], op, args=args)
+    assert (got is not None and got.why == RESULT) if owed else got is None
 
 
 def test_masked_bits_are_not_compared():

@@ -4,12 +4,13 @@ was seen to do."""
 from __future__ import annotations
 
 import pytest
-from program import ANON, PAGE, RW, Program, R, W, at
+from program import ANON, PAGE, RW, Program, R, W, X, at
 
 from seqfault.kernel import pool_object, the
 from seqfault.kernel.layout import LIVE
-from seqfault.kernel.machine import Ptr
+from seqfault.kernel.machine import KernelBug, Ptr
 from seqfault.mm.lru import lru_add_drain
+from seqfault.mm.observe import uapi_observed
 from seqfault.mm.opcodes import *
 from seqfault.mm.pgtable import pte_at, pte_dirty, pte_is_guard, pte_pfn, pte_present, pte_write
 from seqfault.mm.types import (
@@ -321,6 +322,13 @@ def test_free_pages_stay_until_they_are_paged_out(p) -> None:
     assert present(p, 10, 12) == ".w" and p.read(10) == 0 and p.read(11) == 3
 
 
+def test_droppable_pages_are_paged_out_dirty_or_not(p) -> None:
+    p.mmap(10, 2, RW, UAPI_MAP_DROPPABLE | UAPI_MAP_ANONYMOUS)
+    p.write(10, 1)
+    assert p.madvise(10, 2, MADV_PAGEOUT) == 0
+    assert present(p, 10, 12) == ".." and p.read(10) == 0
+
+
 def test_pageout_drops_clean_pages_of_files(p) -> None:
     p.mmap(10, 4, RW, SHARED | UAPI_MAP_ANONYMOUS)
     p.read(10)
@@ -368,3 +376,83 @@ def test_the_task_runs_in_its_own_space(p) -> None:
     assert p.write(10, 3, who=1) == 0 and p.read(10) == SEGV
     with p.machine:
         assert the(task_mm).mm == the_mm(0)
+
+
+# -- what must always be so
+def broken(p: Program, change) -> str:
+    """What an oracle says once something is changed by hand and a page unmapped."""
+    for i in range(10, 24, 2):
+        p.mmap(i, 1)
+        p.write(i, 1)
+    with p.machine:
+        change(pool_object(mm_struct, 0))
+    try:
+        p.munmap(12, 1)
+    except KernelBug as e:
+        return e.kind
+    return ""
+
+
+def first(mm):
+    vma = mm.mmap
+    while vma.vm_start < 12:
+        vma = vma.vm_next
+    return vma
+
+
+def recolour(mm) -> None:
+    mm.mm_rb.vm_rb.rb_left.vm_rb.rb_black = not mm.mm_rb.vm_rb.rb_left.vm_rb.rb_black
+
+
+def orphan(mm) -> None:
+    mm.mm_rb.vm_rb.rb_left.vm_rb.rb_parent = mm.mm_rb.vm_rb.rb_right
+
+
+@pytest.mark.parametrize(
+    "change, kind",
+    [
+        (lambda mm: None, ""),
+        (recolour, "validate-mm"),
+        (orphan, "validate-mm"),
+        (lambda mm: setattr(first(mm).anon_vma, "num_active_vmas", 2), "kernel-bug"),
+        (lambda mm: setattr(first(mm).anon_vma, "num_children", 2), "kernel-bug"),
+        (lambda mm: setattr(first(mm).anon_vma, "degree", 5), "kernel-bug"),
+    ],
+)
+def test_oracles_see_wrong_colours_and_counts(p, change, kind) -> None:
+    assert broken(p, change) == kind
+
+
+def test_totals_of_a_process(p) -> None:
+    """VmSize, VmLck, VmData, VmStk, VmExe + VmLib, page tables: more than at the start."""
+    with p.machine:
+        the(uapi_observed).detail_every = 1
+
+    def totals() -> list[int]:
+        r = p.record()
+        return r[-9 - 7 * r[2] :][:6]
+
+    assert totals() == [0, 0, 0, 0, 0, 0]
+    p.mmap(10, 2)
+    p.mmap(14, 3, R | X)
+    p.mmap(20, 1, RW, ANON | UAPI_MAP_GROWSDOWN)
+    assert totals() == [6, 0, 2, 1, 3, 0]
+    p.write(10, 1)
+    p.call(OP_MLOCK, at(10), PAGE)
+    assert totals() == [6, 1, 2, 1, 3, 1]
+    p.munmap(10, 2)
+    assert totals() == [4, 0, 0, 1, 3, 1]
+
+
+def test_what_is_cached_of_each_file_is_told(p) -> None:
+    with p.machine:
+        the(uapi_observed).detail_every = 1
+
+    def cached() -> list[int]:
+        r = p.record()
+        return r[-3 - 7 * r[2] :][:3]
+
+    assert cached() == [0, 0, 0b111111]
+    p.call(OP_PWRITE, 0, 2, 7)
+    p.call(OP_FTRUNCATE, DISK, 2 * PAGE)
+    assert cached() == [0b100, 0, 0b11]

@@ -65,7 +65,8 @@ class Automaton:
     `code` (n, 9): operation, a..g, next.  `tab` (slots, 6): word, shift, mask, lo, span, relative to the process.
     Slots 0..ncell - 1 are the memory cells, in the order of `cells`.  `stop`: mode -> where steps begin.
     `masks` (n, words): which bits of its region a process keeps when it stops, or calls, there.  `memory`: the memory
-    model, whose own numbers are `memory_table` (explore/memory.py adds both).
+    model, whose own numbers are `memory_table` (explore/memory.py adds both).  `renames`: sequence counts are renamed
+    after each step, where `count_table` says that there are any (explore/counts.py).
     """
 
     name: str
@@ -105,6 +106,8 @@ class Automaton:
     cached: bool = False
     memory: str = "sc"
     memory_table: Sequence[int] = ()
+    renames: bool = False
+    count_table: Sequence[int] = ()
     extra: dict[str, object] = field(default_factory=dict)
 
     @property

@@ -9,6 +9,7 @@ import numpy as np
 
 from seqfault.compile.automaton import Automaton, PoolInfo, ProcessInfo, RestRule
 from seqfault.compile.builder import Unit
+from seqfault.compile.counts import count_table
 from seqfault.compile.ir import Access, CompileError, Const, Function, Node, Operand, Reg, Special, Where
 from seqfault.compile.ops import REPORTED, ROW, Op, Ordering
 from seqfault.compile.passes import (
@@ -176,6 +177,7 @@ class Linker:
         self.consts: dict[int, int] = {}
         self.reg_slot: dict[Reg, int] = {}
         self.transients: dict[Reg, int] = {}
+        self.names: dict[tuple[int, str], str] = {}  # of a function's registers, by their slots
 
     def slot(self, word: int, shift: int, mask: int, lo: int, span: int, rel: int) -> int:
         row = (word, shift, signed(mask), lo, signed(span), rel)
@@ -233,6 +235,7 @@ class Linker:
                     self.reg_slot[x] = self.slot(b // 64, 0, MASK64, 0, MASK64, 1)
                 else:
                     self.reg_slot[x] = self.slot(b // 64, b % 64, (1 << w) - 1, x.lo, x.hi - x.lo, 1)
+                self.names.setdefault((self.reg_slot[x], f.name), x.name)
             else:
                 i = self.transient_count.get(f, 0)
                 self.transient_count[f] = i + 1
@@ -363,6 +366,8 @@ class Linker:
             assert e is not None
             stops["seq"][e.pc] = seqpc[e.pc] = 1
 
+        counts = count_table(self, order)
+
         # constants, then the words of constants and rom
         const_base = self.transient_base + max([0, *self.transient_count.values()])
         total = const_base + len(self.consts)
@@ -432,6 +437,8 @@ class Linker:
             state_bits=int(nw * 64),
             wide_registers=[x for x in sized if x[1] > 32],
             places=sorted(u.used_places),
+            count_table=counts,
+            extra={"registers": dict(self.names)},
         )
 
     def encode(self, n: Node, f: Function, numbering: dict[str, int]) -> list[int]:

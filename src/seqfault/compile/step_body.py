@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from seqfault.compile.automaton import Automaton, Int64
 from seqfault.compile.ir import interval
 from seqfault.compile.ops import REPORTED, Op
-from seqfault.compile.work import MAX_CHOICES, X_DEPTH, X_DIGITS, X_FUEL, X_RADIX, X_USED
+from seqfault.compile.work import MAX_CHOICES, X_DEPTH, X_DIGITS, X_FUEL, X_RADIX, X_SEQ, X_USED
 from seqfault.kernel.types import INT_MAX, INT_MIN
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ COMPARE = {Op.EQ: "eq", Op.NE: "ne", Op.LT: "slt", Op.LE: "sle"}
 FUSED = {Op.BREQ: "eq", Op.BRNE: "ne", Op.BRLT: "slt", Op.BRLE: "sle"}
 PLAIN = {Op.AND: "and", Op.OR: "or", Op.XOR: "xor"}
 CHECKED = {Op.ADD: "sadd", Op.SUB: "ssub", Op.MUL: "smul"}
-SILENT = frozenset({Op.NOP, Op.FENCE, Op.SEQPOINT})
-CANDIDATES = 2048
+SILENT = frozenset({Op.NOP, Op.FENCE})
 
 
 def signed_range(x: int) -> int:
@@ -76,7 +75,9 @@ class Body:
         stops: Sequence[int] | Int64,
         use_masks: bool,
         known: Known,
+        track: bool = False,
     ):
+        self.track = track and not c.observer
         self.a, self.g, self.c, self.name, self.k = a, graph, c, name, known
         self.pcs, self.entries, self.stops, self.use_masks = pcs, entries, stops, use_masks
         self.lines: list[str] = []
@@ -523,6 +524,20 @@ class Body:
     def op_count(self, pc: int, row: list[int]) -> bool:
         self.do(f"call void @count(ptr %x, i64 {row[1]})")
         return False
+
+    def op_seqpoint(self, pc: int, row: list[int]) -> bool:
+        self.do(f"store i64 {pc}, ptr {self.put(f'getelementptr i64, ptr %x, i64 {X_SEQ}')}")
+        return False
+
+    def touch(self, at: str, how: int) -> None:
+        """Tell that a cell is touched, if somebody wants to know."""
+        if not self.track:
+            return
+        if at.lstrip("-").isdigit():
+            code = str(4 * int(at) + how)
+        else:
+            code = self.put(f"add i64 {self.put(f'shl i64 {at}, 2')}, {how}")
+        self.do(f"call void @touch(ptr %x, i64 {code})")
 
     def op_emit(self, pc: int, row: list[int]) -> bool:
         self.do(f"call void @emit(ptr %x, i64 {self.get(row[1])})")

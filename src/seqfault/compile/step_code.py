@@ -263,8 +263,9 @@ def packing_of(a: Automaton, graph: Graph) -> Packing:
     return Packing(widths, max(1, (sum(widths) + 63) // 64))
 
 
-def step_text(a: Automaton, mode: str, use_masks: bool) -> StepText:
-    """The LLVM text of `a`'s steps, which begin where `mode` says; `use_masks`: dead registers are zeroed."""
+def step_text(a: Automaton, mode: str, use_masks: bool, track: bool = False) -> StepText:
+    """The LLVM text of `a`'s steps, which begin where `mode` says; `use_masks`: dead registers are zeroed; `track`: they
+    tell which cells they touch."""
     graph = Graph(a)
     packing = packing_of(a, graph)
     small = sum(len(graph.reach(p.entry)) for p in a.processes) <= SMALL
@@ -287,14 +288,21 @@ def step_text(a: Automaton, mode: str, use_masks: bool) -> StepText:
     for entry in a.observers:
         observers.append(StepClass(len(classes) + len(observers), entry, a.observer_words, True))
     for c in [*classes, *observers]:
-        out.append(class_text(a, graph, c, a.stop[mode], use_masks, known, small))
+        out.append(class_text(a, graph, c, a.stop[mode], use_masks, known, small, track))
     out.append(entry_text(a, classes, class_of, observers, packing, small))
     out.append(pack_text(packing, a.nw))
     return StepText("".join(out), class_of, packing, small, classes)
 
 
 def class_text(
-    a: Automaton, graph: Graph, c: StepClass, stops: Sequence[int] | Int64, use_masks: bool, known: Known, small: bool
+    a: Automaton,
+    graph: Graph,
+    c: StepClass,
+    stops: Sequence[int] | Int64,
+    use_masks: bool,
+    known: Known,
+    small: bool,
+    track: bool,
 ) -> str:
     """The functions that one class of processes can come to, and the dispatcher between them."""
     pcs = graph.reach(c.entry)
@@ -314,7 +322,8 @@ def class_text(
     out = []
     order = sorted(parts)
     for f in order:
-        body = Body(a, graph, c, f"k{c.number}_{f}", parts[f], sorted(entries & set(parts[f])), stops, use_masks, known)
+        mine = sorted(entries & set(parts[f]))
+        body = Body(a, graph, c, f"k{c.number}_{f}", parts[f], mine, stops, use_masks, known, track)
         out.append(body.text())
     number = {f: i for i, f in enumerate(order)}
     args = "ptr %mem, ptr %reg, ptr %ext, ptr %x"
@@ -349,7 +358,7 @@ def entry_text(
     small: bool,
 ) -> str:
     """``advance(S, T, ext, x, process, depth, out)`` and ``observe(S, T, ext, x, number)``."""
-    from seqfault.compile.step_runtime import X_DEPTH, X_FUEL, X_USED
+    from seqfault.compile.work import X_ACCESSED, X_DEPTH, X_FUEL, X_SEQ, X_STAND, X_USED
 
     n, nb = a.nw, 8 * a.nw
     at_pc, shift_pc, mask_pc = (int(x) for x in a.tab[a.pc_slot][:3])
@@ -362,7 +371,9 @@ def entry_text(
     out.append(head)
     out.append(f"  %T = alloca [{n} x i64]\n" if small else "  %T = getelementptr i64, ptr %given, i64 0\n")
     out.append(f"  call void @llvm.memcpy.p0.p0.i64(ptr %T, ptr %S, i64 {nb}, i1 false)\n")
-    for k, (off, v) in enumerate([(X_USED, "0"), (X_DEPTH, "%depth"), (X_FUEL, "100000")]):
+    for k, (off, v) in enumerate([
+        (X_USED, "0"), (X_DEPTH, "%depth"), (X_FUEL, "100000"), (X_ACCESSED, "0"), (X_SEQ, "-1"),
+    ]):
         out.append(f"  %h{k} = getelementptr i64, ptr %x, i64 {off}\n  store i64 {v}, ptr %h{k}\n")
     out.append(f"  %pp = getelementptr i64, ptr %ext, i64 {process_word}\n  store i64 %process, ptr %pp\n")
     out.append("  switch i64 %process, label %never [")
@@ -381,6 +392,8 @@ def entry_text(
         phis.append(f"[%r{i}, %p{i}]")
     out.append("join:\n  %r = phi i64 " + ", ".join(phis) + "\n  %k = lshr i64 %r, 32\n")
     out.append("  %ok = icmp eq i64 %k, 1\n  br i1 %ok, label %keep, label %no\nkeep:\n")
+    out.append(f"  %stand = and i64 %r, {(1 << 32) - 1}\n  %stp = getelementptr i64, ptr %x, i64 {X_STAND}\n")
+    out.append("  store i64 %stand, ptr %stp\n")
     out.append("  call void @pack(ptr %T, ptr %out)\n  ret i64 0\nno:\n  %st = sub i64 %k, 1\n  ret i64 %st\n}\n")
     obs = a.observer_base - n
     out.append("define i64 @observe(ptr noalias %S, ptr noalias %T, ptr noalias %ext, ptr noalias %x, i64 %number) {\n")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from seqfault.compile.automaton import PoolInfo
+from seqfault.compile.work import OBJECT, READ, WRITE
 
 if TYPE_CHECKING:
     from seqfault.compile.step_body import Body
@@ -174,6 +175,8 @@ def terms_of(row: list[int]) -> list[tuple[int, int]]:
 
 def load(body: Body, pc: int, row: list[int]) -> bool:
     c = cell(body, row[2], terms_of(row), touched(body, pc))
+    if row[7]:
+        body.touch(c.at, READ)
     raw = raw_of(body, c)
     rng = None
     if c.same:
@@ -224,6 +227,8 @@ def store(body: Body, pc: int, row: list[int]) -> bool:
         some = body.put(f"icmp ne i64 {c.mask}, 0")
         bad = body.put(f"select i1 {wide}, i1 false, i1 {over}")
         body.fail_if(body.put(f"and i1 {bad}, {some}"), "range-overflow", pc, -1, c.at)
+    if row[7]:
+        body.touch(c.at, WRITE)
     write_raw(body, c, u)
     return False
 
@@ -242,6 +247,7 @@ def check_pointer(body: Body, pc: int, row: list[int]) -> bool:
         body.fail_if(body.put(f"icmp eq i64 {x}, 0"), "null-dereference", pc, row[2])
     if pool.state >= 0:
         c = cell(body, pool.base - pool.stride, [(row[1], pool.stride)], states(pool))
+        body.touch(c.at, READ)
         st = value_of(body, c)
         if constant(st):
             if st == "1":
@@ -263,6 +269,9 @@ def allocate(body: Body, pc: int, row: list[int]) -> bool:
     body.fail_if(body.put(f"icmp slt i64 {r}, 0"), "pool-exhausted", pc, row[2])
     i = body.put(f"and i64 {r}, {(1 << 32) - 1}")
     first = body.put(f"add i64 {body.put(f'mul i64 {i}, {pool.stride}')}, {pool.base}")
+    for i2 in states(pool):
+        body.touch(str(i2), READ)
+    body.touch(first, OBJECT)
     body.do(f"call void @put(ptr %mem, i64 {first}, i64 1)")
     begin = "true" if defined or pool.typesafe else "false"
     call = f"call void @fresh(ptr %mem, i64 {first}, i64 {pool.stride}, i1 {begin})"
@@ -291,5 +300,6 @@ def free(body: Body, pc: int, row: list[int]) -> bool:
     bad = body.put(f"icmp ne i64 {value_of(body, c)}, 1")
     index = body.put(f"sub i64 {x}, 1")
     body.report_if(bad, body.k.kind["double-free"], pc, row[2], index)
+    body.touch(c.at, WRITE)
     write_raw(body, c, "2")
     return False

@@ -36,12 +36,12 @@ class StepObject:
 class StepCode:
     """Steps of an automaton as machine code.
 
-    `mode`: where steps begin; `dead`: dead registers are zeroed.  `addresses`: int64, of the entries; `seconds`: what
+    `mode`: where steps begin; `dead`: dead registers are zeroed; `track`: steps tell which cells they touch.  `addresses`: int64, of the entries; `seconds`: what
     compiling took, by stage; `cached`: it came from the cache.
     """
 
-    def __init__(self, a: Automaton, mode: str = "merged", dead: bool = True):
-        self.a, self.mode, self.dead = a, mode, dead
+    def __init__(self, a: Automaton, mode: str = "merged", dead: bool = True, track: bool = False):
+        self.a, self.mode, self.dead, self.track = a, mode, dead, track
         self.cached = False
         obj = self._object()
         self.packing, self.seconds = obj.packing, obj.seconds
@@ -57,7 +57,7 @@ class StepCode:
         """A hash of everything that the code depends on."""
         a = self.a
         h = hashlib.sha256(f"{seqfault.__version__} {compiler_hash()} {llvmlite.__version__}".encode())
-        h.update(f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()} {self.mode} {self.dead}".encode())
+        h.update(f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()} {self.mode} {self.dead} {self.track}".encode())
         for x in (a.code, a.tab, a.stop[self.mode], a.masks, a.rettab):
             h.update(np.ascontiguousarray(x).tobytes())
         h.update(repr((list(a.pools), list(a.const_words), a.nw, a.nx, list(a.rom_cells))).encode())
@@ -73,7 +73,7 @@ class StepCode:
             return obj
         except Exception:  # no cache, an old one, a truncated one: all mean compiling
             pass
-        obj = compile_steps(self.a, self.mode, self.dead)
+        obj = compile_steps(self.a, self.mode, self.dead, self.track)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
@@ -104,11 +104,11 @@ def _call2(address: int) -> Callable[[int, int], None]:
     return ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(address)
 
 
-def compile_steps(a: Automaton, mode: str, dead: bool) -> StepObject:
+def compile_steps(a: Automaton, mode: str, dead: bool, track: bool = False) -> StepObject:
     """Compile without the cache."""
     seconds: dict[str, float] = {}
     t = time.perf_counter()
-    text: StepText = step_text(a, mode, dead and mode != "full")
+    text: StepText = step_text(a, mode, dead and mode != "full", track)
     seconds["text"] = time.perf_counter() - t
     t = time.perf_counter()
     mod = llvm.parse_assembly(text.text)

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.work import (
+    MAX_ACCESSED,
     MAX_VIOLATIONS,
+    X_ACCESSED,
     X_COUNTED,
     X_DEPTH,
     X_EDGES,
@@ -116,6 +118,18 @@ keep:
   store i64 %n1, ptr %np
   br label %done
 done:
+  ret void
+}}
+
+define internal void @touch(ptr %x, i64 %code) {{
+  %np = getelementptr i64, ptr %x, i64 {X_ACCESSED}
+  %n = load i64, ptr %np
+  %n1 = add i64 %n, 1
+  store i64 %n1, ptr %np
+  %last = call i64 @llvm.smin.i64(i64 %n, i64 {MAX_ACCESSED - 1})
+  %at = add i64 %last, {X_ACCESSED + 1}
+  %p = getelementptr i64, ptr %x, i64 %at
+  store i64 %code, ptr %p
   ret void
 }}
 

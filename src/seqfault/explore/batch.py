@@ -7,6 +7,7 @@ import numpy as np
 from seqfault.explore import search as k
 from seqfault.explore.interp import get
 from seqfault.explore.jit import jit_search as jit
+from seqfault.explore.movers import NEVER, W_ON
 from seqfault.explore.raw import call2, call7, fetch_add, high
 from seqfault.explore.search import (
     A_ADVANCE,
@@ -20,12 +21,15 @@ from seqfault.explore.search import (
     T_BASE,
     T_BUDGET,
     T_DISTINCT,
+    T_EDGES,
     T_END,
     T_EXACT,
+    T_EXCLUSIVE,
     T_FINALS,
     T_FRONTIER,
     T_HEAD,
     T_LEVEL,
+    T_MOVED,
     T_OUTCOMES,
     T_PARITY,
     T_PENDING,
@@ -34,10 +38,12 @@ from seqfault.explore.search import (
     T_TRANSITIONS,
     T_WHY,
     WHY_DONE,
+    WHY_GROWN,
     WHY_PAUSE,
 )
 from seqfault.explore.tables import (
     M_CLASSES,
+    M_NW,
     M_PC,
     M_PROCESSES,
     O_PROCS,
@@ -45,6 +51,7 @@ from seqfault.explore.tables import (
     OK,
     P_BASE,
     P_ENTRY,
+    P_ROLE,
     PROCESS_ROW,
     X_COUNTED,
     X_EDGES,
@@ -55,13 +62,14 @@ from seqfault.explore.tables import (
 # what a batch says of a scenario
 R_STATES, R_TRANSITIONS, R_FINALS, R_DEPTH, R_VIOLATIONS, R_OUTCOMES, R_WHY, R_FIRST_V, R_FIRST_O, R_THREAD = range(10)
 R_COLUMNS = 10
+TRIES = 64  # how often the records of one scenario may grow
 B_VIOLATIONS, B_OUTCOMES = range(2)  # how much of the lists is filled
 
 
 @jit
 def drive(  # type: ignore[no-untyped-def]
-    A, P, fa, fb, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate, outcomes, ostate, parent,
-    action,
+    A, P, W, R, fa, fb, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate, outcomes, ostate, N,
+    parent, action, number, edges,
 ):
     """`work`, depth after depth; `fa` and `fb` take turns as the frontier.  th[T_WHY] is WHY_DONE when nothing is
     left."""
@@ -73,8 +81,8 @@ def drive(  # type: ignore[no-untyped-def]
         th[T_BUDGET] = left
         n = th[T_FRONTIER]
         k.work(
-            A, P, front, n, nxt, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate, outcomes,
-            ostate, parent, action,
+            A, P, W, R, front, n, nxt, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate,
+            outcomes, ostate, N, parent, action, number, edges,
         )  # fmt: skip
         if th[T_WHY] != WHY_DONE:
             return
@@ -94,7 +102,7 @@ def drive(  # type: ignore[no-untyped-def]
 
 
 @jit
-def begin(A, P, init, fa, table, store, G, th, S, T, E, X, outcomes):  # type: ignore[no-untyped-def]
+def begin(A, P, W, R, N, init, fa, table, store, G, th, S, T, E, X, buf, counts, outcomes, number):  # type: ignore[no-untyped-def]
     """Make everything as at the start of an exploration from the packed state `init`: each process has done the local
     work before its first step, which nobody can see."""
     n = fa.shape[1]
@@ -121,12 +129,25 @@ def begin(A, P, init, fa, table, store, G, th, S, T, E, X, outcomes):  # type: i
     X[X_EDGES:] = 0
     table[:] = 0
     outcomes[:, O_STATE] = -1
-    for j in (T_HEAD, T_END, T_PENDING, T_TAIL, T_TRANSITIONS, T_FINALS, T_DISTINCT, T_OUTCOMES, T_LEVEL, T_BASE, T_PARITY):
+    G[:] = 0
+    N[:] = R
+    for j in (T_HEAD, T_END, T_PENDING, T_TAIL, T_TRANSITIONS, T_FINALS, T_DISTINCT, T_OUTCOMES, T_LEVEL, T_BASE, T_PARITY, T_EDGES, T_MOVED):
         th[j] = 0
     th[T_SPARE] = -1
     th[T_FRONTIER] = 1
-    G[:] = 0
+    if W[W_ON] and not th[T_EXCLUSIVE]:
+        for w in range(n):
+            buf[0, w] = fa[0, w]
+        for p in range(P[M_PROCESSES]):
+            i = P[O_PROCS] + p * PROCESS_ROW
+            if P[i + P_ROLE] <= 1:
+                th[T_MOVED] += k.follow(
+                    A, P, W, R, N, G, S[P[M_NW] + 1 :], T, E, X, buf, np.int64(0), n, np.int64(p), P[i + P_BASE], counts
+                )
+        for w in range(n):
+            fa[0, w] = buf[0, w]
     G[G_STORED] = 1
+    number[0] = 0
     h = k.hash_of(fa, 0, n)
     s = np.int64(high(h, np.uint64(table.shape[0])))
     table[s] = h
@@ -139,8 +160,9 @@ def begin(A, P, init, fa, table, store, G, th, S, T, E, X, outcomes):  # type: i
 
 @jit
 def batch(  # type: ignore[no-untyped-def]
-    A, P, inits, roms, rom_at, shared, room, fa, fb, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct,
-    dstate, outcomes, ostate, parent, action, result, all_counts, all_edges, violations, found, filled, thread,
+    A, P, W, R, inits, roms, rom_at, shared, room, fa, fb, table, store, G, th, S, T, E, X, buf, rec, hashes, counts,
+    distinct, dstate, outcomes, ostate, N, parent, action, number, edges, result, all_counts, all_edges, violations, found,
+    filled, thread,
 ):
     """Explore the scenarios that nobody has taken yet; shared[0] is the next one.
 
@@ -154,16 +176,27 @@ def batch(  # type: ignore[no-untyped-def]
             return
         for j in range(roms.shape[1]):
             E[rom_at + j] = roms[s, j]
-        begin(A, P, inits[s], fa, table, store, G, th, S, T, E, X, outcomes)
-        G[k.G_ROOM] = room
-        G[k.G_LIMIT] = np.int64(1) << 60
         counts[:] = 0
-        th[T_BUDGET] = np.int64(1) << 60
-        drive(
-            A, P, fa, fb, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate, outcomes, ostate,
-            parent, action,
-        )  # fmt: skip
-        why = th[T_WHY]
+        R[:] = NEVER
+        why = WHY_GROWN
+        again = 0
+        while why == WHY_GROWN and again < TRIES:
+            again += 1
+            counts[:] = 0
+            begin(A, P, W, R, N, inits[s], fa, table, store, G, th, S, T, E, X, buf, counts, outcomes, number)
+            G[k.G_ROOM] = room
+            G[k.G_LIMIT] = np.int64(1) << 60
+            th[T_BUDGET] = np.int64(1) << 60
+            drive(
+                A, P, W, R, fa, fb, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate, outcomes,
+                ostate, N, parent, action, number, edges,
+            )  # fmt: skip
+            why = th[T_WHY]
+            if G[k.G_LOST]:
+                why = np.int64(k.WHY_TABLE)
+            elif G[k.G_GROWN] and why in (WHY_DONE, WHY_GROWN):
+                R[:] = N
+                why = np.int64(WHY_GROWN)
         if filled[B_VIOLATIONS] + MAX_DISTINCT > violations.shape[0] or filled[B_OUTCOMES] + th[T_OUTCOMES] > found.shape[0]:
             why = WHY_PAUSE
         r = result[s]

@@ -11,10 +11,11 @@ from typing import Any
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ir import Where
 from seqfault.explore.engine import Exploration
-from seqfault.explore.tiers import explore
+from seqfault.explore.lasso import judge
 from seqfault.explore.locks import cycles
 from seqfault.explore.memory import SC, bound
 from seqfault.explore.model import automaton_for, program_for
+from seqfault.explore.progress import LIVELOCK, STARVATION, find_lassos
 from seqfault.kernel.places import Protocol
 from seqfault.protocols import load
 from seqfault.scenarios.model import Scenario, initial_cells
@@ -22,7 +23,12 @@ from seqfault.scenarios.model import Scenario, initial_cells
 HOLDS, VIOLATED, INCOMPLETE = "holds", "violated", "incomplete"
 BASELINE = "mmap-sem"
 LOCK_NOT_HELD = "lock-not-held"
-PATH_ONLY = ("new-outcome", LOCK_NOT_HELD)  # told by a whole exploration: a replay does not show them by itself
+PATH_ONLY = (
+    "new-outcome",
+    LOCK_NOT_HELD,
+    LIVELOCK,
+    STARVATION,
+)  # told by a whole exploration: a replay does not show them by itself
 LIMIT_KINDS = frozenset(
     {"pool-exhausted", "endless-step", "store-buffer-full"}
 )  # these say that the model was too small, not that the text is wrong
@@ -45,6 +51,7 @@ class Violation:
     where it shows.  `schedule`: the shortest path, process and choice of each step.  `count`: how many steps of
     the exploration
     show it.  `baseline`: mmap-sem shows it as well.  `memory`: the memory model.
+    `loop_from`: the steps of the schedule from this one on are repeated for ever (-1: it ends).
     """
 
     kind: str
@@ -60,6 +67,7 @@ class Violation:
     site: str = ""
     detail: str = ""
     memory: str = SC
+    loop_from: int = -1
     raw_pc: int = -1  # below -1: a rule about cell -2 - raw_pc
 
     def key(self) -> tuple[str, str, str]:
@@ -135,40 +143,74 @@ def violations_of(a: Automaton, ex: Exploration) -> list[Violation]:
     return list(out.values())
 
 
+def progress_of(a: Automaton, ex: Exploration, init: Any, rom: Any, lock_waits: bool) -> list[Violation]:
+    """Livelocks and starvations in the graph of an exploration, each judged by running it again."""
+    out: list[Violation] = []
+    if ex.graph is None:
+        return out
+    for lasso in find_lassos(a, ex.graph, ex.path_to, lock_waits):
+        path = [*lasso.stem, *lasso.loop]
+        at = [
+            pc for kind, p, pc in judge(a, init, rom, path, len(lasso.stem)) if (kind, p) == (lasso.kind, lasso.process)
+        ]
+        if not at:
+            raise AssertionError(f"{lasso.kind} that is none when it is run again: {lasso}")
+        fn, file, line = place_of(a.where[at[0]])
+        v = Violation(lasso.kind, a.processes[lasso.process].name, fn, file, line, path, memory=a.memory)
+        v.loop_from = len(lasso.stem)
+        v.site = a.where[at[0]].site
+        what = "nobody completes an operation" if lasso.kind == LIVELOCK else "others complete their operations"
+        v.detail = f"after {len(lasso.stem)} steps a loop of {len(lasso.loop)}, in which {what}"
+        out.append(v)
+    return out
+
+
 def run_one(
     protocol: Protocol,
     scenario: Scenario,
     limits: Limits,
     progress: Callable[..., None] | None = None,
     memory: str = SC,
+    lock_waits: bool | None = None,
     **options: Any,
 ) -> tuple[Automaton, Exploration, list[Violation]]:
-    """Explore one scenario under one protocol and memory model, without comparing it to anything."""
+    """Explore one scenario under one protocol and memory model, without comparing it to anything.
+
+    `lock_waits`: look for executions that never end, too (None: do not); True: a CPU that waits for a lock which others
+    take again and again is starved.
+    """
     a = automaton_for(protocol, scenario, memory)
     cells = initial_cells(program_for(protocol, scenario).layout(), protocol, scenario)
     running = [p.role != 0 or (p.cpu < len(scenario.cpus) and bool(scenario.cpus[p.cpu])) for p in a.processes]
     words = a.pack(cells, running)
+    rom = a.rom(cells)
     ex = explore(
         a,
         words,
-        a.rom(cells),
+        rom,
+        graph=lock_waits is not None,
         max_states=limits.states,
         max_memory=limits.memory,
         timeout=limits.seconds,
         progress=progress,
         **options,
     )
-    return a, ex, violations_of(a, ex)
+    vs = violations_of(a, ex)
+    if lock_waits is not None:
+        vs += progress_of(a, ex, words, rom, lock_waits)
+    return a, ex, vs
 
 
-_baselines: dict[tuple[str, Limits, str], tuple[set[int], set[tuple[str, str]], bool]] = {}
+_baselines: dict[tuple[str, Limits, str, bool], tuple[set[int], set[tuple[str, str]], bool]] = {}
 
 
-def baseline_of(scenario: Scenario, limits: Limits, memory: str = SC) -> tuple[set[int], set[tuple[str, str]], bool]:
+def baseline_of(
+    scenario: Scenario, limits: Limits, memory: str = SC, lock_waits: bool = False
+) -> tuple[set[int], set[tuple[str, str]], bool]:
     """mmap-sem's outcomes and violations in a scenario under a memory model, and whether they are all."""
-    key = (scenario.name, limits, memory)
+    key = (scenario.name, limits, memory, lock_waits)
     if key not in _baselines:
-        _, ex, vs = run_one(load(BASELINE), scenario, limits, memory=memory)
+        _, ex, vs = run_one(load(BASELINE), scenario, limits, memory=memory, lock_waits=lock_waits)
         whole = ex.complete and not any(v.kind in LIMIT_KINDS for v in vs)
         _baselines[key] = set(ex.outcomes), {(v.kind, v.object) for v in vs}, whole
     return _baselines[key]
@@ -187,16 +229,17 @@ def check_scenario(
     progress: Callable[..., None] | None = None,
     locks: bool = False,
     memory: str = SC,
+    lock_waits: bool = False,
 ) -> ScenarioResult:
     """Explore `scenario` under `protocol` and a memory model, apply every oracle, compare its outcomes with
     mmap-sem's under the same model (mmap-sem's with the sequential orders); with `locks`, which is for `sc` only, each
-    access with the table of locks."""
+    access with the table of locks.  `lock_waits`: as for `run_one`."""
     from seqfault.explore.lockcheck import lock_violations, watch_for
 
     limits = limits or Limits()
     t0 = time.perf_counter()
     watcher = watch_for(protocol, scenario) if locks else None
-    a, ex, vs = run_one(protocol, scenario, limits, progress, memory, watcher=watcher)
+    a, ex, vs = run_one(protocol, scenario, limits, progress, memory, lock_waits, watcher=watcher)
     if watcher is not None:
         vs += lock_violations(protocol, watcher, ex)
     r = ScenarioResult(scenario.name, HOLDS, ex.states, ex.transitions, ex.depth)
@@ -207,6 +250,8 @@ def check_scenario(
         fn, _, line = place_of(a.where[pc])
         r.lock_edges.append((a.lock_classes[held], a.lock_classes[taken], f"{fn}:{line}", scenario.name))
     incomplete = "" if ex.complete else ex.reason
+    if ex.complete and ex.graph is None:
+        incomplete = "progress: no room for the graph of states, --max-memory"
     if watcher is not None and watcher.full:
         incomplete = incomplete or "too many different accesses"
     limited = [v for v in vs if v.kind in LIMIT_KINDS]
@@ -219,7 +264,7 @@ def check_scenario(
         base_vs: set[tuple[str, str]] = set()
         against = "the sequential orders"
     else:
-        allowed, base_vs, whole = baseline_of(scenario, limits, memory)
+        allowed, base_vs, whole = baseline_of(scenario, limits, memory, lock_waits)
         against = BASELINE
     if whole:
         new = [(ex.outcomes[h], h) for h in ex.outcomes if h not in allowed]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
+from seqfault.explore.graph import CHOICE_AT, COMPLETES, RESTARTS, Graph, Recorder
 from seqfault.explore.interp import get, mix, step
 from seqfault.explore.jit import jit
 from seqfault.explore.tables import (
@@ -46,6 +47,8 @@ from seqfault.explore.tables import (
     X_EDGES,
     X_HASH,
     X_RADIX,
+    X_SEQ,
+    X_STAND,
     X_TRACE,
     X_USED,
     X_VIOL,
@@ -61,8 +64,8 @@ MAX_DISTINCT = 512
 CHUNK_S = 0.15
 
 # ctl: where a chunk of the exploration stands
-C_HEAD, C_TAIL, C_TRANSITIONS, C_DISTINCT, C_FINALS, C_OUTCOMES, C_STORED, C_WHY = range(8)
-WHY_DONE, WHY_PAUSE, WHY_FRONTIER, WHY_TABLE, WHY_OUTCOMES = range(5)
+C_HEAD, C_TAIL, C_TRANSITIONS, C_DISTINCT, C_FINALS, C_OUTCOMES, C_STORED, C_WHY, C_EDGES = range(9)
+WHY_DONE, WHY_PAUSE, WHY_FRONTIER, WHY_TABLE, WHY_OUTCOMES, WHY_EDGES = range(6)
 # columns of the distinct violations
 V_KIND, V_PC, V_POOL, V_INDEX, V_STATE, V_PROCESS, V_CHOICE, V_COUNT = range(8)
 
@@ -145,9 +148,10 @@ def at_rest(B, S, P, X):  # type: ignore[no-untyped-def]
 @jit
 def expand(  # type: ignore[no-untyped-def]
     cur, ncur, base, nxt, table, parent, action, ctl, limit, maxsteps, exclusive, B, S, P, X, counts, distinct,
-    outcomes, W, seen,
+    outcomes, W, seen, index, begin, edges, able, boundary,
 ):
-    """Expand states of one depth from ctl[C_HEAD] on; why it stopped is ctl[C_WHY]."""
+    """Expand states of one depth from ctl[C_HEAD] on; why it stopped is ctl[C_WHY].  With more than one number in
+    `index`, every edge is kept (graph.py)."""
     nw = P[M_NW]
     mask = np.uint64(table.shape[0] - 1)
     room = np.int64(table.shape[0] * 6 // 10)
@@ -159,10 +163,15 @@ def expand(  # type: ignore[no-untyped-def]
     pcslot = P[M_PC]
     halt = P[M_HALT]
     done = 0
+    keep = index.shape[0] > 1
+    ne = ctl[C_EDGES]
     why = WHY_DONE
     while head < ncur:
         if tail + SLACK > nxt.shape[0] or stored + SLACK > parent.shape[0]:
             why = WHY_FRONTIER
+            break
+        if keep and (ne + SLACK > edges.shape[0] or stored + SLACK > begin.shape[0]):
+            why = WHY_EDGES
             break
         if stored + SLACK > room:
             why = WHY_TABLE
@@ -178,6 +187,7 @@ def expand(  # type: ignore[no-untyped-def]
             S[w] = cur[head, w]
         busy = False  # a CPU or an agent can move
         finished = True  # every CPU has
+        steppers = np.int64(0)
         alone = np.int64(-1)  # in exclusive mode, the CPU that is inside an operation
         for p in range(nproc):
             i = P[O_PROCS] + p * PROCESS_ROW
@@ -202,6 +212,7 @@ def expand(  # type: ignore[no-untyped-def]
                     B[w] = S[w]
                 X[X_COUNTED] = 0
                 X[X_TRACE] = 0
+                X[X_SEQ] = -1
                 status = step(B, P, X, p, pb, P[i + P_WORDS], P[i + P_CPU], pc, stops, depth)
                 used = X[X_USED]
                 choice = np.int64(0)
@@ -213,6 +224,7 @@ def expand(  # type: ignore[no-untyped-def]
                     for k in range(X[X_COUNTED]):
                         counts[X[X_COUNTS + k]] += 1
                     ctl[C_TRANSITIONS] += 1
+                    steppers |= np.int64(1) << p
                     if role <= 1:
                         busy = True
                     if W[W_ON]:
@@ -230,10 +242,21 @@ def expand(  # type: ignore[no-untyped-def]
                                 nxt[tail, w] = B[w]
                             parent[stored] = base + head
                             action[stored] = p + 256 * choice
+                            if keep:
+                                index[s] = stored
                             tail += 1
                             stored += 1
                             break
                         s = (s + np.uint64(1)) & mask
+                    if keep:
+                        flag = np.int64(0)
+                        if role == 0 and (X[X_STAND] == halt or (X[X_SEQ] >= 0 and boundary[X[X_SEQ]])):
+                            flag = COMPLETES
+                        elif role == 0 and X[X_SEQ] >= 0:
+                            flag = RESTARTS
+                        edges[ne, 0] = index[s]
+                        edges[ne, 1] = p | flag | choice << CHOICE_AT
+                        ne += 1
                 # the next combination of choices
                 k = used - 1
                 while k >= 0 and X[X_DIGITS + k] + 1 >= X[X_RADIX + k]:
@@ -263,7 +286,11 @@ def expand(  # type: ignore[no-untyped-def]
                 X[X_VIOL + 3] = 0
                 X[X_VIOLATIONS] = 1
                 note(X, distinct, ctl, base + head, -1, 0)
+        if keep:
+            able[base + head] = steppers
+            begin[base + head + 1] = ne
         head += 1
+    ctl[C_EDGES] = ne
     ctl[C_HEAD] = head
     ctl[C_TAIL] = tail
     ctl[C_STORED] = stored
@@ -271,7 +298,7 @@ def expand(  # type: ignore[no-untyped-def]
 
 
 @jit
-def rehash(old, new):  # type: ignore[no-untyped-def]
+def rehash(old, new, index, indexed):  # type: ignore[no-untyped-def]
     mask = np.uint64(new.shape[0] - 1)
     for i in range(old.shape[0]):
         h = old[i]
@@ -280,6 +307,8 @@ def rehash(old, new):  # type: ignore[no-untyped-def]
             while new[s] != 0:
                 s = (s + np.uint64(1)) & mask
             new[s] = h
+            if index.shape[0] > 1:
+                indexed[s] = index[i]
 
 
 @dataclass(frozen=True)
@@ -304,8 +333,11 @@ class Exploration:
 
     `states`, `transitions`, `finals` (states at rest), `depth` (steps of the longest shortest path);
     `violations`; `outcomes`:
-    hash -> first state; `packed`: of those states their packed form and depth; `counters`: how often each counted event was on a transition; `edges`: (held lock class,
-    taken class, instruction); `complete`: every state was seen, else `reason` says why not.
+    hash -> first state; `packed`: of those states their packed form and depth; `counters`: how often each counted event
+    was on a transition; `edges`: (held lock class, taken class, instruction); `graph`: every edge, if it was asked for and
+    there was room; `cyclic`: whether an execution can go on for ever (None: not looked at); `moved`: steps that
+    were taken at once, as movers (movers.py); `complete`: every state was
+    seen, else `reason` says why not.
     """
 
     automaton: Automaton
@@ -317,6 +349,9 @@ class Exploration:
     outcomes: dict[int, int] = field(default_factory=dict)
     counters: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     edges: list[tuple[int, int, int]] = field(default_factory=list)
+    graph: Graph | None = field(default=None, repr=False)
+    cyclic: bool | None = None
+    moved: int = 0
     complete: bool = True
     reason: str = ""
     seconds: float = 0.0
@@ -433,13 +468,14 @@ def explore(
     timeout: float | None = None,
     progress: Callable[[Exploration, int], None] | None = None,
     watcher: Watch | None = None,
+    graph: bool = False,
 ) -> Exploration:
     """Every state that `init` can reach.
 
     `mode`: where steps begin: "merged", "full" (each statement) or "seq" (each operation); `exclusive`: a CPU inside an
     operation runs alone; `dead`: dead registers are zeroed (a reduction).  Limits: states, bytes, seconds; reaching one
     makes the result incomplete.  `progress(exploration so far, frontier)` is called several times a second.
-    `watcher` collects which locks are held at each access.
+    `watcher` collects which locks are held at each access.  `graph`: keep every edge, in at most half of `max_memory`.
     """
     t0 = time.perf_counter()
     t = Executor(automaton, rom, mode, dead, WATCHED_EVENTS if watcher else 0)
@@ -461,6 +497,7 @@ def explore(
     distinct = np.zeros((MAX_DISTINCT, 8), np.int64)
     outcomes = np.full((1 << 10, 2), -1, np.int64)
     ex = Exploration(automaton)
+    recorder = Recorder(automaton, graph, len(table))
     ncur, base, depth = 1, 0, 0
     ctl[C_STORED] = 1
     budget = 20_000
@@ -470,33 +507,18 @@ def explore(
         c0 = time.perf_counter()
         before = int(ctl[C_HEAD])
         expand(
-            cur,
-            ncur,
-            base,
-            nxt,
-            table,
-            parent,
-            action,
-            ctl,
-            max_states,
-            budget,
-            exclusive,
-            t.B,
-            scratch,
-            t.P,
-            t.X,
-            counts,
-            distinct,
-            outcomes,
-            watched,
-            seen,
-        )
+            cur, ncur, base, nxt, table, parent, action, ctl, max_states, budget, exclusive, t.B, scratch, t.P, t.X,
+            counts, distinct, outcomes, watched, seen, recorder.index, recorder.begin, recorder.edges,
+            recorder.able, recorder.boundary,
+        )  # fmt: skip
         now = time.perf_counter()
         why = int(ctl[C_WHY])
         if why == WHY_PAUSE:
             worked = max(1, int(ctl[C_HEAD]) - before)
             budget = int(min(5_000_000, max(1000, worked * CHUNK_S / max(1e-6, now - c0))))
-        used = table.nbytes + cur.nbytes + nxt.nbytes + parent.nbytes + action.nbytes
+        if recorder.nbytes > max_memory // 2:
+            recorder = Recorder(automaton, False, 0)  # what may be asked of the graph is not answered then
+        used = table.nbytes + cur.nbytes + nxt.nbytes + parent.nbytes + action.nbytes + recorder.nbytes
         if ctl[C_STORED] > max_states:
             stop_reason = f"limit of {max_states:,} states"
         elif timeout is not None and now - t0 > timeout:
@@ -517,8 +539,11 @@ def explore(
             break
         if why == WHY_TABLE:
             bigger = np.zeros(len(table) * 2, np.uint64)
-            rehash(table, bigger)
-            table = bigger
+            places = recorder.bigger_index(len(bigger))
+            rehash(table, bigger, recorder.index, places)
+            table, recorder.index = bigger, places
+        elif why == WHY_EDGES:
+            recorder.grow(int(ctl[C_EDGES]), int(ctl[C_STORED]), SLACK)
         elif why == WHY_FRONTIER:
             if int(ctl[C_TAIL]) + SLACK > len(nxt):
                 nxt = np.concatenate([nxt, np.zeros_like(nxt)])
@@ -547,6 +572,7 @@ def explore(
     ex.states, ex.transitions, ex.finals, ex.depth = n, int(ctl[C_TRANSITIONS]), int(ctl[C_FINALS]), depth
     ex.parent, ex.action = parent[:n].copy(), action[:n].copy()
     ex.counters = counts
+    ex.graph = None if stop_reason else recorder.graph(n, int(ctl[C_EDGES]))
     ex.outcomes = {int(h): int(s) for h, s in outcomes if s >= 0}
     ex.complete, ex.reason = not stop_reason, stop_reason
     for row in distinct[: int(ctl[C_DISTINCT])]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
+from seqfault.explore.movers import NEVER, no_records
 from seqfault.explore.steps import Steps, steps_of
 from seqfault.explore import search as k
 from seqfault.explore.batch import begin, drive
@@ -36,7 +37,8 @@ class Worker:
 
     def __init__(self, a: Automaton, words: int):
         self.th = np.zeros(24, np.int64)
-        self.S, self.T = np.zeros(a.nw + 1, np.int64), np.zeros(a.nw + 1, np.int64)
+        self.S, self.T = np.zeros(2 * (a.nw + 1), np.int64), np.zeros(a.nw + 1, np.int64)
+        self.N = no_records(a)
         self.E = buffer(a, np.zeros(len(a.rom_cells), np.int64))[a.nw :].copy()
         self.rom_at = int(a.tab[a.rom_cells[0], 0]) - a.nw if a.rom_cells else 0
         n = len(a.lock_classes)
@@ -72,7 +74,7 @@ class Worker:
         """What every kernel is given of a thread's own, after `th`."""
         return (
             self.S, self.T, self.E, self.X, self.buf, self.rec, self.hashes, self.counts, self.distinct, self.dstate,
-            self.outcomes, self.ostate,
+            self.outcomes, self.ostate, self.N,
         )  # fmt: skip
 
     def more_outcomes(self) -> None:
@@ -99,7 +101,8 @@ class Search:
     """An exploration that can be stopped between rounds, saved, and gone on with.
 
     `threads`: how many share the work; `exact`: whole states are kept, not fingerprints; `traced`: parents are kept as long as
-    there are few states; `expect`: states for which there is room from the start.
+    there are few states; `expect`: states for which there is room from the start; `graph`: whether it can go on for ever is found out (one
+    thread); `moves`: records by which movers are told (movers.py), or None.
     """
 
     def __init__(
@@ -115,11 +118,16 @@ class Search:
         exact: bool = False,
         traced: bool = True,
         expect: int = 0,
-        code: Steps | None = None,
+        graph: bool = False,
+        moves: Int64 | None = None,
     ):
         self.a, self.mode, self.dead, self.exact = a, mode, dead and mode != "full", exact
         self.init, self.rom, self.exclusive, self.keep = init, rom, exclusive, TRACED
-        self.code = code or steps_of(a, mode, dead)
+        self.code = steps_of(a, mode, dead, moves is not None)
+        self.W = self.code.moving
+        self.R = no_records(a) if moves is None else moves
+        self.moving = moves is not None and not exclusive
+        self.graph = graph and threads == 1
         self.A = self.code.addresses
         self.words = self.code.packing.words
         self.P = self.code.program
@@ -128,27 +136,38 @@ class Search:
         self.traced = traced and threads == 1
         for w in self.workers:
             w.reset(rom, exact, exclusive, self.traced)
-            w.th[k.T_SHARED] = threads > 1
+            w.th[k.T_SHARED], w.th[k.T_GRAPH] = threads > 1, self.graph
         slots = max(FIRST_SLOTS, int(expect / FULL * 1.02) + threads * k.ROOM)
         self.table = np.zeros(slots, np.uint64)
         self.store = np.zeros((max(2 * k.ROOM, expect) if exact else 1, self.words), np.int64)
         self.G = np.zeros(16, np.int64)
-        self.parent = np.zeros(4 * k.ROOM if traced else 1, np.int64)
-        self.action = np.zeros(4 * k.ROOM if traced else 1, np.int64)
+        self.parent = np.zeros(4 * k.ROOM if self.traced else 1, np.int64)
+        self.action = np.zeros(4 * k.ROOM if self.traced else 1, np.int64)
+        self.number = np.zeros(slots if self.graph else 1, np.int32)
+        self.edges = np.zeros((4 * k.ROOM if self.graph else 1, 2), np.int32)
         self.peak = 0
         self.seconds = 0.0
         self.need_table = False
         w = self.workers[0]
         begin(
-            self.A, self.P, self.code.pack(init.astype(np.uint64).view(np.int64)), w.front, self.table, self.store, self.G,
-            w.th, w.S, w.T, w.E, w.X, w.outcomes,
+            self.A, self.P, self.W, self.R, w.N, self.code.pack(init.astype(np.uint64).view(np.int64)), w.front,
+            self.table, self.store, self.G, w.th, w.S, w.T, w.E, w.X, w.buf, w.counts, w.outcomes, self.number,
         )  # fmt: skip
+        for w in self.workers[1:]:
+            w.N[:] = self.workers[0].N
         self.parts: list[Int64] = [w.front[:1].copy()] if threads > 1 else []  # of the depth that is being expanded
         self.at = 0  # which of them is being expanded
         self.base = 0  # number of its first state
         self.level = 0
         self.G[k.G_LIMIT] = 1 << 60
         self._limits()
+
+    def learned(self) -> Int64:
+        """The records that this exploration made (movers.py)."""
+        out = self.workers[0].N.copy()
+        for w in self.workers[1:]:
+            out = np.where(out == NEVER, w.N, np.where(w.N == NEVER, out, out & w.N))
+        return out
 
     def close(self) -> None:
         """Give the threads' arrays back for the next exploration."""
@@ -184,7 +203,8 @@ class Search:
         """Of everything that grows with the states."""
         own = sum(w.part.nbytes + w.front.nbytes + w.outcomes.nbytes + w.ostate.nbytes for w in self.workers)
         front = sum(p.nbytes for p in self.parts)
-        return int(self.table.nbytes + self.store.nbytes + self.parent.nbytes + self.action.nbytes + own + front)
+        mine = (self.table, self.store, self.parent, self.action, self.number, self.edges)
+        return int(sum(x.nbytes for x in mine) + own + front)
 
     def grow_needs(self) -> int:
         """Bytes that growing the table takes while both are there."""
@@ -204,14 +224,15 @@ class Search:
         if self.states + 2 * self.threads * k.ROOM > len(self.table) * FULL:
             new = np.zeros(self._next_slots(), np.uint64)
             old = self.table
+            numbers = np.zeros(len(new) if self.graph else 1, np.int32)
             cuts = np.linspace(0, len(old), self.threads + 1).astype(np.int64)
             jobs: list[tuple[Any, ...]] = []
             for i in range(self.threads):
                 lo, hi = int(cuts[i]), int(cuts[i + 1])
-                args = (old, new, self.store, self.words, lo, hi) if self.exact else (old, new, lo, hi)
-                jobs.append(args)
+                both = (old, new, self.number, numbers)
+                jobs.append((*both, self.store, self.words, lo, hi) if self.exact else (*both, lo, hi))
             self._parallel(k.rehash_exact if self.exact else k.rehash, jobs)
-            self.table = new
+            self.table, self.number = new, numbers
         self._limits()
 
     @staticmethod
@@ -235,8 +256,9 @@ class Search:
         w = self.workers[0]
         w.th[k.T_BUDGET] = budget
         drive(
-            self.A, self.P, w.front, w.part, self.table, self.store, self.G, w.th, *w.rest(), self.parent, self.action
-        )
+            self.A, self.P, self.W, self.R, w.front, w.part, self.table, self.store, self.G, w.th, *w.rest(), self.parent,
+            self.action, self.number, self.edges,
+        )  # fmt: skip
         self._supply(w)
         self.need_table = w.th[k.T_WHY] == k.WHY_TABLE
         return bool(w.th[k.T_WHY] != k.WHY_DONE)
@@ -251,6 +273,8 @@ class Search:
                 w.part = np.concatenate([w.part, np.zeros_like(w.part)])
             if self.traced and self.states + k.ROOM > len(self.parent):
                 self._more_parents()
+            if self.graph and w.th[k.T_EDGES] + k.ROOM > len(self.edges):
+                self.edges = np.concatenate([self.edges, np.zeros_like(self.edges)])
         elif w.th[k.T_WHY] == k.WHY_OUTCOMES:
             w.more_outcomes()
 
@@ -263,8 +287,8 @@ class Search:
             w.th[k.T_BUDGET], w.th[k.T_LEVEL], w.th[k.T_BASE] = budget, self.level, self.base
         front = self.parts[self.at]
         jobs = [
-            (self.A, self.P, front, len(front), w.part, self.table, self.store, self.G, w.th, *w.rest(), self.parent,
-             self.action)
+            (self.A, self.P, self.W, self.R, front, len(front), w.part, self.table, self.store, self.G, w.th, *w.rest(),
+             self.parent, self.action, self.number, self.edges)
             for w in use
         ]  # fmt: skip
         self._parallel(k.work, jobs)
@@ -323,9 +347,14 @@ class Search:
         ex.depth, ex.complete, ex.reason, ex.seconds = self.depth, complete, reason, self.seconds
         ex.counters = np.sum([w.counts for w in self.workers], axis=0)
         ex.bytes = max(self.peak, self.bytes)
+        ex.moved = sum(int(w.th[k.T_MOVED]) for w in self.workers)
+        if self.graph and complete:
+            ex.cyclic = not k.acyclic(self.edges, int(self.workers[0].th[k.T_EDGES]), self.states)
         if self.traced:
             ex.parent, ex.action = self.parent[: self.states].copy(), self.action[: self.states].copy()
-        else:
+        if self.moving or not self.traced:
+            from seqfault.explore.retrace import Retrace
+
             ex.retrace = Retrace(self, ex)
         rows: dict[tuple[int, int, int], tuple[tuple[Any, ...], Int64, Int64, int]] = {}
         for w in self.workers:
@@ -369,53 +398,7 @@ class Search:
         return ex
 
 
-class Retrace:
-    """Paths to states of an exploration that kept no parents: the depths up to theirs are explored again, with
-    parents, by one thread."""
-
-    def __init__(self, s: Search, ex: Exploration):
-        self.ex = ex
-        self.again = (s.a, s.init, s.rom, s.mode, s.exclusive, s.dead)
-        self.number: dict[int, int] = {}
-        self.parent: Int64 = np.zeros(0, np.int64)
-        self.action: Int64 = np.zeros(0, np.int64)
-
-    def __call__(self, state: int) -> list[tuple[int, int]]:
-        if state not in self.number:
-            self._explore({state, *(v.state for v in self.ex.violations)})
-        at, out = self.number[state], []
-        while at > 0:
-            a = int(self.action[at])
-            out.append((a & 255, a >> 8))
-            at = int(self.parent[at])
-        return out[::-1]
-
-    def _explore(self, states: set[int]) -> None:
-        a, init, rom, mode, exclusive, dead = self.again
-        s = Search(a, init, rom, mode=mode, exclusive=exclusive, dead=dead)
-        s.keep = 1 << 60
-        wanted: dict[int, list[int]] = {}
-        for state in states:
-            wanted.setdefault(self.ex.packed[state][1], []).append(state)
-        deep = max(wanted)
-        th = s.workers[0].th
-        more = True
-        while more:
-            if th[k.T_HEAD] == 0 and th[k.T_LEVEL] in wanted:
-                w = s.workers[0]
-                front = (w.part if th[k.T_PARITY] else w.front)[: th[k.T_FRONTIER]]
-                for state in wanted.pop(int(th[k.T_LEVEL])):
-                    same = np.flatnonzero((front == self.ex.packed[state][0]).all(axis=1))
-                    self.number[state] = int(th[k.T_BASE] + same[0])
-            if th[k.T_LEVEL] >= deep and th[k.T_HEAD] == 0:
-                break
-            level = int(th[k.T_LEVEL])
-            while more and th[k.T_LEVEL] == level:
-                more = s.round(1)
-                if s.need_table:
-                    s.grow()
-        self.parent, self.action = s.parent, s.action
-        s.close()
+GROWN = "a step was taken for a mover that is none"  # the exploration is to be repeated
 
 
 def run(
@@ -436,6 +419,8 @@ def run(
     while True:
         before = time.perf_counter()
         more = s.round(budget)
+        if any(w.th[k.T_WHY] == k.WHY_GROWN for w in s.workers):
+            return s.exploration(False, GROWN)
         now = time.perf_counter()
         s.seconds = now - t0
         s.peak = max(s.peak, s.bytes)

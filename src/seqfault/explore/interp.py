@@ -11,8 +11,10 @@ from __future__ import annotations
 import numpy as np
 
 from seqfault.explore import memory
+from seqfault.explore.counts import rename
 from seqfault.explore.jit import jit
 from seqfault.explore.memory_sc import load, store
+from seqfault.explore.slots import get, put
 from seqfault.explore.tables import (
     DISABLED,
     ENDS,
@@ -29,6 +31,7 @@ from seqfault.explore.tables import (
     K_UAF,
     K_UNINIT,
     M_CLASSES,
+    M_COUNTS,
     M_CPU,
     M_HELD,
     M_MEMORY,
@@ -62,6 +65,7 @@ from seqfault.explore.tables import (
     X_EDGES,
     X_HASH,
     X_RADIX,
+    X_SEQ,
     X_STAND,
     X_TRACE,
     X_TRACE_ROOM,
@@ -69,28 +73,6 @@ from seqfault.explore.tables import (
     X_VIOL,
     X_VIOLATIONS,
 )
-
-
-@jit
-def get(B, P, s, pb):  # type: ignore[no-untyped-def]
-    """Value of slot `s` of a process whose region begins at word `pb`."""
-    i = np.uintp(P[O_TAB] + s * SLOT)
-    return P[i + np.uintp(3)] + (
-        (B[np.uintp(P[i] + (P[i + np.uintp(5)] & pb))] >> P[i + np.uintp(1)]) & P[i + np.uintp(2)]
-    )
-
-
-@jit
-def put(B, P, s, pb, v):  # type: ignore[no-untyped-def]
-    """Store in a register; False if the value does not fit."""
-    i = np.uintp(P[O_TAB] + s * SLOT)
-    w = np.uintp(P[i] + (P[i + np.uintp(5)] & pb))
-    m = P[i + np.uintp(2)]
-    sh = P[i + np.uintp(1)]
-    u = v - P[i + np.uintp(3)]
-    B[w] = (B[w] & ~(m << sh)) | ((u & m) << sh)
-    span = P[i + np.uintp(4)]
-    return span < 0 or (0 <= u <= span)
 
 
 @jit
@@ -443,6 +425,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
         elif op == 47:  # FENCE
             if weak:
                 memory.fence(B, P, a, p)
+        elif op == 48:  # SEQPOINT
+            X[X_SEQ] = pc
         elif op == 49:
             X[X_USED] = used
             return ENDS
@@ -470,4 +454,6 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
         if P[M_USE_MASKS]:
             for w in range(words):
                 B[pb + w] &= P[P[O_MASKS] + pc * P[M_REGION] + w]
+    if P[M_COUNTS]:
+        rename(B, P)
     return OK

@@ -6,10 +6,14 @@ from pathlib import Path
 
 from seqfault.compile.jit import make_jit
 
-COMPILED = ("engine.py", "interp.py", "jit.py", "memory.py", "memory_pso.py", "memory_sc.py", "tables.py", "watch.py")
+COMPILED = (
+    "../compile/counts.py", "counts.py", "engine.py", "graph.py", "interp.py", "jit.py", "memory.py", "memory_pso.py",
+    "memory_sc.py", "slots.py", "tables.py", "watch.py",
+)  # fmt: skip
 
 HERE = Path(__file__).parent
 FILES = [HERE.parent / "compile" / "work.py", *(HERE / name for name in COMPILED)]
 
 jit = make_jit("engine", FILES)
-jit_search = make_jit("search", [*FILES, *(HERE / name for name in ("raw.py", "search.py", "batch.py"))])
+jit_graph = make_jit("graph", [HERE / "graph.py", HERE / "progress.py"])
+jit_search = make_jit("search", [*FILES, *(HERE / name for name in ("raw.py", "search.py", "movers.py", "batch.py"))])

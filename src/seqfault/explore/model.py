@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import cast
 
@@ -15,7 +16,7 @@ from seqfault.mm import types as mm_types
 from seqfault.mm.cpu import cpu_main
 from seqfault.mm.oracles import OBSERVERS
 from seqfault.mm.tlb import ipi_agent, walker_agent
-from seqfault.scenarios.model import Scenario
+from seqfault.scenarios.model import Scenario, ScenarioError
 
 
 def mm_program(protocol: Protocol, ncpus: int) -> Program:
@@ -53,17 +54,19 @@ def program_for(protocol: Protocol, scenario: Scenario) -> Program:
     return _program(id(protocol), max(2, len(scenario.cpus)))
 
 
-_layered: dict[tuple[str, str], Automaton] = {}
+_layered: dict[tuple[str, str, bool], Automaton] = {}
 
 
 def automaton_for(protocol: Protocol, scenario: Scenario, memory: str = SC) -> Automaton:
     """The automaton that runs `scenario` under a memory model, compiled once.  Raises `ValueError` for a model that
-    there is not."""
+    there is not, `ScenarioError` for a scenario that it cannot run."""
     program = program_for(protocol, scenario)
     a = build(program)
-    if memory == SC:
+    if memory == SC and not scenario.forever:
         return a
-    key = program.key("merged"), canonical(memory)
+    key = program.key("merged"), canonical(memory), bool(scenario.forever)
     if key not in _layered:
-        _layered[key] = with_memory(a, memory)
+        if scenario.forever and memory != SC:
+            raise ScenarioError(f"{scenario.name} goes on for ever; such scenarios are explored under sc only")
+        _layered[key] = with_memory(replace(a, renames=bool(scenario.forever)), memory)
     return _layered[key]

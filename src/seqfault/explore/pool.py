@@ -32,15 +32,17 @@ def _worker_init() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
 
 
-def _work(protocol: str, scenario: Scenario, limits: Limits, locks: bool, memory: str) -> ScenarioResult:
-    return check_scenario(load(protocol), scenario, limits, locks=locks, memory=memory)
+def _work(protocol: str, scenario: Scenario, limits: Limits, locks: bool, memory: str, waits: bool) -> ScenarioResult:
+    return check_scenario(load(protocol), scenario, limits, locks=locks, memory=memory, lock_waits=waits)
 
 
 class Record:
     """Finished results in a file, one JSON object a line, so that an interrupted check goes on."""
 
-    def __init__(self, path: Path | None, protocol: str, locks: bool = False, memory: str = SC):
-        self.path, self.protocol, self.locks, self.memory = path, protocol, locks, memory
+    def __init__(
+        self, path: Path | None, protocol: str, locks: bool = False, memory: str = SC, lock_waits: bool = False
+    ):
+        self.path, self.protocol, self.locks, self.memory, self.lock_waits = path, protocol, locks, memory, lock_waits
         self.known: dict[str, ScenarioResult] = {}
         if path is not None and path.exists():
             for line in path.read_text().splitlines():
@@ -63,6 +65,7 @@ class Record:
             what.append(repr(load(self.protocol).locks))
         if self.memory != SC:
             what.append(self.memory)
+        what.append(f"progress {self.lock_waits}")
         return hashlib.sha256(repr(tuple(what)).encode()).hexdigest()[:24]
 
     def add(self, key: str, r: ScenarioResult) -> None:
@@ -88,20 +91,21 @@ def check_many(
     live: Callable[..., None] | None = None,
     locks: bool = False,
     memory: str = SC,
+    lock_waits: bool = False,
 ) -> Report:
     """Check `scenarios` with `jobs` worker processes (0: one a processor).
 
     `timeout`: seconds for all of it; what is not done by then is incomplete.  Ctrl-C likewise.
     `progress(result, done)` after each scenario, `tick(done, running)` a few times a second; `live(exploration,
     frontier)` likewise, with one job.  `locks`: hold each access against the table of locks too.  `memory`: the memory
-    model.  `resume`: file to
+    model.  `lock_waits`: waiting for a lock for ever is starvation too.  `resume`: file to
     which results are added and from which they are taken.  Raises `OSError` if that file cannot be written.
     """
     t0 = time.perf_counter()
     load(protocol)
     if resume is not None:
         resume.open("a").close()
-    record = Record(resume, protocol, locks, memory)
+    record = Record(resume, protocol, locks, memory, lock_waits)
     results: dict[str, ScenarioResult] = {}
     todo: list[tuple[Scenario, str]] = []
     for s in scenarios:
@@ -123,14 +127,14 @@ def check_many(
                     reason = f"time limit of {timeout:g} s"
                     break
                 mine = replace(limits, seconds=_least(limits.seconds, left))
-                r = check_scenario(load(protocol), s, mine, live, locks, memory)
+                r = check_scenario(load(protocol), s, mine, live, locks, memory, lock_waits)
                 results[s.name] = r
                 record.add(k, r)
                 if progress:
                     progress(r, len(results))
         else:
             reason = _parallel(
-                protocol, todo, limits, jobs, end, timeout, results, record, progress, tick, locks, memory
+                protocol, todo, limits, jobs, end, timeout, results, record, progress, tick, locks, memory, lock_waits
             )
     except KeyboardInterrupt:
         reason = "interrupted"
@@ -157,6 +161,7 @@ def _parallel(
     tick: Callable[[int, int], None] | None,
     locks: bool,
     memory: str,
+    lock_waits: bool,
 ) -> str:
     # the parent has compiled nothing yet: fork is safe and costs no second import
     ctx = multiprocessing.get_context("fork")
@@ -169,7 +174,7 @@ def _parallel(
                 s, k = queue.pop()
                 left = None if end is None else max(0.1, end - time.perf_counter())
                 mine = replace(limits, seconds=_least(limits.seconds, left))
-                f = pool.submit(_work, protocol, s, mine, locks, memory)
+                f = pool.submit(_work, protocol, s, mine, locks, memory, lock_waits)
                 running[f] = (s, k)
             done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             for f in done:

@@ -6,15 +6,19 @@ their places in the table have been fetched.  All arrays belong to explore/front
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from seqfault.explore.interp import get, mix
 from seqfault.explore.jit import jit_search as jit
+from seqfault.explore.movers import CHAIN, W_ON, commutes, held, record
 from seqfault.explore.raw import call2, call5, call7, compare_and_swap, fetch_add, high, prefetch
 from seqfault.explore.tables import (
     DISABLED,
     K_DEADLOCK,
     M_HALT,
+    M_NW,
     M_OBSERVERS,
     M_PC,
     M_PROCESSES,
@@ -26,6 +30,9 @@ from seqfault.explore.tables import (
     P_BASE,
     P_ROLE,
     PROCESS_ROW,
+    MAX_ACCESSED,
+    MAX_CHOICES,
+    X_ACCESSED,
     X_COUNTED,
     X_COUNTS,
     X_DIGITS,
@@ -41,12 +48,12 @@ ROOM = 8192  # successors that it keeps before it enters them
 SLACK = 4096  # successors of one state, at most
 
 # shared between threads
-G_NEXT, G_STORED, G_STOP, G_ROOM, G_LIMIT, G_INDEX = range(6)
+G_NEXT, G_STORED, G_STOP, G_ROOM, G_LIMIT, G_INDEX, G_GROWN, G_LOST, G_FIRST = range(9)
 # a thread's own: position in its block, successors waiting, tail of its part of the next frontier, why it came back
 T_HEAD, T_END, T_PENDING, T_TAIL, T_WHY, T_TRANSITIONS, T_FINALS, T_DISTINCT, T_OUTCOMES, T_BUDGET = range(10)
 T_LEVEL, T_BASE = 10, 11
-T_TRACED, T_EXCLUSIVE, T_FRONTIER, T_EXACT, T_SPARE, T_PARITY, T_SHARED = range(12, 19)
-WHY_DONE, WHY_PAUSE, WHY_FRONTIER, WHY_TABLE, WHY_OUTCOMES = range(5)
+T_TRACED, T_EXCLUSIVE, T_FRONTIER, T_EXACT, T_SPARE, T_PARITY, T_SHARED, T_GRAPH, T_EDGES, T_MOVED = range(12, 22)
+WHY_DONE, WHY_PAUSE, WHY_FRONTIER, WHY_TABLE, WHY_OUTCOMES, WHY_GROWN = range(6)
 A_ADVANCE, A_OBSERVE, A_PACK, A_UNPACK = range(4)
 # columns of the distinct violations
 V_KIND, V_PC, V_POOL, V_INDEX, V_STATE, V_PROCESS, V_CHOICE, V_COUNT, V_LEVEL = range(9)
@@ -158,7 +165,7 @@ def outcome(X, outcomes, ostate, th, front, head, n):  # type: ignore[no-untyped
 
 
 @jit
-def enter(buf, rec, hashes, n, table, store, nxt, th, G, parent, action):  # type: ignore[no-untyped-def]
+def enter(buf, rec, hashes, n, table, store, nxt, th, G, parent, action, number, edges):  # type: ignore[no-untyped-def]
     """Enter the waiting successors; new ones go to the next frontier."""
     slots = np.uint64(table.shape[0])
     tail = th[T_TAIL]
@@ -177,6 +184,8 @@ def enter(buf, rec, hashes, n, table, store, nxt, th, G, parent, action):  # typ
                         at = G[G_STORED] + tail - first
                         parent[at] = th[T_BASE] + rec[k, 0]
                         action[at] = rec[k, 1]
+                    if th[T_GRAPH]:
+                        number[s] = G[G_STORED] + tail - first
                     tail += 1
                     break
             if e == h:
@@ -184,13 +193,17 @@ def enter(buf, rec, hashes, n, table, store, nxt, th, G, parent, action):  # typ
             s += 1
             if s == table.shape[0]:
                 s = np.int64(0)
+        if th[T_GRAPH]:
+            edges[th[T_EDGES], 0] = th[T_BASE] + rec[k, 0]
+            edges[th[T_EDGES], 1] = number[s]
+            th[T_EDGES] += 1
     th[T_TAIL] = tail
     th[T_PENDING] = 0
     fetch_add(G, 0 + G_STORED, tail - first)
 
 
 @jit
-def enter_exact(buf, rec, hashes, n, table, store, nxt, th, G, parent, action):  # type: ignore[no-untyped-def]
+def enter_exact(buf, rec, hashes, n, table, store, nxt, th, G, parent, action, number, edges):  # type: ignore[no-untyped-def]
     """As `enter`, with whole states: a slot has 24 bits of the fingerprint and the state's number plus one."""
     slots = np.uint64(table.shape[0])
     low = np.uint64((1 << 40) - 1)
@@ -220,6 +233,8 @@ def enter_exact(buf, rec, hashes, n, table, store, nxt, th, G, parent, action): 
                         at = G[G_STORED] + tail - first
                         parent[at] = th[T_BASE] + rec[k, 0]
                         action[at] = rec[k, 1]
+                    if th[T_GRAPH]:
+                        number[s] = G[G_STORED] + tail - first
                     tail += 1
                     mine = np.int64(-1)
                     break
@@ -235,6 +250,10 @@ def enter_exact(buf, rec, hashes, n, table, store, nxt, th, G, parent, action): 
             s += 1
             if s == table.shape[0]:
                 s = np.int64(0)
+        if th[T_GRAPH]:
+            edges[th[T_EDGES], 0] = th[T_BASE] + rec[k, 0]
+            edges[th[T_EDGES], 1] = number[s]
+            th[T_EDGES] += 1
         if mine >= 0:  # another thread was first: its number serves the next new state
             th[T_SPARE] = mine
     th[T_TAIL] = tail
@@ -243,13 +262,47 @@ def enter_exact(buf, rec, hashes, n, table, store, nxt, th, G, parent, action): 
 
 
 @jit
+def follow(A, P, W, R, N, G, S, T, E, X, buf, m, n, p, pb, counts):  # type: ignore[no-untyped-def]
+    """Take the movers of process `p` from packed state buf[m] on, which changes to where they lead; how many they
+    were.  S is scratch."""
+    pS = np.int64(S.ctypes.data)
+    pT = np.int64(T.ctypes.data)
+    pE = np.int64(E.ctypes.data)
+    pX = np.int64(X.ctypes.data)
+    at = np.int64(buf.ctypes.data) + m * n * 8
+    nproc = P[M_PROCESSES]
+    moved = np.int64(0)
+    while moved < CHAIN:
+        call2(A[A_UNPACK], (at, pS))
+        if get(S, P, P[M_PC], pb) == P[M_HALT]:
+            break
+        X[X_COUNTED] = 0
+        status = call7(A[A_ADVANCE], (pS, pT, pE, pX, p, np.int64(0), at + n * 8))
+        if status != OK or X[X_USED] or X[X_VIOLATIONS]:
+            X[X_VIOLATIONS] = 0  # it is looked at where all processes are
+            break
+        bits = held(S, P, W, p)
+        if not commutes(W, R, X, bits, p, nproc):
+            break
+        if record(W, N, X, bits, p, nproc):
+            G[G_GROWN] += 1
+        for k in range(X[X_COUNTED]):
+            counts[X[X_COUNTS + k]] += 1
+        for w in range(n):
+            buf[m, w] = buf[m + 1, w]
+        moved += 1
+    return moved
+
+
+@jit
 def work(  # type: ignore[no-untyped-def]
-    A, P, front, nfront, nxt, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate, outcomes,
-    ostate, parent, action,
+    A, P, W, R, front, nfront, nxt, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate, outcomes,
+    ostate, N, parent, action, number, edges,
 ):
     """Expand states of the frontier until it is done or something is needed; why is th[T_WHY].
 
-    `A`: addresses of generated code; `front` (states, words): packed; `G`: what threads share; `th`: a thread's own.
+    `A`: addresses of generated code; `W`, `R`, `N`: movers, with the records that count and those that are made;
+    `number`: of the state in each slot, and `edges`, if the graph is kept; `front` (states, words): packed; `G`: what threads share; `th`: a thread's own.
     """
     n = front.shape[1]
     nproc = P[M_PROCESSES]
@@ -264,6 +317,8 @@ def work(  # type: ignore[no-untyped-def]
     advance = A[A_ADVANCE]
     unpack = A[A_UNPACK]
     exclusive = th[T_EXCLUSIVE]
+    moving = W[W_ON] and not exclusive
+    T2 = S[P[M_NW] + 1 :]  # room for a second state
     slots = np.uint64(table.shape[0])
     m = th[T_PENDING]
     head = th[T_HEAD]
@@ -274,21 +329,28 @@ def work(  # type: ignore[no-untyped-def]
     while True:
         if m > 0 and (m > ROOM - SLACK or head >= end):
             th[T_PENDING] = m
-            if th[T_TAIL] + ROOM > nxt.shape[0] or (th[T_TRACED] and G[G_STORED] + ROOM > parent.shape[0]):
+            full = th[T_GRAPH] and th[T_EDGES] + ROOM > edges.shape[0]
+            if full or th[T_TAIL] + ROOM > nxt.shape[0] or (th[T_TRACED] and G[G_STORED] + ROOM > parent.shape[0]):
                 why = WHY_FRONTIER
                 break
             if G[G_STORED] + m > G[G_ROOM]:
                 why = WHY_TABLE
                 break
             if th[T_EXACT]:
-                enter_exact(buf, rec, hashes, n, table, store, nxt, th, G, parent, action)
+                enter_exact(buf, rec, hashes, n, table, store, nxt, th, G, parent, action, number, edges)
             else:
-                enter(buf, rec, hashes, n, table, store, nxt, th, G, parent, action)
+                enter(buf, rec, hashes, n, table, store, nxt, th, G, parent, action, number, edges)
             m = np.int64(0)
         if head >= end:
             if G[G_STOP] or done >= th[T_BUDGET] or G[G_STORED] > G[G_LIMIT]:
                 why = WHY_PAUSE
                 break
+            if G[G_GROWN]:  # some step was no mover after all: what follows is for the records only
+                if G[G_FIRST] == 0:
+                    G[G_FIRST] = G[G_STORED]
+                if G[G_STORED] > 2 * G[G_FIRST] + 256:
+                    why = WHY_GROWN
+                    break
             if th[T_OUTCOMES] * 2 > outcomes.shape[0]:
                 why = WHY_OUTCOMES
                 break
@@ -322,6 +384,10 @@ def work(  # type: ignore[no-untyped-def]
                 X[X_COUNTED] = 0
                 status = call7(advance, (pS, pT, pE, pX, np.int64(p), depth, pB + m * n * 8))
                 used = X[X_USED]
+                if moving and record(W, N, X, held(S, P, W, np.int64(p)), np.int64(p), nproc):
+                    G[G_GROWN] += 1
+                if X[X_ACCESSED] > MAX_ACCESSED:
+                    G[G_LOST] = 1
                 choice = np.int64(0)
                 if used:
                     for k in range(used - 1, -1, -1):
@@ -336,6 +402,15 @@ def work(  # type: ignore[no-untyped-def]
                     if role <= 1:
                         busy = True
                     if status == OK:
+                        if moving and role <= 1:
+                            for j in range(used):
+                                hashes[ROOM + j] = np.uint64(X[X_DIGITS + j])
+                                hashes[ROOM + MAX_CHOICES + j] = np.uint64(X[X_RADIX + j])
+                            k = follow(A, P, W, R, N, G, T2, T, E, X, buf, m, n, np.int64(p), P[i + P_BASE], counts)
+                            th[T_MOVED] += k
+                            for j in range(used):
+                                X[X_DIGITS + j] = np.int64(hashes[ROOM + j])
+                                X[X_RADIX + j] = np.int64(hashes[ROOM + MAX_CHOICES + j])
                         h = hash_of(buf, m, n)
                         hashes[m] = h
                         prefetch(table, np.int64(high(h, slots)))
@@ -371,10 +446,11 @@ def work(  # type: ignore[no-untyped-def]
 
 
 @jit
-def rehash(old, new, lo, hi):  # type: ignore[no-untyped-def]
-    """Move the fingerprints in old[lo:hi]; both tables are in the order of fingerprints, so memory is read and written
-    forwards."""
+def rehash(old, new, number, numbers, lo, hi):  # type: ignore[no-untyped-def]
+    """Move the fingerprints in old[lo:hi], and the states' numbers; both tables are in the order of fingerprints, so memory
+    is read and written forwards."""
     slots = np.uint64(new.shape[0])
+    numbered = numbers.shape[0] > 1
     for i in range(lo, hi):
         h = old[i]
         if h != 0:
@@ -386,13 +462,16 @@ def rehash(old, new, lo, hi):  # type: ignore[no-untyped-def]
                 s += 1
                 if s == new.shape[0]:
                     s = np.int64(0)
+            if numbered:
+                numbers[s] = number[i]
 
 
 @jit
-def rehash_exact(old, new, store, n, lo, hi):  # type: ignore[no-untyped-def]
+def rehash_exact(old, new, number, numbers, store, n, lo, hi):  # type: ignore[no-untyped-def]
     """As `rehash`, for an index of whole states."""
     slots = np.uint64(new.shape[0])
     low = np.uint64((1 << 40) - 1)
+    numbered = numbers.shape[0] > 1
     for i in range(lo, hi):
         e = old[i]
         if e != 0:
@@ -404,3 +483,39 @@ def rehash_exact(old, new, store, n, lo, hi):  # type: ignore[no-untyped-def]
                 s += 1
                 if s == new.shape[0]:
                     s = np.int64(0)
+            if numbered:
+                numbers[s] = number[i]
+
+
+@jit
+def acyclic(edges, m, n):  # type: ignore[no-untyped-def]
+    """Whether the graph of `n` states with the first `m` of `edges` (from, to) has no cycle: states that nothing leads to
+    any more are taken away until none is left."""
+    into = np.zeros(n, np.int32)
+    begin = np.zeros(n + 1, np.int64)
+    for e in range(m):
+        into[edges[e, 1]] += 1
+        begin[edges[e, 0] + 1] += 1
+    for i in range(n):
+        begin[i + 1] += begin[i]
+    at = begin.copy()
+    to = np.zeros(m, np.int32)
+    for e in range(m):
+        to[at[edges[e, 0]]] = edges[e, 1]
+        at[edges[e, 0]] += 1
+    free = np.zeros(n, np.int32)
+    tail = np.int64(0)
+    for i in range(n):
+        if into[i] == 0:
+            free[tail] = i
+            tail += 1
+    head = np.int64(0)
+    while head < tail:
+        i = free[head]
+        head += 1
+        for e in range(begin[i], begin[i + 1]):
+            into[to[e]] -= 1
+            if into[to[e]] == 0:
+                free[tail] = to[e]
+                tail += 1
+    return tail == n

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ops import REPORTED
 from seqfault.compile.work import (
+    MAX_ACCESSED,
     MAX_CHOICES,
     MAX_COUNTED,
     MAX_INSTRUCTIONS,
     MAX_VIOLATIONS,
+    X_ACCESSED,
     X_COUNTED,
     X_COUNTS,
     X_DEPTH,
@@ -24,6 +26,7 @@ from seqfault.compile.work import (
     X_FUEL,
     X_HASH,
     X_RADIX,
+    X_SEQ,
     X_STAND,
     X_TRACE,
     X_TRACE_ROOM,
@@ -33,11 +36,12 @@ from seqfault.compile.work import (
 )
 
 __all__ = [
-    "MAX_CHOICES", "MAX_COUNTED", "MAX_INSTRUCTIONS", "MAX_VIOLATIONS", "X_COUNTED", "X_COUNTS", "X_DEPTH", "X_DIGITS",
-    "X_EDGES", "X_FUEL", "X_HASH", "X_RADIX", "X_STAND", "X_TRACE", "X_TRACE_ROOM", "X_USED", "X_VIOL", "X_VIOLATIONS",
+    "MAX_ACCESSED", "MAX_CHOICES", "MAX_COUNTED", "MAX_INSTRUCTIONS", "MAX_VIOLATIONS", "X_ACCESSED", "X_COUNTED", "X_COUNTS", "X_DEPTH", "X_DIGITS",
+    "X_EDGES", "X_FUEL", "X_HASH", "X_RADIX", "X_SEQ", "X_STAND", "X_TRACE", "X_TRACE_ROOM", "X_USED", "X_VIOL", "X_VIOLATIONS",
 ]  # fmt: skip
 
 OK, DISABLED, ENDS = 0, 1, 2
+
 MEMORY_MODELS = ("sc", "pso")  # M_MEMORY is the number of one
 ROW = 9
 SLOT = 6
@@ -84,7 +88,9 @@ SLOT = 6
     O_RULES,
     M_MEMORY,
     O_MEMORY,
-) = range(40)
+    M_COUNTS,
+    O_COUNTS,
+) = range(42)
 HEADER = 48
 # a process in P[O_PROCS:]
 P_ENTRY, P_BASE, P_WORDS, P_ROLE, P_CPU = range(5)
@@ -109,6 +115,7 @@ def program_array(a: Automaton, mode: str, use_masks: bool) -> NDArray[np.int64]
     head[M_REGION] = a.masks.shape[1]
     head[M_USE_MASKS] = use_masks
     head[M_MEMORY] = MEMORY_MODELS.index(a.memory.partition(":")[0])
+    head[M_COUNTS] = a.renames and len(a.count_table) > 1
     tab = a.tab.copy()
     tab[:, 5] *= -1  # all ones where relative: a mask is cheaper than a product
     start = np.array([c.start - int(a.tab[i, 3]) for i, c in enumerate(a.cells)], np.int64)
@@ -133,6 +140,7 @@ def program_array(a: Automaton, mode: str, use_masks: bool) -> NDArray[np.int64]
             ],
         ),
         (O_MEMORY, a.memory_table),
+        (O_COUNTS, a.count_table),
     ]
     parts = [head]
     at = HEADER

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from seqfault.compile.automaton import Automaton
 from seqfault.explore import engine
 from seqfault.explore.engine import Exploration
-from seqfault.explore.frontier import Search, run
+from seqfault.explore.frontier import GROWN, Search, run
+from seqfault.explore.movers import no_records
+from seqfault.explore.search import G_GROWN, G_LOST
 from seqfault.explore.watch import Watch
 
 
@@ -24,6 +27,7 @@ def explore(
     threads: int = 1,
     exact: bool = False,
     expect: int = 0,
+    movers: bool = False,
     max_states: int = 1 << 40,
     max_memory: int = 1 << 60,
     timeout: float | None = None,
@@ -33,17 +37,37 @@ def explore(
 ) -> Exploration:
     """Every state that `init` can reach: as `engine.explore`, which is tier 0 and has the other parameters.
 
-    `tier`: 1 where it can (memory model sc, no `watcher`), or 0; `threads`, `exact` (whole states instead of
+    `tier`: 1 where it can (memory model sc, no renamed counts, no `watcher`), or 0; `movers`: steps that commute with all
+    that others do are taken at once (movers.py): fewer states, the same violations and outcomes; `threads`, `exact` (whole states instead of
     fingerprints), `expect` (states to make room for at the start): tier 1 only.
     """
-    limits = {"max_states": max_states, "max_memory": max_memory, "timeout": timeout, "progress": progress}
-    if tier == 0 or watcher is not None or automaton.memory != "sc":
+    limits: dict[str, Any] = {"max_states": max_states, "max_memory": max_memory, "timeout": timeout, "progress": progress}
+    if tier == 0 or watcher is not None or automaton.memory != "sc" or automaton.renames:
         return engine.explore(automaton, init, rom, watcher=watcher, **limits, **options)
-    s = Search(automaton, init, rom, threads=threads, exact=exact, expect=expect, **options)
+    shape = {"threads": threads, "exact": exact, "expect": expect, **options}
+    if not movers or options.get("exclusive"):
+        return _once(Search(automaton, init, rom, **shape), limits)[0]
+    end = None if timeout is None else time.perf_counter() + timeout
+    records = no_records(automaton)
+    for _ in range(TRIES):
+        if end is not None:
+            limits["timeout"] = max(0.01, end - time.perf_counter())
+        ex, learned, lost = _once(Search(automaton, init, rom, moves=records, **shape), limits)
+        if lost:
+            break
+        if learned is None or (not ex.complete and ex.reason != GROWN):
+            return ex
+        records = learned
+    return _once(Search(automaton, init, rom, **shape), limits)[0]
+
+
+TRIES = 64  # how often the records of one scenario may grow, after which it is explored without
+
+
+def _once(s: Search, limits: dict[str, Any]) -> tuple[Exploration, NDArray[np.int64] | None, bool]:
+    """An exploration; the records that it made, if anything in them is new; whether it could not keep them."""
     try:
-        return run(s, **limits)
+        ex = run(s, **limits)
+        return ex, s.learned() if s.moving and s.G[G_GROWN] else None, bool(s.G[G_LOST])
     finally:
         s.close()
-
-
-Scenarios = Sequence[tuple[NDArray[np.uint64], NDArray[np.int64]]]

@@ -14,18 +14,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.jit import make_jit
-from seqfault.mm.opcodes import OP_READ, OP_WRITE
+from seqfault.mm.opcodes import (
+    MREMAP_FIXED,
+    OP_BRK,
+    OP_EXIT,
+    OP_FORK,
+    OP_FTRUNCATE,
+    OP_MADVISE,
+    OP_MAP_COUNT,
+    OP_MLOCK,
+    OP_MLOCK2,
+    OP_MLOCKALL,
+    OP_MMAP,
+    OP_MPROTECT,
+    OP_MREMAP,
+    OP_MSYNC,
+    OP_MUNLOCK,
+    OP_MUNLOCKALL,
+    OP_PWRITE,
+    OP_READ,
+    OP_RLIMIT_AS,
+    OP_START,
+    OP_WRITE,
+    PAGE_SIZE,
+    TASK_SIZE_BYTES,
+    UAPI_MAP_FIXED,
+    UAPI_MAP_FIXED_NOREPLACE,
+    WINDOW_BASE,
+)
 
 Int64 = NDArray[np.int64]
 jit = make_jit("compare", [Path(__file__), Path(__file__).parents[1] / "mm" / "opcodes.py"])
 
 ALIVE0, ALIVE1, DETAIL, MINCORE = 1, 2, 4, 8
-VMA_WORDS, DETAIL_WORDS = 5, 7
+VMA_WORDS, TOTAL_WORDS, DETAIL_WORDS = 5, 9, 7
 PRESENT, EXCLUSIVE, FILE, GUARD, ZERO, CONTENT = 1, 2, 4, 8, 16, 32
 OUTSIDE = -2001  # the model's result where it cannot say anything (mm/uapi.py)
+# Operations that leave each present page its frame, or copy it: a copy is made before the old frame is free.
+KEEP = (OP_READ, OP_WRITE, OP_MLOCK, OP_MLOCK2, OP_MUNLOCK, OP_MADVISE, OP_MPROTECT, OP_FORK, OP_EXIT, OP_MSYNC)
+FILE_PAGES = 64  # and of longer files it says nothing
 LOW = 0xFFFF  # the bits of a page word that are compared as they are; above them stands the frame
 # why two records differ
-SAME, RESULT, ALIVE, VMAS, VMA, FILES, PAGE, FRAMES, KEPT, MINCORES, DETAILS, SHAPE = range(12)
+SAME, RESULT, ALIVE, VMAS, VMA, FILES, PAGE, FRAMES, KEPT, MINCORES, DETAILS, SHAPE, TOTALS = range(13)
 WHAT = {
     RESULT: "result",
     ALIVE: "which processes live",
@@ -38,6 +68,7 @@ WHAT = {
     MINCORES: "mincore's vector",
     DETAILS: "flags or page counts of a VMA (smaps)",
     SHAPE: "the length of the record",
+    TOTALS: "totals of the process (status), or what is cached of a file",
 }
 
 
@@ -83,7 +114,36 @@ def same_class(a, b, ma, mb, n):  # type: ignore[no-untyped-def]
 
 
 @jit
-def compare_rows(ms, mo, ks, ko, ops, n, pages, page_mask, frames, detail_mask, out):  # type: ignore[no-untyped-def]
+def within(addr, size, window):  # type: ignore[no-untyped-def]
+    """Whether [addr, addr + size) lies in the window of so many pages, or where nobody can map anything."""
+    end = WINDOW_BASE + window * PAGE_SIZE
+    if addr < 0 or addr > TASK_SIZE_BYTES - max(size, 1):
+        return True
+    return WINDOW_BASE <= addr < end and 0 <= size <= end - addr
+
+
+@jit
+def owed(row, window):  # type: ignore[no-untyped-def]
+    """Whether the model has to know the result of an operation: it does not reach out of the window."""
+    op, a, b, c, d, e = row[0], row[2], row[3], row[4], row[5], row[6]
+    if op in (OP_READ, OP_WRITE):
+        return within(a, 1, window)
+    if op == OP_MMAP:
+        fixed = d & (UAPI_MAP_FIXED | UAPI_MAP_FIXED_NOREPLACE)
+        return fixed == 0 or within(a, b, window)
+    if op == OP_MREMAP:
+        return within(a, b, window) and 0 <= c <= window * PAGE_SIZE and (d & MREMAP_FIXED == 0 or within(e, c, window))
+    if op == OP_FTRUNCATE:
+        return b <= FILE_PAGES * PAGE_SIZE
+    if op == OP_PWRITE:
+        return b < FILE_PAGES
+    if op in (OP_BRK, OP_MLOCKALL, OP_MUNLOCKALL, OP_RLIMIT_AS, OP_MAP_COUNT, OP_FORK, OP_EXIT, OP_START):
+        return True
+    return within(a, b, window)
+
+
+@jit
+def compare_rows(ms, mo, ks, ko, rows, n, pages, window, page_mask, frames, detail_mask, out):  # type: ignore[no-untyped-def]
     """The first of n records in which the streams differ, or n.  `out`: why, process, index, model, kernel."""
     ma = np.zeros(4 * pages + 64, np.int64)
     mb = np.zeros(4 * pages + 64, np.int64)
@@ -100,7 +160,7 @@ def compare_rows(ms, mo, ks, ko, ops, n, pages, page_mask, frames, detail_mask, 
         if iend - i < 2 or jend - j < 2:
             out[0], out[3], out[4] = SHAPE, iend - i, jend - j
             return r
-        if ms[i] != ks[j] and ms[i] != OUTSIDE:
+        if ms[i] != ks[j] and (ms[i] != OUTSIDE or owed(rows[r], window)):
             out[0], out[3], out[4] = RESULT, ms[i], ks[j]
             return r
         if ms[i + 1] != ks[j + 1]:
@@ -159,7 +219,7 @@ def compare_rows(ms, mo, ks, ko, ops, n, pages, page_mask, frames, detail_mask, 
                             out[0], out[2], out[3], out[4] = FRAMES, q, x, y
                             return r
                         known = got
-                    if ops[r] == OP_WRITE or ops[r] == OP_READ:
+                    if rows[r, 0] in KEEP:
                         u, v = before_m[p, q], before_k[p, q]
                         if u & PRESENT and ((u >> 16 == x >> 16) != (v >> 16 == y >> 16)):
                             out[0], out[2], out[3], out[4] = KEPT, q, x, y
@@ -181,6 +241,15 @@ def compare_rows(ms, mo, ks, ko, ops, n, pages, page_mask, frames, detail_mask, 
             j += nm + 1
         if mask & DETAIL:
             for p in range(2):
+                if not (mask >> p) & 1:
+                    continue
+                for w in range(TOTAL_WORDS):
+                    if ms[i + w] != ks[j + w]:
+                        out[0], out[1], out[2] = TOTALS, p, w
+                        out[3], out[4] = ms[i + w], ks[j + w]
+                        return r
+                i += TOTAL_WORDS
+                j += TOTAL_WORDS
                 for v in range(counts[p]):
                     for w in range(DETAIL_WORDS):
                         if (detail_mask >> w) & 1 and ms[i + w] != ks[j + w]:
@@ -196,16 +265,24 @@ def compare_rows(ms, mo, ks, ko, ops, n, pages, page_mask, frames, detail_mask, 
 
 
 def compare(
-    rows: Int64, model: Int64, model_at: Int64, kernel: Int64, kernel_at: Int64, pages: int, mask: Mask, n: int
+    rows: Int64,
+    model: Int64,
+    model_at: Int64,
+    kernel: Int64,
+    kernel_at: Int64,
+    pages: int,
+    mask: Mask,
+    n: int,
+    window: int,
 ) -> Mismatch | None:
     """The first difference in the records of the first `n` rows, or None.
 
     `model`, `kernel`: streams of int64; `model_at`, `kernel_at`: where each row's record begins (n + 1 positions);
-    `pages`: how many pages are observed.
+    `pages`: how many pages are observed; `window`: how many there are.
     """
     out = np.zeros(5, np.int64)
     at = compare_rows(
-        model, model_at, kernel, kernel_at, rows[:, 0], n, pages, mask.page, mask.frames, mask.detail, out
+        model, model_at, kernel, kernel_at, rows, n, pages, window, mask.page, mask.frames, mask.detail, out
     )
     if at == n:
         return None

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from seqfault.live.compare import DETAIL_WORDS, DETAILS, KEPT, OUTSIDE, PAGE, Mask, Mismatch, compare
+from seqfault.live.compare import DETAIL_WORDS, DETAILS, KEPT, OUTSIDE, PAGE, RESULT, TOTALS, Mask, Mismatch, compare
 from seqfault.live.export import Record, read_record
 from seqfault.live.generate import Plan, programs
 from seqfault.live.model import ModelSide
@@ -158,6 +158,7 @@ class Pair:
             self.pages,
             self.kernel.mask,
             b.recorded - start,
+            self.model.geometry.nr_pages,
         )
         if got is not None:
             got = replace(got, row=got.row + start)
@@ -180,7 +181,8 @@ class Pair:
                 while first + len(batch[start]) <= both.at:
                     first += len(batch[start])
                     start += 1
-                upto = both.at + (both.mismatch is not None)
+                # an answer that is owed is a difference in the result
+                upto = both.at + (both.mismatch is not None and both.mismatch.why != RESULT)
                 unsaid = (both.stream[both.offsets[first:upto]] == OUTSIDE).any()
                 out[start] = -1 if unsaid else both.at - first
                 first += len(batch[start])
@@ -272,7 +274,7 @@ def steady(pair: Pair, rows: Int64) -> bool:
         both = pair.run(rows)
         if both.at != len(rows) - 1:
             return False
-        if not disturbance(both.mismatch, rows[-1]):
+        if getattr(pair.kernel, "quiet", False) or not disturbance(both.mismatch, rows[-1]):
             break
         time.sleep(DISTURBED_SECONDS / AGAIN)
     return True
@@ -282,7 +284,7 @@ def examine(pair: Pair, part: Int64, program: int, note: Callable[[str], None] |
     """Shrink a program that differs at its last row, and keep what both sides say of it; None if it does not differ
     each time.  Where only the shrunk form does not, it is kept as it was."""
     both = pair.run(part)
-    if both.mismatch is None or both.mismatch.why != DETAILS:
+    if both.mismatch is None or both.mismatch.why not in (DETAILS, TOTALS):
         return _examine(pair, part, program, note)
     every = pair.details(1)  # which rows have details depends on their number, which shrinking changes
     try:

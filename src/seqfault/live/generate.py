@@ -32,6 +32,7 @@ from seqfault.mm.opcodes import (
     MADV_POPULATE_READ,
     MADV_POPULATE_WRITE,
     MADV_RANDOM,
+    MADV_REMOVE,
     MADV_SEQUENTIAL,
     MADV_WILLNEED,
     MADV_WIPEONFORK,
@@ -59,6 +60,7 @@ from seqfault.mm.opcodes import (
     OP_START,
     OP_WRITE,
     UAPI_MAP_ANONYMOUS,
+    UAPI_MAP_DROPPABLE,
     UAPI_MAP_FIXED,
     UAPI_MAP_FIXED_NOREPLACE,
     UAPI_MAP_GROWSDOWN,
@@ -77,12 +79,14 @@ jit = make_jit("generate", [Path(__file__), Path(__file__).parents[1] / "mm" / "
 
 ROW = 8
 PAGE = 4096
+HUGE_PAGES = 512  # of a huge page
 RECENT = 8
 ADVICE_OFTEN = (
     MADV_DONTNEED, MADV_DONTNEED, MADV_DONTNEED, MADV_FREE, MADV_FREE, MADV_DONTFORK, MADV_DONTFORK, MADV_DOFORK,
     MADV_DOFORK, MADV_GUARD_INSTALL, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE, MADV_RANDOM, MADV_SEQUENTIAL,
     MADV_NORMAL, MADV_WIPEONFORK, MADV_KEEPONFORK, MADV_DONTDUMP, MADV_DODUMP, MADV_HUGEPAGE, MADV_NOHUGEPAGE,
     MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_DONTNEED_LOCKED, MADV_WILLNEED, MADV_COLD, MADV_PAGEOUT,
+    MADV_REMOVE,
 )  # fmt: skip
 ADVICE_TABLE = np.array(ADVICE_OFTEN, np.int64)
 # what a program is about, chosen once for each
@@ -110,10 +114,13 @@ PROFILE_SHARE = np.array([26, 18, 16, 16, 7, 7, 4, 6], np.int64)
 
 @dataclass(frozen=True)
 class Geometry:
-    """The window, in pages: where operations go.  `spans`: the observed [start, end)s, the busiest first."""
+    """The window, in pages: where operations go.  `spans`: the observed [start, end)s, the busiest first.
 
-    nr_pages: int = 1024
-    spans: tuple[tuple[int, int], ...] = ((512, 552), (600, 616), (1007, 1023))
+    Between the last two there is room for a huge page, wherever it has to begin.
+    """
+
+    nr_pages: int = 2560
+    spans: tuple[tuple[int, int], ...] = ((512, 552), (600, 616), (2543, 2559))
     heap_page: int = 600
 
     @property
@@ -259,6 +266,20 @@ def odd_address(state, a):  # type: ignore[no-untyped-def]
 
 
 @jit
+def some_file(state):  # type: ignore[no-untyped-def]
+    """The number of a test file; now and then one that cannot be written or read, or that is not open."""
+    r = rnd(state, 36)
+    if r >= 3:
+        return r % 3
+    r = rnd(state, 6)
+    if r < 3:
+        return 4 + r  # read-only, write-only, not there
+    if r < 4:
+        return np.int64(4)
+    return np.int64(-1) if r == 4 else np.int64(99)
+
+
+@jit
 def mmap_row(row, state, recent, spans, nr_pages, profile, huge):  # type: ignore[no-untyped-def]
     start, n = pick(state, recent, spans, nr_pages)
     flags = np.int64(0)
@@ -276,6 +297,8 @@ def mmap_row(row, state, recent, spans, nr_pages, profile, huge):  # type: ignor
         if huge:
             fd &= 1
         shared = rnd(state, 100) < 45
+        if rnd(state, 4) == 0:  # as far as reading ahead and around goes
+            n = min(n + 8 + rnd(state, 24), max(n, spans[0, 1] - start))
         off = start - spans[0, 0]
         if off < 0 or off > 40 or rnd(state, 100) < 25:
             off = rnd(state, 10)
@@ -289,6 +312,8 @@ def mmap_row(row, state, recent, spans, nr_pages, profile, huge):  # type: ignor
         flags |= UAPI_MAP_SHARED
         if rnd(state, 25) == 0:
             flags |= UAPI_MAP_SHARED_VALIDATE
+    elif fd < 0 and rnd(state, 40) == 0:
+        flags |= UAPI_MAP_DROPPABLE
     else:
         flags |= UAPI_MAP_PRIVATE
     addr = WINDOW_BASE + start * PAGE
@@ -319,7 +344,7 @@ def mmap_row(row, state, recent, spans, nr_pages, profile, huge):  # type: ignor
     elif bad == 1:
         addr = odd_address(state, addr)
     elif bad == 2:
-        fd = np.int64(99)
+        fd = np.int64(99) if rnd(state, 2) == 0 else np.int64(6)
         flags &= ~np.int64(UAPI_MAP_ANONYMOUS)
     elif bad == 3:
         flags &= ~np.int64(UAPI_MAP_SHARED_VALIDATE)
@@ -335,6 +360,16 @@ def mmap_row(row, state, recent, spans, nr_pages, profile, huge):  # type: ignor
         flags |= UAPI_MAP_GROWSDOWN
     row[2], row[3], row[4], row[5], row[6], row[7] = addr, size, prot, flags, fd, off
     return start, n
+
+
+@jit
+def whole_huge_pages(state):  # type: ignore[no-untyped-def]
+    """A length in bytes: huge pages, or nearly."""
+    r = rnd(state, 8)
+    pages = HUGE_PAGES * (1 + r // 7)
+    if r == 0:
+        pages += 1
+    return np.int64(pages * PAGE)
 
 
 @jit
@@ -418,6 +453,8 @@ def fill_program(  # type: ignore[no-untyped-def]
         rows[1, 0] = OP_MAP_COUNT
         rows[1, 2] = 5 + rnd(state, 14)
         begin = 2
+    large = rnd(state, 3) if nr_pages > 4 * HUGE_PAGES else np.int64(0)  # mappings of huge pages' size to come
+    ends = np.zeros(3, np.int64)  # of each file, in bytes, as ftruncate has set it
     child = False
     head = rnd(state, RECENT)
     for i in range(begin, len(rows)):
@@ -435,8 +472,21 @@ def fill_program(  # type: ignore[no-untyped-def]
         start, n = np.int64(0), np.int64(0)
         if op == OP_MMAP:
             start, n = mmap_row(row, state, recent, spans, nr_pages, profile, huge)
+            if large > 0 and rnd(state, 25) == 0:
+                large -= 1
+                n = np.int64(0)
+                row[3] = whole_huge_pages(state)
+                row[5] &= ~np.int64(UAPI_MAP_FIXED | UAPI_MAP_FIXED_NOREPLACE | UAPI_MAP_GROWSDOWN)
+                row[2] = row[2] if rnd(state, 8) == 0 else 0
+                if row[6] == -1:  # the model's files are not so long
+                    row[5] = row[5] & ~np.int64(UAPI_MAP_SHARED_VALIDATE) | UAPI_MAP_PRIVATE
         elif op == OP_MREMAP:
             start, n, to, new = mremap_row(row, state, recent, spans, nr_pages)
+            if large > 0 and rnd(state, 25) == 0 and row[5] & 6 == 0:
+                large -= 1
+                row[4] = whole_huge_pages(state)
+                row[5] = 1
+                new = np.int64(0)
             if rnd(state, 2) == 0:
                 start, n = to, new
         elif op in (OP_READ, OP_WRITE):
@@ -459,6 +509,8 @@ def fill_program(  # type: ignore[no-untyped-def]
             else:
                 row[2] = WINDOW_BASE + (heap + rnd(state, 18)) * PAGE
             who = who if rnd(state, 4) == 0 else np.int64(0)
+            if r > 1:  # the heap as it may be now, and what lies behind it
+                start, n = heap, (row[2] - WINDOW_BASE) // PAGE - heap
         elif op == OP_FORK:
             who = np.int64(0)
             child = True
@@ -466,15 +518,23 @@ def fill_program(  # type: ignore[no-untyped-def]
             who = np.int64(1)
             child = False
         elif op == OP_FTRUNCATE:
-            row[2] = rnd(state, 3)
-            row[3] = rnd(state, 13) * PAGE
-            if rnd(state, 8) == 0:
-                row[3] += rnd(state, PAGE)
-            elif rnd(state, 40) == 0:
+            row[2] = some_file(state)
+            r = rnd(state, 12)
+            if r < 3 and 0 <= row[2] < 3:  # as many pages as it has, if nothing else made it longer
+                row[3] = (ends[row[2]] + PAGE - 1) // PAGE * PAGE
+                if r > 0 and row[3] > 0:
+                    row[3] -= rnd(state, PAGE)
+            else:
+                row[3] = rnd(state, 7 if r < 7 else 13 if r < 9 else 60) * PAGE
+                if rnd(state, 3) == 0:
+                    row[3] += 1 + rnd(state, PAGE - 1)
+            if 0 <= row[2] < 3:
+                ends[row[2]] = row[3]
+            if rnd(state, 60) == 0:
                 row[3] = np.int64(-1)
         elif op == OP_PWRITE:
-            row[2] = rnd(state, 3)
-            row[3] = rnd(state, 12)
+            row[2] = some_file(state)
+            row[3] = rnd(state, 12) if rnd(state, 60) > 0 else np.int64(-1)
             row[4] = 1 + rnd(state, 255)
         elif op == OP_RLIMIT_AS:
             row[2] = rnd(state, 24) if rnd(state, 3) > 0 else np.int64(-1)

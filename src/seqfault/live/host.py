@@ -43,9 +43,9 @@ class Options:
     `maps_text`: read /proc/PID/maps even where PROCMAP_QUERY is there; `ticks`: count where time goes; `timeout`:
     seconds that a batch may take without any row being finished."""
 
-    nr_pages: int = 1024
-    spans: tuple[tuple[int, int], ...] = ((512, 552), (600, 616), (1007, 1023))
-    heap_page: int = 600
+    nr_pages: int = Geometry.nr_pages
+    spans: tuple[tuple[int, int], ...] = Geometry.spans
+    heap_page: int = Geometry.heap_page
     detail_every: int = 0
     cpu: int | None = None
     all_vmas_every: int = 16

@@ -32,10 +32,18 @@ class ModelRun:
     bug: KernelBug | None
 
 
+ENTRIES: dict[str, Func] = {"init": uapi_init, "step": uapi_step}
+
+
+def window_sizes(release: int, g: Geometry, **more: int) -> dict[str, int]:
+    """Sizes of the text for the window of `g`.  `release`: major * 100 + minor; `more`: other sizes."""
+    sizes = {"NR_PAGES": g.nr_pages, "HEAP_PAGE": g.heap_page, "NR_FRAMES": max(1024, g.nr_pages + 512)}
+    return full_sizes(release, **(sizes | more))
+
+
 def program_for(release: int, g: Geometry, **more: int) -> NativeProgram:
-    """The program of the whole user interface.  `release`: major * 100 + minor; `more`: other sizes."""
-    sizes = full_sizes(release, NR_PAGES=g.nr_pages, HEAP_PAGE=g.heap_page, **more)
-    return NativeProgram({"init": uapi_init, "step": uapi_step}, sizes=sizes)
+    """The program of the whole user interface; parameters as `window_sizes`."""
+    return NativeProgram(ENTRIES, sizes=window_sizes(release, g, **more))
 
 
 def live_lines(program: NativeProgram) -> dict[Func, set[int]]:
@@ -76,11 +84,11 @@ class ModelSide:
         self.program = program_for(release, g, **more)
         self.machine: Any = self.program.machine()
         self.out = np.zeros(1 << 20, np.int64)
-        self.begin()
+        self.start()
 
     def begin(self) -> None:
-        """Before the first operation, and after a bug: memory as at the start."""
-        self.machine = self.program.machine()
+        """After a bug: memory as at the start."""
+        self.machine.reset()
         self.start()
 
     def start(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import copy
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,17 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seqfault.compile.covered import CoveredProgram, reached_lines
 from seqfault.compile.ir import CompileError
-from seqfault.compile.source import Func, instead, short_file, source_of
+from seqfault.compile.source import Func, instead, source_of
 from seqfault.kernel.layout import LIVE
 from seqfault.kernel.machine import KernelBug
 from seqfault.live.campaign import Options, open_kernel
 from seqfault.live.compare import compare
 from seqfault.live.fuzz import Found, Pair, examine
-from seqfault.live.generate import programs
-from seqfault.live.model import ModelRun, ModelSide, live_lines, observe, program_for
+from seqfault.live.generate import Plan, programs
+from seqfault.live.model import ENTRIES, ModelRun, ModelSide, live_lines, program_for, window_sizes
 from seqfault.mm.opcodes import OP_START
-from seqfault.mm.uapi import uapi_step
 
 Int64 = NDArray[np.int64]
 COMPARE: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
@@ -51,9 +50,11 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 ORACLES = {
     "count", "seq_point", "might_sleep", "check", "BUG_ON", "validate_mm", "smp_wmb", "smp_rmb", "smp_mb", "barrier",
     "free_page_check", "flush_check", "cpu_relax", "preempt_disable", "preempt_enable", "vm_fault_clear",
+    "flush_tlb_range", "flush_tlb_page", "tlb_flush_mmu_tlbonly",
 }  # fmt: skip
 # What they are told of a range matters to other CPUs' TLBs only.
 TLB = {"tlb_gather_mmu", "tlb_finish_mmu", "tlb_start_vma", "tlb_end_vma", "tlb_remove_tlb_entry", "flush_tlb_range"}
+SMALL = 8  # operations: what is found should show in so many
 FOLDED = {"LINUX", "FULL", "NR_MMS", "NR_CPUS"}
 # Files whose text is the observer, the request and the machine, not Linux.
 APART = (
@@ -95,11 +96,12 @@ class Outcome:
 
 @dataclass
 class Study:
-    """`stillborn`: changes that do not compile and were drawn again."""
+    """`stillborn`: changes that do not compile and were drawn again; `unreached`: lines that no program came to."""
 
     outcomes: list[Outcome] = field(default_factory=list)
     stillborn: int = 0
     operations: int = 0
+    unreached: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def survivors(self) -> list[Outcome]:
@@ -250,17 +252,13 @@ class MutantModel(ModelSide):
         with instead(m.fn, m.tree):
             self.geometry, self.release, self.detail_every = o.geometry, o.release, o.detail_every
             self.program = program_for(o.release, o.geometry, **sizes)
+            self.program.level = 0  # sooner made, and most run for a short while
             self.program._code = self.program.compile()
-        self.machine: Any = None
+        self.machine: Any = self.program.machine()
+        self.machine.limit_loops(1 << 18)
         self.at_start: dict[str, int] = {}
         self.out = np.zeros(1 << 20, np.int64)
-        self.begin()
-
-    def begin(self) -> None:
-        self.machine = self.program.machine()
-        self.machine.limit_loops(1 << 20)
         self.start()
-
 
     def run(self, rows: Int64) -> ModelRun:
         """As the model's own, but each program begins with memory as at the start: what a wrong text leaves behind
@@ -284,12 +282,11 @@ class MutantModel(ModelSide):
                 break
         return ModelRun(np.concatenate(streams), np.concatenate(offsets), done, bug)
 
-
     def live(self) -> dict[str, int]:
         """How many objects of each kind there are when everybody has left."""
-        row = np.zeros((1, 8), np.int64)
-        row[0, 0] = OP_START
-        self.machine.batch("step", row, "uapi_request", self.out)
+        rows = np.zeros((2, 8), np.int64)  # twice: what leaves may stay in a batch of pages until the next step
+        rows[:, 0] = OP_START
+        self.machine.batch("step", rows, "uapi_request", self.out)
         out = {}
         for name, p in self.program.layout.pools.items():
             if p.state == 0:
@@ -310,34 +307,32 @@ class MutantModel(ModelSide):
         return None
 
 
-def covered_lines(o: Options, step: int = 37, count: int = 12, ops: int = 110) -> dict[str, set[int]]:
-    """The lines of mm/ that random programs reach, by file: seen by running some of them as plain Python."""
-    program = program_for(o.release, o.geometry)
-    native: Any = program.machine()
-    native.call("init")
-    observe(native, program, o.geometry, 0)
-    plain = native.to_plain()
-    request = program.layout.pools["uapi_request"].base
-    seen: dict[str, set[int]] = {}
+class CoveredModel(ModelSide):
+    """The model, noting which lines of its text it comes to."""
 
-    def trace(frame: Any, event: str, _arg: Any) -> Any:
-        name = short_file(frame.f_code.co_filename)
-        if not name.startswith("mm/"):
-            return None
-        seen.setdefault(name, set()).add(frame.f_lineno)
-        return trace
+    def __init__(self, o: Options, sizes: dict[str, int]):
+        self.geometry, self.release, self.detail_every = o.geometry, o.release, o.detail_every
+        self.program = CoveredProgram(ENTRIES, sizes=window_sizes(o.release, o.geometry, **sizes))
+        self.machine: Any = self.program.machine()
+        self.out = np.zeros(1 << 20, np.int64)
+        self.start()
 
-    for k in range(count):
-        for row in programs(o.plan, k * step, 1, o.seal)[:ops]:
-            plain.cells[request : request + len(row)] = [int(v) for v in row]
-            plain.emitted.clear()
-            with plain:
-                sys.settrace(trace)
-                try:
-                    uapi_step()
-                finally:
-                    sys.settrace(None)
-    return seen
+
+def covered_lines(o: Options, known: Sequence[Recorded], sizes: dict[str, int]) -> dict[str, set[int]]:
+    """The lines of mm/ that the programs reach, by file."""
+    model = CoveredModel(o, sizes)
+    for r in known:
+        model.run(r.rows)
+    return reached_lines(model.machine)
+
+
+def unreached(o: Options, covered: dict[str, set[int]]) -> dict[str, list[int]]:
+    """The lines of the release's text that may be changed and were not reached, by file."""
+    out: dict[str, set[int]] = {}
+    for f, lines in compiled_lines(o).items():
+        file = source_of(f).file
+        out.setdefault(file, set()).update(lines - covered.get(file, set()))
+    return {file: sorted(lines) for file, lines in sorted(out.items()) if lines}
 
 
 @dataclass
@@ -363,8 +358,63 @@ def record(kernel: Any, o: Options) -> list[Recorded]:
     return out
 
 
-def try_mutant(m: Mutant, o: Options, known: Sequence[Recorded], kernel: Any, small: bool = True) -> Outcome:
-    """Raises `CompileError` if the change is no text of the language."""
+class Unchanged:
+    """The unchanged model in the kernel's place: fast, and after no mismatch of the two as good for making small."""
+
+    quiet = True  # nobody disturbs it
+
+    def __init__(self, o: Options, kernel: Any):
+        self.model = ModelSide(o.release, o.geometry, 1, **kernel.sizes)
+        self.mask, self.sizes = kernel.mask, kernel.sizes
+
+    def run(self, rows: Int64) -> tuple[Int64, Int64, str]:
+        r = self.model.run(rows)
+        n = int(r.offsets[r.done])
+        return r.stream[:n].copy(), r.offsets[: r.done + 1].copy(), str(r.bug) if r.bug is not None else ""
+
+    def details(self, every: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def shorter(pair: Pair, found: Found, programs_tried: int = 4000, ops: int = 12) -> Found:
+    """The same difference may show sooner in a program of its own: some short ones are tried, with many VMAs and with
+    few."""
+    for every in (0, 1):
+        plan = Plan(seed=1, program_ops=ops, geometry=pair.model.geometry, map_count_every=every)
+        for first in range(0, programs_tried // 2, 400):
+            batch = np.split(programs(plan, first, 400), 400)
+            for part, at in zip(batch, pair.differing(batch), strict=True):
+                got = examine(pair, part[: at + 1], first) if at >= 0 else None
+                if got is not None and len(got.rows) < len(found.rows):
+                    found = got
+                if len(found.rows) - 1 <= SMALL:
+                    return found
+    return found
+
+
+def make_small(model: ModelSide, kernel: Any, unchanged: Unchanged, rows: Int64, program: int) -> Found | None:
+    """A short program in which the kernel differs from a changed model; None if `rows` differs not each time."""
+    quick, real = Pair(model, unchanged), Pair(model, kernel)
+    try:
+        got = examine(quick, rows, program)
+        if got is not None and len(got.rows) - 1 > SMALL:
+            got = shorter(quick, got)
+        if got is not None and real.differing([got.rows] * 3) == [len(got.rows) - 1] * 3:
+            return got
+        return examine(real, rows, program)
+    finally:
+        quick.pool.shutdown()
+        real.pool.shutdown()
+
+
+def try_mutant(
+    m: Mutant, o: Options, known: Sequence[Recorded], kernel: Any, unchanged: Unchanged | None = None
+) -> Outcome:
+    """`unchanged`: if what is found is to be made small.  Raises `CompileError` if the change is no text of the
+    language."""
     try:
         model = MutantModel(m, o, kernel.sizes)
     except KernelBug as e:  # it cannot even begin
@@ -373,18 +423,17 @@ def try_mutant(m: Mutant, o: Options, known: Sequence[Recorded], kernel: Any, sm
     for r in known:
         run = model.run(r.rows)
         n = min(run.done, len(r.rows))
-        got = compare(r.rows, run.stream, run.offsets, r.stream, r.offsets, o.geometry.observed, kernel.mask, n)
+        g = o.geometry
+        got = compare(r.rows, run.stream, run.offsets, r.stream, r.offsets, g.observed, kernel.mask, n, g.nr_pages)
         at = got.row if got is not None else n if run.bug is not None else -1
         if at < 0:
             done += len(r.rows)
             continue
         by = got.what if got is not None else str(run.bug)
         out = Outcome(m, True, done + at, by)
-        if small:
+        if unchanged is not None:
             start = int(np.flatnonzero(r.rows[: at + 1, 0] == 0)[-1])
-            pair = Pair(model, kernel)
-            out.example = examine(pair, r.rows[start : at + 1], start // (o.program_ops + 1))
-            pair.pool.shutdown()
+            out.example = make_small(model, kernel, unchanged, r.rows[start : at + 1], start // (o.program_ops + 1))
             out.shrunk = len(out.example.rows) - 1 if out.example is not None else at - start
         return out
     return Outcome(m, False, done)
@@ -403,15 +452,18 @@ def study(
     kernel = open_kernel(o)
     try:
         known = record(kernel, o)
+        unchanged = Unchanged(o, kernel) if small else None
         s.operations = sum(len(r.rows) for r in known)
-        for number, m in enumerate(draw(o, seed, covered_lines(o))):
+        covered = covered_lines(o, known, kernel.sizes)
+        s.unreached = unreached(o, covered)
+        for number, m in enumerate(draw(o, seed, covered)):
             if len(s.outcomes) >= count:
                 break
             if number % share[1] != share[0]:
                 continue
             t = time.perf_counter()
             try:
-                s.outcomes.append(try_mutant(m, o, known, kernel, small))
+                s.outcomes.append(try_mutant(m, o, known, kernel, unchanged))
             except CompileError:
                 s.stillborn += 1
                 continue
@@ -422,5 +474,3 @@ def study(
     finally:
         kernel.close()
     return s
-
-

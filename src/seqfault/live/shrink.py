@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from seqfault.mm.opcodes import (
     NR_ARGS,
     OP_FORK,
+    OP_MAP_COUNT,
     OP_MMAP,
     OP_MREMAP,
+    OP_RLIMIT_AS,
     OP_START,
     PAGE_SIZE,
     UAPI_MAP_ANONYMOUS,
@@ -81,6 +83,11 @@ def _simpler_value(op: int, i: int, v: int) -> Iterator[int]:
     if op == OP_MMAP and i == 2 and v not in (1, 3):
         yield 3
         yield 1
+        return
+    if op in (OP_MAP_COUNT, OP_RLIMIT_AS):
+        for n in (0, 1, v // 2, v - 1):
+            if 0 <= n < v:
+                yield n
         return
     if v > PAGE_SIZE and v < 1 << 32:
         for n in (1, 2, v // PAGE_SIZE // 2, v // PAGE_SIZE - 1):

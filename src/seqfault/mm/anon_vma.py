@@ -320,6 +320,9 @@ def unlink_anon_vmas(vma: ptr[vm_area_struct]):
             parent = av.parent
             parent.degree -= 1
             parent.num_children -= 1
+            BUG_ON(av.degree != 0)  # of each release what it counts
+            BUG_ON(av.num_children != 0)
+            BUG_ON(av.num_active_vmas != 0)
         anon_vma_unlock_write(av)
         if last:
             put_anon_vma(av)

@@ -168,10 +168,13 @@ def do_op(k: op_number_t) -> result_t:
 
 
 def cpu_main():
-    """The program of one CPU: its operations of the scenario, one after the other."""
+    """The program of one CPU: its operations of the scenario, one after the other, once or for ever."""
     rom = the(scenario_rom)
     out = the(results)
     cpu = smp_processor_id()
-    for i in range(rom.nr_ops[cpu]):
-        seq_point()
-        out.ret[cpu * NR_OPS + i] = do_op(cpu * NR_OPS + i)
+    while True:
+        for i in range(rom.nr_ops[cpu]):
+            seq_point()
+            out.ret[cpu * NR_OPS + i] = do_op(cpu * NR_OPS + i)
+        if not rom.forever[cpu]:
+            return

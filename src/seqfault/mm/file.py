@@ -40,8 +40,6 @@ def __fput(f: ptr[file]):
     """The last reference is gone: of a file that nobody else has, its pages are too."""
     if not f.f_mapping:
         truncate_inode_pages_range(f, 0, f.i_size)
-        f.i_size = 0
-        f.i_tail = 0
 
 
 def get_file(f: ptr[file]):

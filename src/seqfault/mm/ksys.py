@@ -9,7 +9,7 @@ TASK_SIZE on have defined answers; for the rest the result is OUTSIDE.
 
 from __future__ import annotations
 
-from seqfault.kernel import NULL, Size, index_of, integer, pool_object, ptr, wrap_s64
+from seqfault.kernel import NULL, Size, index_of, pool_object, ptr, wrap_s64
 from seqfault.kernel.rwsem import down_write, up_write
 from seqfault.mm.advice import do_madvise, madvise_behavior_valid
 from seqfault.mm.brk import do_brk
@@ -52,6 +52,7 @@ from seqfault.mm.types import (
     EINVAL,
     ENOMEM,
     FILE_PAGES,
+    IS_ERR_VALUE,
     LINUX,
     NR_FILES,
     NR_PAGES,
@@ -62,6 +63,7 @@ from seqfault.mm.types import (
     current_mm,
     errno_t,
     file,
+    s64,
 )
 
 UAPI_BASE = Size("UAPI_BASE", WINDOW_BASE)
@@ -72,8 +74,6 @@ SIGNALLED = -1000  # READ, WRITE: this minus the signal
 PROT_RIGHTS, PROT_ALL = 7, 15  # reading, writing, executing; and PROT_SEM
 FMODE_READ, FMODE_WRITE = 1, 2
 MMAP_MIN_ADDR = 1 << 16  # CONFIG_LSM_MMAP_MIN_ADDR; the sysctl can only raise it
-
-s64 = integer(-(1 << 63), (1 << 63) - 1, "s64")
 
 
 # -- unsigned numbers
@@ -119,7 +119,7 @@ def end_page(addr: s64, len: s64) -> s64:
 
 def address_of(page_or_errno: s64) -> s64:
     """The result of what returns an address."""
-    if page_or_errno < 0:
+    if IS_ERR_VALUE(page_or_errno):
         return page_or_errno
     return UAPI_BASE + page_or_errno * PAGE_SIZE
 
@@ -136,6 +136,13 @@ def hole_or_outside(start: s64, len: s64, ret: s64) -> s64:
     if not in_window(start, len) and ret == 0:
         return OUTSIDE
     return ret
+
+
+def fget(fd: s64) -> ptr[file]:
+    """The file of a descriptor, NULL if none is open there."""
+    if fd < 0 or fd >= min(NR_TEST_FILES, NR_FILES):
+        return NULL
+    return pool_object(file, fd)
 
 
 # -- mapping
@@ -161,9 +168,9 @@ def ksys_mmap(addr: s64, len: s64, prot: s64, flags: s64, fd: s64, off: s64) -> 
         return -EINVAL
     f: ptr[file] = NULL
     if not flags & UAPI_MAP_ANONYMOUS:
-        if fd < 0 or fd >= NR_TEST_FILES or fd >= NR_FILES:
+        f = fget(fd)
+        if not f:
             return -EBADF
-        f = pool_object(file, fd)
     if len == 0:
         return -EINVAL
     pages: s64 = pages_of(page_align(len))
@@ -180,6 +187,8 @@ def ksys_mmap(addr: s64, len: s64, prot: s64, flags: s64, fd: s64, off: s64) -> 
         at = page_of(addr)
     elif in_window(round_hint_to_min(addr), pages * PAGE_SIZE):
         at = page_of(round_hint_to_min(addr))
+    elif round_hint_to_min(addr) != 0:
+        at = NR_PAGES  # a hint to where there is no room
     return address_of(vm_mmap_pgoff(at, pages, prot, flags, f, pages_of(off)))
 
 
@@ -189,7 +198,7 @@ def vm_mmap_pgoff(at: s64, pages: s64, prot: s64, flags: s64, f: ptr[file], pgof
     down_write(mm.mmap_sem)
     ret: s64 = do_mmap(mm, at, pages, prot & PROT_RIGHTS, flags, f, pgoff)
     populate = False
-    if ret >= 0:
+    if not IS_ERR_VALUE(ret):
         populate = flags & (UAPI_MAP_POPULATE | UAPI_MAP_NONBLOCK) == UAPI_MAP_POPULATE
         # Asked of the flags as they were asked for: droppable memory is populated too, though it is not locked then.
         if flags & UAPI_MAP_LOCKED or mm.def_flags & VM_LOCKED:
@@ -458,9 +467,9 @@ def file_can_write(f: ptr[file]) -> bool:
 def ksys_ftruncate(fd: s64, len: s64) -> s64:
     if len < 0:
         return -EINVAL
-    if fd < 0 or fd >= NR_TEST_FILES or fd >= NR_FILES:
+    f = fget(fd)
+    if not f:
         return -EBADF
-    f = pool_object(file, fd)
     if not file_can_write(f):
         return -EINVAL
     if len > FILE_PAGES * PAGE_SIZE:
@@ -473,9 +482,9 @@ def ksys_pwrite(fd: s64, index: s64, value: s64) -> s64:
     """pwrite64 of one byte to the start of a page of a file.  How many bytes were written: 1."""
     if index < 0:
         return -EINVAL
-    if fd < 0 or fd >= NR_TEST_FILES or fd >= NR_FILES:
+    f = fget(fd)
+    if not f:
         return -EBADF
-    f = pool_object(file, fd)
     if not file_can_write(f):
         return -EBADF
     if index >= FILE_PAGES:

@@ -47,6 +47,7 @@ from seqfault.mm.types import (
     EOVERFLOW,
     EPERM,
     FULL,
+    IS_ERR_VALUE,
     LINUX,
     MAP_ANONYMOUS,
     MAP_FIXED,
@@ -242,7 +243,7 @@ def do_mmap_full(
     if mm.map_count > sysctl_max_map_count(mm):
         return -ENOMEM
     at: addr_or_errno_t = get_unmapped_area_full(mm, addr, len, flags, f, pgoff)
-    if at < 0:
+    if IS_ERR_VALUE(at):
         return at
     if noreplace:
         vma = find_vma(mm, at)

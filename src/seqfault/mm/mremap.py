@@ -28,6 +28,7 @@ from seqfault.mm.types import (
     EINVAL,
     ENOMEM,
     EPERM,
+    IS_ERR_VALUE,
     LINUX,
     NR_PAGES,
     VM_ACCOUNT,
@@ -255,7 +256,7 @@ def vrm_set_new_addr(vrm: ptr[vma_remap_struct]) -> errno_t:
         hint = vrm.new_addr
     pgoff: pgoff_t = vrm.vma.vm_pgoff + vrm.addr - vrm.vma.vm_start
     at: addr_or_errno_t = get_unmapped_area(mm, hint, vrm.new_len, map_flags, vrm.vma.vm_file, pgoff)
-    if at < 0:
+    if IS_ERR_VALUE(at):
         return at
     vrm.new_addr = at
     return 0
@@ -480,9 +481,9 @@ def remap_move(vrm: ptr[vma_remap_struct]) -> addr_or_errno_t:
         moved: addr_or_errno_t = check_prep_vma(vrm)
         if moved == 0:
             moved = mremap_to(vrm)
-        if moved < 0:
+        if IS_ERR_VALUE(moved):
             return moved
-        if res < 0:
+        if IS_ERR_VALUE(res):
             res = moved
     return res
 
@@ -519,7 +520,7 @@ def do_mremap(addr: vpn_t, old_len: len_t, new_len: len_t, flags: integer(0, 7),
     else:
         ret = old_mremap(vrm)
     up_write(mm.mmap_sem)
-    if ret >= 0 and vrm.populate and new_len > old_len:
+    if not IS_ERR_VALUE(ret) and vrm.populate and new_len > old_len:
         mm_populate(mm, ret + old_len, new_len - old_len)
     vrm_clear(vrm)
     return ret

@@ -2,7 +2,7 @@
 
 The model's side of /proc/PID/maps, pagemap and smaps (fs/proc/task_mmu.c, 6.18).  A record is: result, mask, then
 for each living process its VMAs that overlap the observed spans and a word for each page of the spans; for mincore
-its vector; when asked for, what smaps says of each VMA.
+its vector; when asked for, what status says of the process and smaps of each VMA.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ from __future__ import annotations
 from seqfault.kernel import NULL, Size, array, emit, index_of, integer, pool_object, ptr, struct, the
 from seqfault.mm.frames import PageAnon
 from seqfault.mm.pgtable import pte_at, pte_dirty, pte_is_guard, pte_pfn, pte_present, vm_normal_page
+from seqfault.mm.readahead import find_get_page
 from seqfault.mm.types import (
+    FILE_PAGES,
     LINUX,
+    NR_FILES,
     NR_PAGES,
+    NR_PMDS,
     NR_TEST_FILES,
     VM_ACCESS_FLAGS,
     VM_LOCKED,
@@ -33,6 +37,8 @@ from seqfault.mm.vma import find_vma
 NR_SPANS = Size("NR_SPANS", 4)
 PSS_PAGE, PSS_KB_SHIFT = 4096 << 12, 22
 
+NR_TOTALS = 5
+OBSERVED_FILES, OBSERVED_FILE_PAGES = 3, 60
 FILE_WORD_ANON = 100  # a file that shared anonymous memory made: this plus its number
 
 word_t = integer(-(1 << 62), 1 << 62, "word_t")
@@ -43,7 +49,8 @@ class uapi_observed:
     """Which pages are looked at.  Set by the host.
 
     `pages`: whether records have a word for each page; `detail_every`: which of them say what smaps says: those whose
-    number in their program, `row`, is a multiple of it (0: none).
+    number in their program, `row`, is a multiple of it (0: none); `totals`: what was mapped when the program began, in
+    the order of `emit_totals`.
     """
 
     nr_spans: integer(0, NR_SPANS)
@@ -52,6 +59,7 @@ class uapi_observed:
     pages: bool
     detail_every: integer(0, 1 << 40)
     row: integer(0, 1 << 40)
+    totals: array[word_t, NR_TOTALS]
 
 
 def file_word(f: ptr[file]) -> word_t:
@@ -202,8 +210,52 @@ def emit_smap(mm: ptr[mm_struct], vma: ptr[vm_area_struct]):
     emit((pss >> PSS_KB_SHIFT) // 4 if vma.vm_flags & VM_LOCKED else 0)
 
 
+# -- status
+def note_totals(mm: ptr[mm_struct]):
+    """What a program finds mapped when it begins counts as nothing."""
+    seen = the(uapi_observed)
+    seen.totals[0] = mm.total_vm
+    seen.totals[1] = mm.locked_vm
+    seen.totals[2] = mm.data_vm
+    seen.totals[3] = mm.stack_vm
+    seen.totals[4] = mm.exec_vm
+
+
+def pgtables(mm: ptr[mm_struct]) -> word_t:
+    """Page tables of the last level.  A fault that ends without one may have made some above it, which do not count."""
+    n: word_t = 0
+    for i in range(NR_PMDS):
+        if mm.pmd[i]:
+            n += 1
+    return n
+
+
+def cached_pages(f: ptr[file]) -> word_t:
+    """A bit for each of a file's first pages: whether it is in the page cache, as mincore tells."""
+    bits: word_t = 0
+    for i in range(min(OBSERVED_FILE_PAGES, FILE_PAGES)):
+        if find_get_page(f, i):
+            bits |= 1 << i
+    return bits
+
+
+def emit_totals(mm: ptr[mm_struct]):
+    """VmSize, VmLck, VmData, VmStk, VmExe and VmLib together, VmPTE: pages more than at the program's start; and what
+    is cached of each file."""
+    seen = the(uapi_observed)
+    emit(mm.total_vm - seen.totals[0])
+    emit(mm.locked_vm - seen.totals[1])
+    emit(mm.data_vm - seen.totals[2])
+    emit(mm.stack_vm - seen.totals[3])
+    emit(mm.exec_vm - seen.totals[4])
+    emit(pgtables(mm))
+    for i in range(min(OBSERVED_FILES, NR_FILES)):
+        emit(cached_pages(pool_object(file, i)))
+
+
 def uapi_vmflags(mm: ptr[mm_struct]):
-    """What smaps says of each observed VMA."""
+    """What status says of a process, and smaps of each observed VMA."""
+    emit_totals(mm)
     vma = next_observed(mm, mm.mmap)
     while vma:
         emit_smap(mm, vma)

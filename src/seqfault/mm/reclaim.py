@@ -12,7 +12,7 @@ from seqfault.mm.frames import PageAnon, page_remove_rmap, put_page
 from seqfault.mm.lru import lru_add_drain
 from seqfault.mm.pgtable import pmd_index, pmd_next_used, pte_at, pte_dirty, pte_index, pte_present, vm_normal_page
 from seqfault.mm.readahead import RA_PAGES
-from seqfault.mm.types import errno_t, page, pte_t, vm_area_struct, vma_mm, vpn_t
+from seqfault.mm.types import VM_DROPPABLE, errno_t, page, pte_t, vm_area_struct, vma_mm, vpn_t
 
 
 def try_to_unmap(vma: ptr[vm_area_struct], addr: vpn_t, p: ptr[page]):
@@ -46,7 +46,11 @@ def reclaim_file_page(vma: ptr[vm_area_struct], addr: vpn_t, p: ptr[page]):
 
 
 def reclaim_anon_page(vma: ptr[vm_area_struct], addr: vpn_t, pte: pte_t, p: ptr[page]):
-    """A page that MADV_FREE made clean is dropped; one that was written to is like any other again."""
+    """A page that MADV_FREE made clean is dropped; one that was written to is like any other again.  Droppable memory
+    is dropped as it is (6.11, 9651fcedf7b9)."""
+    if vma.vm_flags & VM_DROPPABLE:
+        try_to_unmap(vma, addr, p)
+        return
     if not p.lazyfree:
         return
     if pte_dirty(pte) or p.dirty:

@@ -79,7 +79,6 @@ def expand_downwards(vma: ptr[vm_area_struct], address: vpn_t) -> errno_t:
             expand_downwards_begin(vma)
             vma.vm_start = address
             vma.vm_pgoff -= grow
-            vma_gap_update(vma)
             expand_downwards_end(vma)
             vma_gap_update(vma)
             spin_unlock(mm.page_table_lock)

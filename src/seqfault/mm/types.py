@@ -56,6 +56,7 @@ result_t = integer(-128, 127 + FULL * 128, "result_t")
 full_count_t = integer(0, FULL * (1 << 40), "full_count_t")
 count_t = integer(0, 15 + FULL * (1 << 40), "count_t")
 # Arguments as a program gives them.
+s64 = integer(-(1 << 63), (1 << 63) - 1, "s64")
 mmap_flags_t = integer(0 - FULL * (1 << 63), 63 + FULL * ((1 << 63) - 64), "mmap_flags_t")
 prot_arg_t = integer(0 - FULL * (1 << 63), 7 + FULL * ((1 << 63) - 8), "prot_arg_t")
 # Nothing is kept in these unless FULL.
@@ -249,6 +250,11 @@ def current_mm() -> ptr[mm_struct]:
     return the(task_mm).mm
 
 
+def IS_ERR_VALUE(ret: s64) -> bool:
+    """Whether what returns an address returned an error number (include/linux/err.h)."""
+    return ret < 0
+
+
 def vma_mm(vma: ptr[vm_area_struct]) -> ptr[mm_struct]:
     """vma->vm_mm"""
     if NR_MMS > 1:
@@ -324,9 +330,11 @@ class op_rom:
 class scenario_rom:
     """What a scenario fixes: the operations of each CPU (those of CPU c from c * NR_OPS on), and which pages
     its walker may load into the TLB ahead of use, once each, in order, at any time (from c * NR_FILLS on).
+    `forever`: the CPU begins again when it has done its last operation.
     """
 
     nr_ops: array[integer(0, NR_OPS), NR_CPUS]
+    forever: array[bool, NR_CPUS]
     op: array[op_rom, NR_OPS * NR_CPUS]
     nr_fills: array[integer(0, NR_FILLS), NR_CPUS]
     fill: array[vpn_t, NR_FILLS * NR_CPUS]

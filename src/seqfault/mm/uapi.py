@@ -35,7 +35,7 @@ from seqfault.mm.ksys import (
 )
 from seqfault.mm.lru import lru_add_drain
 from seqfault.mm.msync import mincore_vec
-from seqfault.mm.observe import observe_mm, uapi_observed, uapi_vmflags
+from seqfault.mm.observe import note_totals, observe_mm, uapi_observed, uapi_vmflags
 from seqfault.mm.opcodes import (
     ABSENT,
     OP_BRK,
@@ -159,6 +159,7 @@ def uapi_start():
     if FENCE:
         fence(0)
         fence(NR_PAGES - 1)
+    note_totals(mm)
 
 
 def uapi_init():

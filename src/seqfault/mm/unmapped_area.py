@@ -12,6 +12,7 @@ from seqfault.mm.rbtree import gap_before, gap_in_subtree, rb_last
 from seqfault.mm.stack import STACK_GUARD_GAP
 from seqfault.mm.types import (
     ENOMEM,
+    IS_ERR_VALUE,
     LINUX,
     NR_PAGES,
     VM_GROWSDOWN,
@@ -124,7 +125,7 @@ def thp_get_unmapped_area(
     if pgoff + len <= aligned or pgoff + len - aligned < HPAGE_PMD_NR:
         return 0
     at: addr_or_errno_t = arch_get_unmapped_area_topdown(mm, addr, len + HPAGE_PMD_NR, flags)
-    if at < 0:
+    if IS_ERR_VALUE(at):
         return 0
     if at == addr:
         return addr
@@ -148,7 +149,7 @@ def arch_get_unmapped_area_topdown(mm: ptr[mm_struct], addr: vpn_t, len: vpn_t, 
         if not vma or addr + len <= vm_start_gap(vma):
             return addr
     at: addr_or_errno_t = unmapped_area_topdown(mm, len, 0, mmap_base(mm))
-    if at < 0 and mm.mmap_base != 0:
+    if IS_ERR_VALUE(at) and mm.mmap_base != 0:
         # Bottom-up above the base, when everything below is full.
         return unmapped_area(mm, len, mm.mmap_base, TASK_SIZE)
     return at

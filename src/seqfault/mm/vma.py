@@ -15,6 +15,7 @@ from seqfault.mm.rbtree import (
     rb_erase,
     rb_first,
     rb_insert_color,
+    rb_is_black,
     rb_link_node,
     rb_next,
     vma_compute_subtree_gap,
@@ -233,15 +234,42 @@ def __vma_unlink_prev(mm: ptr[mm_struct], vma: ptr[vm_area_struct], prev: ptr[vm
 
 
 # -- debugging
+def blacks_above(vma: ptr[vm_area_struct]) -> vma_count_t:
+    """How many black nodes there are from a node up to the root."""
+    n: vma_count_t = 0
+    while vma:
+        if rb_is_black(vma):
+            n += 1
+        vma = vma.vm_rb.rb_parent
+    return n
+
+
+def check_colours(mm: ptr[mm_struct], vma: ptr[vm_area_struct], blacks: vma_count_t):
+    """What lib/rbtree_test.c asks of a node: a red one has no red parent, a child knows its parent, and where the tree
+    ends it has `blacks` black nodes."""
+    parent = vma.vm_rb.rb_parent
+    if parent:
+        check(parent.vm_rb.rb_left == vma or parent.vm_rb.rb_right == vma, "validate-mm", vma)
+        check(rb_is_black(vma) or rb_is_black(parent), "validate-mm", vma)
+    else:
+        check(mm.mm_rb == vma, "validate-mm", vma)
+    if not vma.vm_rb.rb_left or not vma.vm_rb.rb_right:
+        check(blacks_above(vma) == blacks, "validate-mm", vma)
+
+
 def browse_rb(mm: ptr[mm_struct]) -> vma_count_t:
     """How many VMAs the tree has; they must be in order, not empty, and not overlap."""
     n: vma_count_t = 0
+    blacks: vma_count_t = 0
     pend: vpn_t = 0
     vma = rb_first(mm)
     while vma and n <= NR_VMAS:
         check(vma.vm_start >= pend, "validate-mm", vma)
         check(vma.vm_start < vma.vm_end, "validate-mm", vma)
         if FULL:
+            if n == 0:
+                blacks = blacks_above(vma)
+            check_colours(mm, vma, blacks)
             check(vma.rb_subtree_gap == vma_compute_subtree_gap(vma), "validate-mm", vma)
         pend = vma.vm_end
         n += 1

@@ -69,6 +69,8 @@ def choose(cx: Counterexample, room: int) -> list[int]:
         ranked += reversed(group)  # what is near the violation matters more
         if n == 1:
             ranked += sorted(one_for_each_turn(events, set(ranked)))
+    if cx.loop_from >= 0:  # what goes on for ever is what there is to see
+        ranked.sort(key=lambda i: events[i].step < cx.loop_from)
     return sorted(list(dict.fromkeys(ranked))[:room])
 
 
@@ -183,8 +185,13 @@ def render(cx: Counterexample, shown: list[int], starts: dict[str, int], width: 
     """Each event at its process's column; the text may run on to the right, where nobody else moves in that line."""
     out: list[str] = []
     last: dict[str, str] = {}
+    looping = False
     for i in shown:
         e = cx.events[i]
+        if not looping and 0 <= cx.loop_from <= e.step:
+            looping = True
+            last.clear()
+            out.append("goes on for ever:")
         if e.process == "at rest":
             out.append(clip(f"at rest: {phrase(e)}", width))
             continue

@@ -63,6 +63,7 @@ def run_check(
     examples: int,
     locks: bool = False,
     memory: str = "sc",
+    lock_waits: bool = False,
 ) -> None:
     """`seqfault check`."""
     p = load(protocol)
@@ -102,7 +103,9 @@ def run_check(
             bar.update(task, what=f"{ex.states:,} states {rate / 1e3:,.0f} k/s frontier {frontier:,}")
 
         try:
-            report = check_many(protocol, scenarios, limits, jobs, timeout, done, None, resume, live, locks, memory)
+            report = check_many(
+                protocol, scenarios, limits, jobs, timeout, done, None, resume, live, locks, memory, lock_waits
+            )
         except OSError as e:
             raise BadInput(f"--resume {resume}: {e.strerror}; name a file that can be written") from None
     if json:
@@ -135,6 +138,7 @@ def report_json(report: Report, protocol: Protocol, scenarios: list[Scenario]) -
                     "count": v.count,
                     "baseline": v.baseline,
                     "detail": v.detail,
+                    "loop_from": v.loop_from if v.loop_from >= 0 else None,
                     "schedule": cx.schedule_string if cx else terminal.schedule_of(protocol, by_name[r.name], v),
                     "steps": [asdict(e) for e in cx.events] if cx else [],
                 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import re
 import zlib
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from seqfault.cli import BadInput
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ir import Where
 from seqfault.explore.check import PATH_ONLY, Limits, Violation, place_of, run_one, statement_of, violations_of
+from seqfault.explore.lasso import judge
 from seqfault.explore.memory import SC, canonical
 from seqfault.explore.model import automaton_for, program_for
 from seqfault.explore.replay import ScheduleError, Step, fewest_switches, replay, switches
@@ -52,7 +54,7 @@ class Event:
 
 @dataclass
 class Counterexample:
-    """A violation with the interleaving that shows it."""
+    """A violation with the interleaving that shows it; its steps from `loop_from` on go on for ever (-1: it ends)."""
 
     protocol: Protocol
     scenario: Scenario
@@ -62,10 +64,11 @@ class Counterexample:
     events: list[Event] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     memory: str = SC
+    loop_from: int = -1
 
     @property
     def schedule_string(self) -> str:
-        return encode_schedule(self.protocol, self.scenario, self.schedule, self.memory)
+        return encode_schedule(self.protocol, self.scenario, self.schedule, self.memory, self.loop_from)
 
     @property
     def switches(self) -> int:
@@ -79,25 +82,28 @@ class Counterexample:
 
 
 # -- schedules as text
-def encode_schedule(p: Protocol, s: Scenario, schedule: Sequence[tuple[int, int]], memory: str = SC) -> str:
+def encode_schedule(
+    p: Protocol, s: Scenario, schedule: Sequence[tuple[int, int]], memory: str = SC, loop_from: int = -1
+) -> str:
     """A stable string: protocol (with ``@pso`` or ``@pso.8``: the memory model, if it is not sc), scenario,
     then runs of steps such as ``0x12.1x3c2`` (process 0 twelve steps,
     process 1 three
-    with choice 2), then a check of the text that it was made from."""
-    runs: list[str] = []
-    i = 0
-    while i < len(schedule):
-        j = i
-        while j < len(schedule) and schedule[j] == schedule[i]:
-            j += 1
-        proc, choice = schedule[i]
-        runs.append(f"{proc}x{j - i}" + (f"c{choice}" if choice else ""))
-        i = j
+    with choice 2), those in parentheses for ever, then a check of the text that it was made from."""
+    runs = encode_runs(schedule)
+    if loop_from >= 0:
+        runs = [*encode_runs(schedule[:loop_from]), "(" + ".".join(encode_runs(schedule[loop_from:])) + ")"]
     name = p.file if p.file and p.name not in _builtin() else p.name
     if memory != SC:
         name += "@" + memory.replace(":", ".")
     extra = "" if _is_builtin(s) else "+" + pack_scenario(s)
     return f"{name}:{s.name}{extra}:{'.'.join(runs)}:{text_hash(p, s)}"
+
+
+def encode_runs(schedule: Sequence[tuple[int, int]]) -> list[str]:
+    out = []
+    for (proc, choice), steps in itertools.groupby(schedule):
+        out.append(f"{proc}x{len(list(steps))}" + (f"c{choice}" if choice else ""))
+    return out
 
 
 def _builtin() -> list[str]:
@@ -136,9 +142,9 @@ def text_hash(p: Protocol, s: Scenario) -> str:
     return _text_hash(program_for(p, s).key("merged"))
 
 
-def decode_schedule(text: str) -> tuple[Protocol, Scenario, list[tuple[int, int]], str, bool]:
-    """The protocol, scenario, steps and memory model of a schedule string, and whether the text is still the one it was
-    made from."""
+def decode_schedule(text: str) -> tuple[Protocol, Scenario, list[tuple[int, int]], str, int, bool]:
+    """The protocol, scenario, steps and memory model of a schedule string, from which step on it goes on for ever (-1:
+    it ends), and whether the text is still the one it was made from."""
     parts = text.strip().split(":")
     if len(parts) != 4:
         raise BadInput(f"{text[:40]!r} is no schedule; copy the string that a counterexample prints")
@@ -157,13 +163,22 @@ def decode_schedule(text: str) -> tuple[Protocol, Scenario, list[tuple[int, int]
             raise BadInput(f"the scenario inside the schedule {base!r} cannot be read; copy the whole string") from None
     else:
         s = find([base])[0]
+    loop_from = -1
+    if runs.endswith(")") and runs.count("(") == 1:
+        before, _, loop = runs[:-1].partition("(")
+        loop_from = len(decode_runs(before.rstrip(".")))
+        runs = before + loop
+    return p, s, decode_runs(runs), memory, loop_from, check == text_hash(p, s)
+
+
+def decode_runs(runs: str) -> list[tuple[int, int]]:
     steps: list[tuple[int, int]] = []
-    for r in runs.split("."):
+    for r in runs.split(".") if runs else []:
         m = re.fullmatch(r"(\d+)x(\d+)(?:c(\d+))?", r)
         if not m:
             raise BadInput(f"{r!r} in the schedule is no run of steps; expected for example 0x12 or 1x3c2")
         steps += [(int(m[1]), int(m[3] or 0))] * int(m[2])
-    return p, s, steps, memory, check == text_hash(p, s)
+    return steps
 
 
 # -- building
@@ -186,7 +201,7 @@ def from_violation(p: Protocol, s: Scenario, v: Violation, shrink: bool = False)
         numbers = {x.name: i for i, x in enumerate(a.pools)}
         target = (kind, v.pc if v.pc >= 0 else v.raw_pc, numbers.get(v.object, -1))
         path = fewest_switches(a, words, rom, path, target)
-    return build(p, s, path, [v], v.memory)
+    return build(p, s, path, [v], v.memory, v.loop_from)
 
 
 def shrink_operations(p: Protocol, s: Scenario, v: Violation) -> tuple[Scenario, Violation]:
@@ -218,9 +233,9 @@ def left_out(name: str, cpu: int, i: int) -> str:
 
 def from_schedule(text: str) -> Counterexample:
     """The counterexample of a schedule string.  Raises `BadInput` when it cannot be followed."""
-    p, s, steps, memory, same = decode_schedule(text)
+    p, s, steps, memory, loop_from, same = decode_schedule(text)
     try:
-        return build(p, s, steps, None, memory)
+        return build(p, s, steps, None, memory, loop_from)
     except ScheduleError as e:
         why = "" if same else "; the text has changed since the schedule was made, check the scenario again"
         raise BadInput(f"the schedule cannot be followed: {e}{why}") from None
@@ -232,10 +247,15 @@ def build(
     schedule: list[tuple[int, int]],
     violations: list[Violation] | None,
     memory: str = SC,
+    loop_from: int = -1,
 ) -> Counterexample:
     a, words, rom = start(p, s, memory)
     steps = replay(a, words, rom, schedule)
     found: list[Violation] = []
+    if loop_from >= 0:
+        for name, victim, at in judge(a, words, rom, schedule, loop_from):
+            place = place_of(a.where[at])
+            found.append(Violation(name, a.processes[victim].name, *place, memory=memory, loop_from=loop_from))
     events: list[Event] = []
     for st in steps:
         who = a.processes[st.process].name if st.process >= 0 else "at rest"
@@ -259,7 +279,7 @@ def build(
             src = source_line(a.where[pc]) if pc >= 0 else ""
             obj = f"{v.object}[{index}]" if v.object else ""
             events.append(Event(st.number, who, "violation", obj, v.kind, v.function, v.file, v.line, src, v.site))
-    return Counterexample(p, s, a, schedule, violations or found, events, steps, memory)
+    return Counterexample(p, s, a, schedule, violations or found, events, steps, memory, loop_from)
 
 
 def as_violation(a: Automaton, kind: int, pc: int, pool: int, index: int) -> Violation:

@@ -233,8 +233,8 @@ def print_report(c: Campaign, files: list[list[str]], con: Console) -> None:
     for k in set(c.known_errnos) & set(NOT_PROVOKED):
         con.print(f"not provoked    {k}: {NOT_PROVOKED[k]}", markup=False)
     missing = never(c)
-    if missing:
-        con.print("never hit: " + ", ".join(missing), markup=False)
+    for i in range(0, len(missing), 6):
+        con.print("never hit: " + ", ".join(missing[i : i + 6]), markup=False)
     for f, names in zip(t.found, files, strict=True):
         con.print(f"\nmismatch in program {f.program}, shrunk from {f.original} operations to {len(f.rows) - 1}:")
         for r in f.rows[1:]:

@@ -72,7 +72,8 @@ def run_syscalls(path: str, text: str, release: str | None, live: bool, json: bo
             k.close()
         n = len(at) - 1
         kernel = [read_record(stream[at[i] : at[i + 1]], g.observed) for i in range(n)]
-        got = compare(rows, m.stream, m.offsets, np.asarray(stream), np.asarray(at), g.observed, mask, min(n, m.done))
+        n = min(n, m.done)
+        got = compare(rows, m.stream, m.offsets, np.asarray(stream), np.asarray(at), g.observed, mask, n, g.nr_pages)
         if got is not None:
             difference = f"line {got.row}: {WHAT[got.why]} differs from the live kernel's"
         elif why:

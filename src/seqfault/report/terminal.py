@@ -105,7 +105,7 @@ def report(c: Console, r: Report, p: Protocol, scenarios: list[Scenario], verbos
 
 
 def schedule_of(p: Protocol, s: Scenario, v: Violation) -> str:
-    return encode_schedule(p, s, v.schedule, v.memory) if v.schedule else ""
+    return encode_schedule(p, s, v.schedule, v.memory, v.loop_from) if v.schedule else ""
 
 
 def scenario_dict(s: Scenario) -> dict[str, Any]:
@@ -116,6 +116,7 @@ def scenario_dict(s: Scenario) -> dict[str, Any]:
         "cpus": [[o.text() for o in ops] for ops in s.cpus],
         "fail_allocations": s.fail_allocations,
         "fills": [f"cpu{c} {page}" for c, page in s.fills],
+        "forever": list(s.forever),
         "expect": {k: list(v) for k, v in s.expect.items()},
     }
 
@@ -137,7 +138,10 @@ def listing(
             c.print(f"  {f:<18} {n:>4}{note}", markup=False)
         c.print()
         if apart:
-            c.print(f"Kept apart, because mmap-sem itself violates them: {', '.join(apart)}", markup=False)
+            c.print(
+                f"Run only when named: {', '.join(apart)} (what mmap-sem itself violates; what goes on for ever)",
+                markup=False,
+            )
         c.print("seqfault list 'case8/*' shows each scenario of a family.", markup=False)
         return
     for s in scenarios:
@@ -148,6 +152,8 @@ def listing(
             c.print("    before: " + "; ".join(o.text() for _, o in s.setup), markup=False)
         for i, ops in enumerate(s.cpus):
             c.print(f"    CPU {i}: " + "; ".join(o.text() for o in ops), markup=False)
+        if s.forever:
+            c.print("    for ever: " + ", ".join(f"CPU {i}" for i in s.forever), markup=False)
         if s.fail_allocations:
             c.print(f"    allocations that may fail: {s.fail_allocations}")
         for name, kinds in s.expect.items():

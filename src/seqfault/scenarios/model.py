@@ -178,7 +178,8 @@ class Scenario:
     """`setup`: (cpu, operation), one after the other, before anything else.  `cpus`: what each CPU then does.
     `fail_allocations`: how many allocations may fail.  `fills`: (cpu, page) that the page walker may load into
     the TLB at any
-    time.  `expect`: protocol -> kinds of violation that must be found, () if it must hold."""
+    time.  `forever`: CPUs that begin again with their first operation after their last.
+    `expect`: protocol -> kinds of violation that must be found, () if it must hold."""
 
     name: str
     setup: tuple[tuple[int, Operation], ...]
@@ -189,10 +190,11 @@ class Scenario:
     expect: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
+    forever: tuple[int, ...] = ()
 
 
 # -- TOML
-KEYS = {"name", "prose", "setup", "cpus", "fail_allocations", "fills", "expect", "sizes"}
+KEYS = {"name", "prose", "setup", "cpus", "fail_allocations", "fills", "expect", "sizes", "forever"}
 
 
 def from_dict(d: Mapping[str, Any], source: str) -> Scenario:
@@ -233,7 +235,13 @@ def from_dict(d: Mapping[str, Any], source: str) -> Scenario:
     if not isinstance(fail, int) or not 0 <= fail <= 3:
         raise ScenarioError(f"{where}: fail_allocations = {fail!r}; from 0 to 3")
     expect = {k: tuple(v) for k, v in d.get("expect", {}).items()}
-    return Scenario(name, setup, cpus, fail, tuple(fills), d.get("prose", ""), expect, sizes, source)
+    forever = d.get("forever", [])
+    if not isinstance(forever, list) or not all(type(c) is int and 0 <= c < len(cpus) and cpus[c] for c in forever):
+        raise ScenarioError(
+            f"{where}: forever = {forever!r}; list the numbers of CPUs that repeat their operations: forever = [0]"
+        )
+    repeats = tuple(sorted(set(forever)))
+    return Scenario(name, setup, cpus, fail, tuple(fills), d.get("prose", ""), expect, sizes, source, repeats)
 
 
 def from_toml(text: str, source: str = "text") -> Scenario:
@@ -253,6 +261,8 @@ def to_toml(s: Scenario) -> str:
         out.append(f"fail_allocations = {s.fail_allocations}")
     if s.fills:
         out.append("fills = " + q([f"cpu{c} {p}" for c, p in s.fills]))
+    if s.forever:
+        out.append(f"forever = {list(s.forever)}")
     if s.sizes:
         out.append("sizes = {" + ",".join(f"{k}={v}" for k, v in s.sizes.items()) + "}")
     return "\n".join(out)
@@ -316,6 +326,7 @@ def write_rom(s: Scenario, layout: Layout) -> None:
         write_op(k, blank)
     for c, ops in enumerate(s.cpus):
         rom.nr_ops[c] = len(ops)
+        rom.forever[c] = c in s.forever
         for i, op in enumerate(ops):
             write_op(c * per + i, op)
         mine = [p for x, p in s.fills if x == c]

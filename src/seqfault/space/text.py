@@ -9,7 +9,6 @@ from seqfault.kernel import NULL, emit, index_of, integer, pool_object, ptr, str
 from seqfault.mm.exit import exit_mmap
 from seqfault.mm.filemap import file_reopen, memfd_init, mm_init
 from seqfault.mm.fork import dup_mm
-from seqfault.mm.ksys import s64
 from seqfault.mm.merge import can_vma_merge_after, can_vma_merge_before
 from seqfault.mm.merge import is_mergeable_anon_vma as is_mergeable_anon_vma_4
 from seqfault.mm.merge import is_mergeable_vma as is_mergeable_vma_4
@@ -27,6 +26,7 @@ from seqfault.mm.types import (
     flags_t,
     mm_struct,
     pte_t,
+    s64,
     vm_area_struct,
     vm_count_t,
     vpn_t,

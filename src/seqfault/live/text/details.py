@@ -1,14 +1,31 @@
-"""What /proc/PID/smaps says of each observed VMA: seven words, as docs/fuzz.md describes."""
+"""What /proc/PID/status says of a process, nine words, and /proc/PID/smaps of each observed VMA, seven words: as
+docs/fuzz.md describes."""
 
 from __future__ import annotations
 
-from seqfault.compile.raw import load8, load16, load64, store64, syscall6, text
+from seqfault.compile.raw import load8, load16, load64, probe_read8, store64, syscall6, text
 from seqfault.kernel import ptr
-from seqfault.live.abi import B_TEXT, EXIT_SETUP, FD_SMAPS, TEXT_BYTES
+from seqfault.live.abi import (
+    B_TEXT,
+    CACHE_BASE,
+    CACHE_FILES,
+    CACHE_PAGES,
+    COMM_BASE,
+    EXIT_SETUP,
+    FD_SMAPS,
+    FD_STATUS,
+    H_STREAM,
+    H_STREAM_WORDS,
+    SHARED_BASE,
+    TEXT_BYTES,
+)
 from seqfault.live.text.calls import (
+    NR_MINCORE,
     NR_PREAD64,
     O_RDONLY,
+    call3,
     exit_group,
+    header,
     hex_digit,
     next_line,
     open_at,
@@ -17,6 +34,7 @@ from seqfault.live.text.calls import (
 )
 from seqfault.live.text.observe import in_spans, window_end
 from seqfault.live.text.state import runner, scratch
+from seqfault.mm.opcodes import PAGE_SIZE
 from seqfault.mm.types import (
     VM_ACCOUNT,
     VM_DONTCOPY,
@@ -46,9 +64,16 @@ from seqfault.mm.types import (
 )
 
 DETAIL_WORDS = 7
+TOTAL_WORDS = 6
+CACHE_BYTES = CACHE_PAGES * PAGE_SIZE
+SIZE, LOCKED, DATA, STACK, CODE, TABLES = 0, 1, 2, 3, 4, 5
+TABLE_BYTES = 1 << 21  # what a page table of the last level reaches over
+UPPER = 2  # page tables of other levels that the window has, if any: it is below one entry of the first
 FLAGS, RSS, DIRTY, PRIVATE_DIRTY, ANONYMOUS, LAZYFREE, LOCKED_PAGES = 0, 8, 16, 24, 32, 40, 48
-CAPITAL_A, CAPITAL_D, CAPITAL_L, CAPITAL_P, CAPITAL_R, CAPITAL_S, CAPITAL_V = 65, 68, 76, 80, 82, 83, 86
-SMALL_A, SMALL_H, SMALL_O, SMALL_S, SMALL_Y = 97, 104, 111, 115, 121
+CAPITAL_A, CAPITAL_D, CAPITAL_E, CAPITAL_L, CAPITAL_P = 65, 68, 69, 76, 80
+CAPITAL_R, CAPITAL_S, CAPITAL_T, CAPITAL_V = 82, 83, 84, 86
+SMALL_A, SMALL_C, SMALL_H, SMALL_I, SMALL_M, SMALL_O = 97, 99, 104, 105, 109, 111
+SMALL_S, SMALL_T, SMALL_Y = 115, 116, 121
 # two letters of VmFlags, the first in the low byte
 RD, WR, EX, SH = 0x6472, 0x7277, 0x7865, 0x6873
 MR, MW, ME, MS = 0x726D, 0x776D, 0x656D, 0x736D
@@ -125,7 +150,10 @@ def pages_of_line(at: int, end: int) -> int:
     """The number of kB behind the colon, in pages."""
     while at < end and load8(at) != 58:
         at += 1
-    kb, at = read_decimal(at + 1)
+    at += 1
+    while at < end and load8(at) == 9:  # status has a tab there
+        at += 1
+    kb, at = read_decimal(at)
     return kb // 4
 
 
@@ -161,12 +189,92 @@ def detail_line(at: int, end: int, out: int):
             store64(out + DIRTY, n + (load64(out + DIRTY) if f == PRIVATE_DIRTY else 0))
 
 
+# -- status
+def total(at: int) -> int:
+    """Which of the totals a line of status that begins with Vm adds to, or -1."""
+    a = load8(at + 2)
+    b = load8(at + 3)
+    if a == CAPITAL_S and b == SMALL_I:
+        return SIZE
+    if a == CAPITAL_L and b == SMALL_C:
+        return LOCKED
+    if a == CAPITAL_D:
+        return DATA
+    if a == CAPITAL_S and b == SMALL_T:
+        return STACK
+    if a == CAPITAL_P and b == CAPITAL_T:
+        return TABLES
+    if a == CAPITAL_E or (a == CAPITAL_L and b == SMALL_I):
+        return CODE
+    return -1
+
+
+def read_totals(s: ptr[runner], out: int):
+    """VmSize, VmLck, VmData, VmStk, VmExe + VmLib, VmPTE, in pages."""
+    buf = scratch(s) + B_TEXT
+    n = syscall6(NR_PREAD64, FD_STATUS, buf, TEXT_BYTES // 2, 0, 0, 0)
+    for i in range(TOTAL_WORDS):
+        store64(out + 8 * i, 0)
+    at = buf
+    while at < buf + n:
+        if load8(at) == CAPITAL_V and load8(at + 1) == SMALL_M:
+            which = total(at)
+            if which >= 0:
+                store64(out + 8 * which, load64(out + 8 * which) + pages_of_line(at, buf + n))
+        at = next_line(at, buf + n)
+
+
+def open_details(s: ptr[runner]):
+    """Open this process's files; from now on all page tables of the runner's own memory are there."""
+    for i in range((header(H_STREAM) + 8 * header(H_STREAM_WORDS)) // TABLE_BYTES + 1):
+        probe_read8(SHARED_BASE + i * TABLE_BYTES)
+    probe_read8(COMM_BASE)
+    if open_at(text("/proc/self/smaps"), O_RDONLY, FD_SMAPS) < 0:
+        exit_group(EXIT_SETUP)
+    if open_at(text("/proc/self/status"), O_RDONLY, FD_STATUS) < 0:
+        exit_group(EXIT_SETUP)
+    s.smaps = 1
+
+
+def note_totals(s: ptr[runner]):
+    """What a program finds mapped when it begins counts as nothing."""
+    open_details(s)
+    at = scratch(s)
+    read_totals(s, at)
+    for i in range(TOTAL_WORDS):
+        s.totals[i] = load64(at + 8 * i)
+
+
+def cached_pages(s: ptr[runner], which: int) -> int:
+    """A bit for each of a test file's first pages: whether it is in the page cache."""
+    at = scratch(s) + B_TEXT
+    if call3(NR_MINCORE, CACHE_BASE + which * CACHE_BYTES, CACHE_BYTES, at) < 0:
+        exit_group(EXIT_SETUP)
+    bits = 0
+    for i in range(CACHE_PAGES):
+        bits |= (load8(at + i) & 1) << i
+    return bits
+
+
+def put_totals(s: ptr[runner], out: int) -> int:
+    read_totals(s, out)
+    for i in range(TOTAL_WORDS):
+        store64(out + 8 * i, load64(out + 8 * i) - s.totals[i])
+    tables = load64(out + 8 * TABLES)
+    if tables > 0:
+        store64(out + 8 * TABLES, max(tables - UPPER, 0))
+    out += 8 * TOTAL_WORDS
+    for i in range(CACHE_FILES):
+        store64(out, cached_pages(s, i))
+        out += 8
+    return out
+
+
 def details(s: ptr[runner], out: int) -> int:
-    """Seven words for each VMA that overlaps a span; returns the address after them."""
+    """Nine words of the process and seven for each VMA that overlaps a span; returns the address after them."""
     if s.smaps == 0:
-        if open_at(text("/proc/self/smaps"), O_RDONLY, FD_SMAPS) < 0:
-            exit_group(EXIT_SETUP)
-        s.smaps = 1
+        open_details(s)
+    out = put_totals(s, out)
     buf = scratch(s) + B_TEXT
     got = 0
     start = 0

@@ -99,6 +99,7 @@ from seqfault.live.text.place import (
     fill_gaps,
     find_zero_page,
     map_communication,
+    map_files,
     move_heap,
     no_huge_pages,
     take_protection_keys,
@@ -168,6 +169,7 @@ def prepare(s: ptr[runner]):
     take_protection_keys()
     catch_signals(s)
     open_files(s)
+    map_files()
     drop_system_mappings(s)
     fill_gaps(s)
     find_zero_page(s)

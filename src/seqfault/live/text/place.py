@@ -16,6 +16,9 @@ from seqfault.kernel import ptr
 from seqfault.live.abi import (
     B_PAGEMAP,
     B_TEXT,
+    CACHE_BASE,
+    CACHE_FILES,
+    CACHE_PAGES,
     COMM_BASE,
     COMM_SIZE,
     EXIT_SETUP,
@@ -75,6 +78,14 @@ def map_communication():
     """Memory that the processes of the runner share."""
     if map_fixed(COMM_BASE, COMM_SIZE, PROT_READ | PROT_WRITE, SHARED | ANONYMOUS, -1) < 0:
         exit_group(EXIT_SETUP)
+
+
+def map_files():
+    """The test files, which nobody touches there."""
+    size = CACHE_PAGES * PAGE_SIZE
+    for i in range(CACHE_FILES):
+        if map_fixed(CACHE_BASE + i * size, size, PROT_NONE, SHARED, FD_TEST + i) < 0:
+            exit_group(EXIT_SETUP)
 
 
 def catch_signals(s: ptr[runner]):

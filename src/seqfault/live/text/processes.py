@@ -63,7 +63,7 @@ from seqfault.live.text.calls import (
     set_header,
     set_time,
 )
-from seqfault.live.text.details import details
+from seqfault.live.text.details import details, note_totals
 from seqfault.live.text.observe import observe, open_own
 from seqfault.live.text.perform import perform
 from seqfault.live.text.reach import ask_for, reach
@@ -236,7 +236,7 @@ def longest_record(s: ptr[runner]) -> int:
     pages = 0
     for i in range(s.nr_spans):
         pages += s.span_end[i] - s.span_start[i]
-    return 2 * (64 + pages * 13) + s.nr_pages + 64
+    return 2 * (76 + pages * 13) + s.nr_pages + 64
 
 
 def stay():
@@ -251,6 +251,8 @@ def first_process(s: ptr[runner], first: int, last: int):
     if s.cpu == STAY:
         stay()
     open_own(s)
+    if s.detail_every:
+        note_totals(s)
     base = SHARED_BASE + header(H_STREAM)
     rows = SHARED_BASE + header(H_ROWS)
     offsets = SHARED_BASE + header(H_OFFSETS)

@@ -26,7 +26,8 @@ class runner:
     device: array[int, 4]
     child: int  # process 1, or 0
     seq: int
-    smaps: int  # whether this process has /proc/self/smaps open
+    smaps: int  # whether this process has /proc/self/smaps and status open
+    totals: array[int, 6]  # what status said when the program began
     count_ticks: int
     ticked: int
     cpu: int

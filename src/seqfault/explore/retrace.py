@@ -1,0 +1,130 @@
+"""Paths to states of an exploration on generated steps, as steps of single processes."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqfault.explore import search as k
+from seqfault.explore.engine import Exploration
+from seqfault.explore.tables import X_DIGITS, X_RADIX, X_USED
+
+if TYPE_CHECKING:
+    from seqfault.explore.frontier import Search
+
+Int64 = NDArray[np.int64]
+Path = list[tuple[int, int]]
+
+
+class Retrace:
+    """Paths of an exploration that kept no parents (the depths up to a state's are explored again, with parents, by one
+    thread), or took movers at once (they are put in again)."""
+
+    def __init__(self, s: Search, ex: Exploration):
+        self.ex, self.code, self.R, self.moving = ex, s.code, s.R, s.moving
+        self.again = (s.a, s.init, s.rom)
+        self.options = {"mode": s.mode, "exclusive": s.exclusive, "dead": s.dead, "moves": s.R if s.moving else None}
+        self.number: dict[int, int] = {}
+        self.parent, self.action = ex.parent, ex.action
+        self.kept = len(ex.parent) > 0
+
+    def __call__(self, state: int) -> Path:
+        if self.kept:
+            at = state
+        else:
+            if state not in self.number:
+                self._explore({state, *(v.state for v in self.ex.violations)})
+            at = self.number[state]
+        out: Path = []
+        while at > 0:
+            a = int(self.action[at])
+            out.append((a & 255, a >> 8))
+            at = int(self.parent[at])
+        return self._with_movers(out[::-1]) if self.moving else out[::-1]
+
+    def _explore(self, states: set[int]) -> None:
+        from seqfault.explore.frontier import Search
+
+        a, init, rom = self.again
+        s = Search(a, init, rom, **self.options)  # type: ignore[arg-type]
+        s.keep = 1 << 60
+        wanted: dict[int, list[int]] = {}
+        for state in states:
+            wanted.setdefault(self.ex.packed[state][1], []).append(state)
+        deep = max(wanted)
+        w = s.workers[0]
+        th = w.th
+        more = True
+        while more:
+            if th[k.T_HEAD] == 0 and th[k.T_LEVEL] in wanted:
+                front = (w.part if th[k.T_PARITY] else w.front)[: th[k.T_FRONTIER]]
+                for state in wanted.pop(int(th[k.T_LEVEL])):
+                    same = np.flatnonzero((front == self.ex.packed[state][0]).all(axis=1))
+                    self.number[state] = int(th[k.T_BASE] + same[0])
+            if th[k.T_LEVEL] >= deep and th[k.T_HEAD] == 0:
+                break
+            level = int(th[k.T_LEVEL])
+            while more and th[k.T_LEVEL] == level:
+                more = s.round(1)
+                if s.need_table:
+                    s.grow()
+        self.parent, self.action = s.parent, s.action
+        s.close()
+
+    def _with_movers(self, path: Path) -> Path:
+        """Each step with the movers that follow it."""
+        from seqfault.explore.frontier import Search
+
+        a, init, rom = self.again
+        s = Search(a, init, rom, **self.options)  # type: ignore[arg-type]
+        w = s.workers[0]
+        start = self.code.pack(self._start(s, init))
+        out: Path = []
+        G = np.zeros(16, np.int64)
+
+        def follow(p: int) -> None:
+            n = k.follow(
+                s.A, s.P, s.W, s.R, w.N, G, w.S, w.T, w.E, w.X, w.buf, 0, s.words, p, a.processes[p].base, w.counts
+            )  # fmt: skip
+            out.extend([(p, 0)] * int(n))
+
+        w.buf[0] = start
+        for p, info in enumerate(a.processes):
+            if info.role <= 1:
+                follow(p)
+        for p, choice in path:
+            w.buf[0] = self._step(w.buf[0], w, p, choice)
+            out.append((p, choice))
+            if a.processes[p].role <= 1:
+                follow(p)
+        s.close()
+        return out
+
+    def _start(self, s: Search, init: NDArray[np.uint64]) -> Int64:
+        from seqfault.explore.engine import Executor
+
+        return Executor(s.a, s.rom, s.mode, s.dead).start(init)
+
+    def _step(self, packed: Int64, w: object, p: int, choice: int) -> Int64:
+        """The packed state after a step with the choices that `choice` encodes."""
+        worker: k.Any = w
+        state = np.zeros(len(worker.S), np.int64)
+        state[: self.code.a.nw] = self.code.unpack(packed)
+        out = np.zeros(self.code.packing.words, np.int64)
+        advance = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 7)(int(self.code.addresses[k.A_ADVANCE]))
+        digits: list[int] = []
+        code = choice
+        x = worker.X
+        while True:
+            x[X_DIGITS : X_DIGITS + len(digits)] = digits
+            advance(
+                state.ctypes.data, worker.T.ctypes.data, worker.E.ctypes.data, x.ctypes.data, p, len(digits), out.ctypes.data
+            )  # fmt: skip
+            if int(x[X_USED]) <= len(digits):
+                return out
+            r = int(x[X_RADIX + len(digits)])
+            digits.append(code % r)
+            code //= r

@@ -1,0 +1,30 @@
+"""Reading and writing a slot: a memory cell, a register, a constant."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from seqfault.explore.jit import jit
+from seqfault.explore.tables import O_TAB, SLOT
+
+
+@jit
+def get(B, P, s, pb):  # type: ignore[no-untyped-def]
+    """Value of slot `s` of a process whose region begins at word `pb`."""
+    i = np.uintp(P[O_TAB] + s * SLOT)
+    return P[i + np.uintp(3)] + (
+        (B[np.uintp(P[i] + (P[i + np.uintp(5)] & pb))] >> P[i + np.uintp(1)]) & P[i + np.uintp(2)]
+    )
+
+
+@jit
+def put(B, P, s, pb, v):  # type: ignore[no-untyped-def]
+    """Store in a register; False if the value does not fit."""
+    i = np.uintp(P[O_TAB] + s * SLOT)
+    w = np.uintp(P[i] + (P[i + np.uintp(5)] & pb))
+    m = P[i + np.uintp(2)]
+    sh = P[i + np.uintp(1)]
+    u = v - P[i + np.uintp(3)]
+    B[w] = (B[w] & ~(m << sh)) | ((u & m) << sh)
+    span = P[i + np.uintp(4)]
+    return span < 0 or (0 <= u <= span)

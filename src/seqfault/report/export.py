@@ -1,0 +1,111 @@
+"""`seqfault export`: the automaton in the words of other tools (docs/export.md)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from seqfault.cli import BadInput, dump
+from seqfault.compile.program import Program, compile_program
+from seqfault.explore.model import automaton_for, program_for
+from seqfault.models import record, seq
+from seqfault.protocols import load
+from seqfault.report.promela import Export, ExportError, export_promela
+from seqfault.scenarios.model import Scenario, initial_cells
+
+# name of a small model -> what makes it, the names of its sizes, the sizes that are taken if none are given
+MODELS = {
+    "seq": (seq.program, "writers,rounds of a writer,readers,rounds of a reader", (1, 1, 1, 1)),
+    "record": (record.program, "writers,readers,rounds of a writer,rounds of a reader", (1, 2, 2, 2)),
+}
+MODES = ("merged", "full")
+
+
+def model_program(name: str, size: str | None) -> tuple[Program, str]:
+    """A small model of the given sizes, and its title."""
+    make, what, default = MODELS[name]
+    parts = size.split(",") if size is not None else [str(x) for x in default]
+    if len(parts) != 4 or not all(x.strip().isdigit() for x in parts):
+        raise BadInput(f"--size {size!r} is no size of {name}; write four numbers: {what}, for example 1,2,2,2")
+    numbers = [int(x) for x in parts]
+    if numbers[0] + (numbers[2] if name == "seq" else numbers[1]) == 0:
+        raise BadInput(f"--size {size!r}: a model without processes; write for example 1,2,2,2")
+    return make(*numbers), f"{name}, {what}: {','.join(map(str, numbers))}"
+
+
+def export_model(name: str, size: str | None = None, mode: str = "full") -> Export:
+    """A small model in Promela; its number of states is that of `explore(..., mode=mode, dead=mode != "full")`.
+
+    Raises `BadInput` for a size that is none, `ExportError`.
+    """
+    program, title = model_program(name, size)
+    a = compile_program(program, mode)
+    cells = program.layout().start
+    return export_promela(a, a.pack(cells), a.rom(cells), mode=mode, dead=mode != "full", fold=False, title=title)
+
+
+def export_scenario(protocol: str, scenario: Scenario) -> Export:
+    """A scenario under a protocol in Promela; its number of states is what `check` says.  Raises `ExportError`."""
+    p = load(protocol)
+    a = automaton_for(p, scenario)
+    cells = initial_cells(program_for(p, scenario).layout(), p, scenario)
+    running = [x.role != 0 or (x.cpu < len(scenario.cpus) and bool(scenario.cpus[x.cpu])) for x in a.processes]
+    title = f"{p.name}, scenario {scenario.name}"
+    return export_promela(a, a.pack(cells, running), a.rom(cells), title=title)
+
+
+def run_promela(
+    what: str, scenario: str | None, size: str | None, mode: str | None, out: Path | None, json: bool
+) -> None:
+    """`seqfault export promela`."""
+    if mode is not None and mode not in MODES:
+        raise BadInput(f"--mode {mode!r} is no mode; there are {', '.join(MODES)}")
+    if what in MODELS:
+        if scenario is not None:
+            raise BadInput(f"-s {scenario!r}: {what} is a model of its own and has no scenarios; leave -s out")
+        make = lambda: export_model(what, size, mode or "full")  # noqa: E731
+    else:
+        load(what)  # a name that is wrong is said before anything else
+        if size is not None:
+            raise BadInput(f"--size {size!r} is for {' and '.join(MODELS)}; a scenario has the sizes of its protocol")
+        if mode not in (None, "merged"):
+            raise BadInput(f"--mode {mode!r}: scenarios are exported in mode merged")
+        if scenario is None:
+            raise BadInput(f"no scenario to export under {what}; name one with -s, for example -s argued/case1-alone")
+        chosen = one_scenario(scenario)
+        make = lambda: export_scenario(what, chosen)  # noqa: E731
+    try:
+        x = make()
+    except ExportError as e:
+        raise BadInput(f"Promela cannot say this: {e}") from None
+    if out is not None:
+        try:
+            out.write_text(x.text)
+        except OSError as e:
+            raise BadInput(f"-o {out}: {e.strerror}; name a file that can be written") from None
+    if json:
+        d = {
+            "format": "promela",
+            "model": what,
+            "scenario": scenario or "",
+            "mode": mode or ("full" if what in MODELS else "merged"),
+            "file": str(out) if out is not None else "",
+            "processes": x.processes,
+            "locations": x.locations,
+            "cells": x.cells,
+            "violations": x.kinds,
+        }
+        dump(d if out is not None else {**d, "text": x.text})
+    elif out is None:
+        sys.stdout.write(x.text)
+
+
+def one_scenario(name: str) -> Scenario:
+    """The scenario that a name, a pattern or a file stands for, if it is one."""
+    from seqfault.report.commands import select
+
+    found = select([name])
+    if len(found) != 1:
+        some = ", ".join(s.name for s in found[:3])
+        raise BadInput(f"-s {name!r} stands for {len(found)} scenarios ({some}, ...); name one of them")
+    return found[0]
