@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from seqfault.compile.automaton import Automaton, Int64
 from seqfault.compile.ir import interval
 from seqfault.compile.ops import REPORTED, Op
-from seqfault.compile.work import MAX_CHOICES, X_DEPTH, X_DIGITS, X_FUEL, X_RADIX, X_SEQ, X_USED
+from seqfault.compile.work import MAX_CHOICES, X_DEPTH, X_DIGITS, X_FUEL, X_RADIX, X_SEQ, X_USED, X_WAITED
 from seqfault.kernel.types import INT_MAX, INT_MIN
 
 if TYPE_CHECKING:
@@ -481,6 +481,8 @@ class Body:
         self.label(no)
         self.do(f"ret i64 {BLOCKED}")
         self.label(on)
+        if self.track:
+            self.do(f"store i64 1, ptr {self.put(f'getelementptr i64, ptr %x, i64 {X_WAITED}')}")
         return False
 
     def op_relax(self, pc: int, row: list[int]) -> bool:

@@ -358,7 +358,7 @@ def entry_text(
     small: bool,
 ) -> str:
     """``advance(S, T, ext, x, process, depth, out)`` and ``observe(S, T, ext, x, number)``."""
-    from seqfault.compile.work import X_ACCESSED, X_DEPTH, X_FUEL, X_SEQ, X_STAND, X_USED
+    from seqfault.compile.work import X_ACCESSED, X_DEPTH, X_FUEL, X_SEQ, X_STAND, X_USED, X_WAITED
 
     n, nb = a.nw, 8 * a.nw
     at_pc, shift_pc, mask_pc = (int(x) for x in a.tab[a.pc_slot][:3])
@@ -372,7 +372,7 @@ def entry_text(
     out.append(f"  %T = alloca [{n} x i64]\n" if small else "  %T = getelementptr i64, ptr %given, i64 0\n")
     out.append(f"  call void @llvm.memcpy.p0.p0.i64(ptr %T, ptr %S, i64 {nb}, i1 false)\n")
     for k, (off, v) in enumerate([
-        (X_USED, "0"), (X_DEPTH, "%depth"), (X_FUEL, "100000"), (X_ACCESSED, "0"), (X_SEQ, "-1"),
+        (X_USED, "0"), (X_DEPTH, "%depth"), (X_FUEL, "100000"), (X_ACCESSED, "0"), (X_SEQ, "-1"), (X_WAITED, "0"),
     ]):
         out.append(f"  %h{k} = getelementptr i64, ptr %x, i64 {off}\n  store i64 {v}, ptr %h{k}\n")
     out.append(f"  %pp = getelementptr i64, ptr %ext, i64 {process_word}\n  store i64 %process, ptr %pp\n")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from seqfault.compile.automaton import PoolInfo
-from seqfault.compile.work import OBJECT, READ, WRITE
+from seqfault.compile.work import LOOK, OBJECT, READ, WRITE
 
 if TYPE_CHECKING:
     from seqfault.compile.step_body import Body
@@ -247,7 +247,7 @@ def check_pointer(body: Body, pc: int, row: list[int]) -> bool:
         body.fail_if(body.put(f"icmp eq i64 {x}, 0"), "null-dereference", pc, row[2])
     if pool.state >= 0:
         c = cell(body, pool.base - pool.stride, [(row[1], pool.stride)], states(pool))
-        body.touch(c.at, READ)
+        body.touch(c.at, LOOK)
         st = value_of(body, c)
         if constant(st):
             if st == "1":

@@ -142,7 +142,8 @@ def begin(A, P, W, R, N, init, fa, table, store, G, th, S, T, E, X, buf, counts,
             i = P[O_PROCS] + p * PROCESS_ROW
             if P[i + P_ROLE] <= 1:
                 th[T_MOVED] += k.follow(
-                    A, P, W, R, N, G, S[P[M_NW] + 1 :], T, E, X, buf, np.int64(0), n, np.int64(p), P[i + P_BASE], counts
+                    A, P, W, R, N, G, S[P[M_NW] + 1 :], S[2 * (P[M_NW] + 1) :], T, E, X, buf, np.int64(0), n, np.int64(p),
+                    P[i + P_BASE], counts, np.int64(0),
                 )
         for w in range(n):
             fa[0, w] = buf[0, w]

@@ -85,21 +85,26 @@ class Retrace:
         out: Path = []
         G = np.zeros(16, np.int64)
 
-        def follow(p: int) -> None:
+        one = a.nw + 1
+
+        def follow(p: int, says: int) -> None:
             n = k.follow(
-                s.A, s.P, s.W, s.R, w.N, G, w.S, w.T, w.E, w.X, w.buf, 0, s.words, p, a.processes[p].base, w.counts
+                s.A, s.P, s.W, s.R, w.N, G, w.S[one:], w.S[2 * one :], w.T, w.E, w.X, w.buf, 0, s.words, p,
+                a.processes[p].base, w.counts, says,
             )  # fmt: skip
             out.extend([(p, 0)] * int(n))
 
         w.buf[0] = start
         for p, info in enumerate(a.processes):
             if info.role <= 1:
-                follow(p)
+                follow(p, 0)
         for p, choice in path:
+            w.S[: a.nw] = self.code.unpack(w.buf[0])
             w.buf[0] = self._step(w.buf[0], w, p, choice)
             out.append((p, choice))
             if a.processes[p].role <= 1:
-                follow(p)
+                says = k.first(s.A, s.P, s.W, s.R, w.N, G, w.S, w.S[one:], w.X, w.buf.ctypes.data, k.OK, p)
+                follow(p, says)
         s.close()
         return out
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from seqfault.explore.interp import get, mix
 from seqfault.explore.jit import jit_search as jit
-from seqfault.explore.movers import CHAIN, W_ON, commutes, held, record
+from seqfault.explore.movers import CHAIN, LEFT, RIGHT, TAKES, W_ON, classify, held, locks_touched, record
 from seqfault.explore.raw import call2, call5, call7, compare_and_swap, fetch_add, high, prefetch
 from seqfault.explore.tables import (
     DISABLED,
@@ -41,6 +41,7 @@ from seqfault.explore.tables import (
     X_USED,
     X_VIOL,
     X_VIOLATIONS,
+    X_WAITED,
 )
 
 BLOCK = 128  # states of the frontier that a thread takes at a time
@@ -262,15 +263,37 @@ def enter_exact(buf, rec, hashes, n, table, store, nxt, th, G, parent, action, n
 
 
 @jit
-def follow(A, P, W, R, N, G, S, T, E, X, buf, m, n, p, pb, counts):  # type: ignore[no-untyped-def]
-    """Take the movers of process `p` from packed state buf[m] on, which changes to where they lead; how many they
-    were.  S is scratch."""
+def first(A, P, W, R, N, G, S, S2, X, packed, status, p):  # type: ignore[no-untyped-def]
+    """Record the accesses of a step from S to the packed state at address `packed`; what `classify` says of it."""
+    nproc = P[M_PROCESSES]
+    before = held(S, P, W, p)
+    after = before
+    if status == OK and locks_touched(W, X):
+        call2(A[A_UNPACK], (packed, np.int64(S2.ctypes.data)))
+        after = held(S2, P, W, p)
+    if record(W, N, X, before, after, status == DISABLED, p, nproc):
+        G[G_GROWN] += 1
+    if X[X_ACCESSED] > MAX_ACCESSED:
+        G[G_LOST] = 1
+    return classify(W, R, X, before, after, p, nproc)
+
+
+@jit
+def follow(A, P, W, R, N, G, S, S2, T, E, X, buf, m, n, p, pb, counts, says):  # type: ignore[no-untyped-def]
+    """From packed state buf[m], which changes to where they lead, take the steps of process `p` between which nobody
+    need act; how many they were.
+
+    `says`: what `classify` says of the step that led here.  As long as all steps move to the right, the next one belongs to
+    them; after the first that does not, those that move to the left.  S and S2 are scratch.
+    """
     pS = np.int64(S.ctypes.data)
     pT = np.int64(T.ctypes.data)
     pE = np.int64(E.ctypes.data)
     pX = np.int64(X.ctypes.data)
     at = np.int64(buf.ctypes.data) + m * n * 8
     nproc = P[M_PROCESSES]
+    early = says & RIGHT != 0
+    taken = says & TAKES != 0
     moved = np.int64(0)
     while moved < CHAIN:
         call2(A[A_UNPACK], (at, pS))
@@ -281,11 +304,23 @@ def follow(A, P, W, R, N, G, S, T, E, X, buf, m, n, p, pb, counts):  # type: ign
         if status != OK or X[X_USED] or X[X_VIOLATIONS]:
             X[X_VIOLATIONS] = 0  # it is looked at where all processes are
             break
-        bits = held(S, P, W, p)
-        if not commutes(W, R, X, bits, p, nproc):
+        before = held(S, P, W, p)
+        after = before
+        if locks_touched(W, X):
+            call2(A[A_UNPACK], (at + n * 8, np.int64(S2.ctypes.data)))
+            after = held(S2, P, W, p)
+        c = classify(W, R, X, before, after, p, nproc)
+        if c & LEFT == 0 and not early:
             break
-        if record(W, N, X, bits, p, nproc):
+        # who holds a lock and may have to wait is seen by the others
+        if taken and early and (c & TAKES != 0 or X[X_WAITED] != 0):
+            break
+        early = early and c & RIGHT != 0
+        taken = taken or c & TAKES != 0
+        if record(W, N, X, before, after, False, p, nproc):
             G[G_GROWN] += 1
+        if X[X_ACCESSED] > MAX_ACCESSED:
+            G[G_LOST] = 1
         for k in range(X[X_COUNTED]):
             counts[X[X_COUNTS + k]] += 1
         for w in range(n):
@@ -318,7 +353,8 @@ def work(  # type: ignore[no-untyped-def]
     unpack = A[A_UNPACK]
     exclusive = th[T_EXCLUSIVE]
     moving = W[W_ON] and not exclusive
-    T2 = S[P[M_NW] + 1 :]  # room for a second state
+    T2 = S[P[M_NW] + 1 :]  # room for more states
+    T3 = S[2 * (P[M_NW] + 1) :]
     slots = np.uint64(table.shape[0])
     m = th[T_PENDING]
     head = th[T_HEAD]
@@ -384,10 +420,9 @@ def work(  # type: ignore[no-untyped-def]
                 X[X_COUNTED] = 0
                 status = call7(advance, (pS, pT, pE, pX, np.int64(p), depth, pB + m * n * 8))
                 used = X[X_USED]
-                if moving and record(W, N, X, held(S, P, W, np.int64(p)), np.int64(p), nproc):
-                    G[G_GROWN] += 1
-                if X[X_ACCESSED] > MAX_ACCESSED:
-                    G[G_LOST] = 1
+                says = np.int64(0)
+                if moving:
+                    says = first(A, P, W, R, N, G, S, T2, X, pB + m * n * 8, status, np.int64(p))
                 choice = np.int64(0)
                 if used:
                     for k in range(used - 1, -1, -1):
@@ -406,7 +441,9 @@ def work(  # type: ignore[no-untyped-def]
                             for j in range(used):
                                 hashes[ROOM + j] = np.uint64(X[X_DIGITS + j])
                                 hashes[ROOM + MAX_CHOICES + j] = np.uint64(X[X_RADIX + j])
-                            k = follow(A, P, W, R, N, G, T2, T, E, X, buf, m, n, np.int64(p), P[i + P_BASE], counts)
+                            k = follow(
+                                A, P, W, R, N, G, T2, T3, T, E, X, buf, m, n, np.int64(p), P[i + P_BASE], counts, says
+                            )  # fmt: skip
                             th[T_MOVED] += k
                             for j in range(used):
                                 X[X_DIGITS + j] = np.int64(hashes[ROOM + j])

@@ -33,11 +33,12 @@ from seqfault.compile.work import (
     X_USED,
     X_VIOL,
     X_VIOLATIONS,
+    X_WAITED,
 )
 
 __all__ = [
     "MAX_ACCESSED", "MAX_CHOICES", "MAX_COUNTED", "MAX_INSTRUCTIONS", "MAX_VIOLATIONS", "X_ACCESSED", "X_COUNTED", "X_COUNTS", "X_DEPTH", "X_DIGITS",
-    "X_EDGES", "X_FUEL", "X_HASH", "X_RADIX", "X_SEQ", "X_STAND", "X_TRACE", "X_TRACE_ROOM", "X_USED", "X_VIOL", "X_VIOLATIONS",
+    "X_EDGES", "X_FUEL", "X_HASH", "X_RADIX", "X_SEQ", "X_STAND", "X_TRACE", "X_TRACE_ROOM", "X_USED", "X_VIOL", "X_VIOLATIONS", "X_WAITED",
 ]  # fmt: skip
 
 OK, DISABLED, ENDS = 0, 1, 2
