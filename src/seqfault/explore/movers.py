@@ -15,17 +15,19 @@ from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.work import LOOK, MAX_ACCESSED, OBJECT, READ, X_ACCESSED
-from seqfault.explore.interp import get
+from seqfault.explore.interp import get, put
 from seqfault.explore.jit import jit_search as jit
 
 # W: whether it is on; how many locks; offsets of the locks, of each cell's number of cells in its object, of the lock that
-# a cell belongs to (its number plus one)
-W_ON, W_LOCKS, W_LOCK, W_STRIDE, W_WHOSE = range(5)
+# a cell belongs to (its number plus one), of what is known of the instructions that take locks: TRIES, WAITS
+W_ON, W_LOCKS, W_LOCK, W_STRIDE, W_WHOSE, W_WAITS = range(6)
 W_HEADER = 8
 LOCK_ROW = 3  # 0 spinlock, 1 semaphore; its owner's or writer's cell; its readers' cell
+KINDS = 3
 NEVER = -1  # in a record: no such access
 MAX_LOCKS = 31  # two bits of a record each
 CHAIN = 1000  # movers in a row
+TRIES, WAITS = 1, 2
 RIGHT, LEFT, TAKES = 1, 2, 4  # what `classify` says; TAKES: the step takes a lock
 
 
@@ -48,17 +50,18 @@ def tables(a: Automaton, on: bool) -> NDArray[np.int64]:
     head[W_ON], head[W_LOCKS], head[W_LOCK] = on, len(locks), W_HEADER
     head[W_STRIDE] = W_HEADER + LOCK_ROW * len(locks)
     head[W_WHOSE] = head[W_STRIDE] + a.ncell
+    head[W_WAITS] = head[W_WHOSE] + a.ncell
     whose = [0] * a.ncell
     for i, (semaphore, first, second) in enumerate(locks):
         whose[first] = i + 1
         if semaphore:
             whose[second] = i + 1
-    return np.array([*head, *(x for r in locks for x in r), *stride, *whose], np.int64)
+    return np.array([*head, *(x for r in locks for x in r), *stride, *whose, *([0] * len(a.code))], np.int64)
 
 
 def no_records(a: Automaton) -> NDArray[np.int64]:
-    """Records (cells x processes x 2) of an exploration that has not begun."""
-    return np.full(a.ncell * len(a.processes) * 2, NEVER, np.int64)
+    """Records (cells x processes x loads, stores, takings of a lock) of an exploration that has not begun."""
+    return np.full(a.ncell * len(a.processes) * KINDS, NEVER, np.int64)
 
 
 @jit
@@ -99,23 +102,44 @@ def locks_touched(W, X):  # type: ignore[no-untyped-def]
 
 
 @jit
+def close(S, P, W, before, after, p):  # type: ignore[no-untyped-def]
+    """Let another process hold, in state S, what a step of `p` took."""
+    for k in range(W[W_LOCKS]):
+        if (after >> (2 * k)) & 3 > (before >> (2 * k)) & 3:
+            put(S, P, W[W[W_LOCK] + LOCK_ROW * k + 1], 0, np.int64(2 if p == 0 else 1))
+
+
+@jit
 def disturbed(R, cell, no, p, nproc, store):  # type: ignore[no-untyped-def]
-    """Whether another process stores to `cell` (or, against a store, loads it) without a lock that `no` rules out."""
+    """Whether another process stores to `cell` (or, against a store, loads it; or takes it for a lock) without a lock that
+    `no` rules out."""
     for q in range(nproc):
         if q == p:
             continue
-        i = (cell * nproc + q) * 2
+        i = (cell * nproc + q) * KINDS
         if R[i + 1] != NEVER and R[i + 1] & no == 0:
             return True
         if store and R[i] != NEVER and R[i] & no == 0:
+            return True
+        if R[i + 2] != NEVER and R[i + 2] & no == 0:
             return True
     return False
 
 
 @jit
-def classify(W, R, X, before, after, p, nproc):  # type: ignore[no-untyped-def]
+def looked_at(R, cell, p, nproc):  # type: ignore[no-untyped-def]
+    """Whether another process loads or stores the cell of a lock otherwise than by taking it and giving it back."""
+    for q in range(nproc):
+        i = (cell * nproc + q) * KINDS
+        if q != p and (R[i] != NEVER or R[i + 1] != NEVER):
+            return True
+    return False
+
+
+@jit
+def classify(W, R, X, before, after, p, nproc, waits):  # type: ignore[no-untyped-def]
     """Where the step of `p` whose accesses are in X moves: RIGHT and LEFT bits, TAKES.  `before`, `after`: the locks
-    held."""
+    held; `waits`: where it takes one that is held, it waits."""
     n = X[X_ACCESSED]
     if n > MAX_ACCESSED:
         return 0
@@ -129,8 +153,8 @@ def classify(W, R, X, before, after, p, nproc):  # type: ignore[no-untyped-def]
         if whose != 0:
             was = (before >> (2 * (whose - 1))) & 3
             now = (after >> (2 * (whose - 1))) & 3
-            if was != now:
-                if disturbed(R, cell, np.int64(0), p, nproc, True):
+            if now < was or (now > was and waits):
+                if looked_at(R, cell, p, nproc):
                     return 0
                 says &= RIGHT | TAKES if now > was else LEFT
                 if now > was:
@@ -150,25 +174,29 @@ def classify(W, R, X, before, after, p, nproc):  # type: ignore[no-untyped-def]
 
 
 @jit
-def record(W, R, X, before, after, blocked, p, nproc):  # type: ignore[no-untyped-def]
+def record(W, R, X, before, after, blocked, p, nproc, waits):  # type: ignore[no-untyped-def]
     """Enter the accesses in X in the records; whether anything was new.
 
-    Taking a lock and giving it back are no accesses to its cells: `classify` knows what they do.  `blocked`: the step
-    could not be taken."""
+    Taking a lock (where one `waits` for it) and giving it back have a record of their own.  `blocked`: the step could not be taken."""
     new = False
     for j in range(min(X[X_ACCESSED], np.int64(MAX_ACCESSED))):
         code = X[X_ACCESSED + 1 + j]
         cell = code >> 2
         whose = W[W[W_WHOSE] + cell]
-        if whose != 0 and (blocked or ((before ^ after) >> (2 * (whose - 1))) & 3 != 0):
-            continue
+        kind = 0 if code & 3 == READ or code & 3 == LOOK else 1
+        if whose != 0:
+            was = (before >> (2 * (whose - 1))) & 3
+            now = (after >> (2 * (whose - 1))) & 3
+            if blocked or now < was or (now > was and waits):
+                kind = 2
         many = np.int64(1)
         if code & 3 == OBJECT:
             many = W[W[W_STRIDE] + cell]
         for c in range(cell, cell + many):
-            i = (c * nproc + p) * 2 + (0 if code & 3 == READ or code & 3 == LOOK else 1)
-            now = R[i] & before if R[i] != NEVER else before
-            if now != R[i]:
-                R[i] = now
+            i = (c * nproc + p) * KINDS + kind
+            old = R[i]
+            held_then = old & before if old != NEVER else before
+            if held_then != old:
+                R[i] = held_then
                 new = True
     return new

@@ -103,7 +103,7 @@ class Retrace:
             w.buf[0] = self._step(w.buf[0], w, p, choice)
             out.append((p, choice))
             if a.processes[p].role <= 1:
-                says = k.first(s.A, s.P, s.W, s.R, w.N, G, w.S, w.S[one:], w.X, w.buf.ctypes.data, k.OK, p)
+                says = k.first(s.A, s.P, s.W, s.R, w.N, G, w.S, w.S[one:], w.T, w.E, w.X, w.buf.ctypes.data, k.OK, p, a.processes[p].base)
                 follow(p, says)
         s.close()
         return out

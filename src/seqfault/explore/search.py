@@ -12,7 +12,21 @@ import numpy as np
 
 from seqfault.explore.interp import get, mix
 from seqfault.explore.jit import jit_search as jit
-from seqfault.explore.movers import CHAIN, LEFT, RIGHT, TAKES, W_ON, classify, held, locks_touched, record
+from seqfault.explore.movers import (
+    CHAIN,
+    LEFT,
+    RIGHT,
+    TAKES,
+    TRIES,
+    W_ON,
+    W_WAITS,
+    WAITS,
+    classify,
+    close,
+    held,
+    locks_touched,
+    record,
+)
 from seqfault.explore.raw import call2, call5, call7, compare_and_swap, fetch_add, high, prefetch
 from seqfault.explore.tables import (
     DISABLED,
@@ -263,19 +277,44 @@ def enter_exact(buf, rec, hashes, n, table, store, nxt, th, G, parent, action, n
 
 
 @jit
-def first(A, P, W, R, N, G, S, S2, X, packed, status, p):  # type: ignore[no-untyped-def]
+def waits_for(A, P, W, S, S2, T, E, X, p, pb, packed, before, after):  # type: ignore[no-untyped-def]
+    """Whether the step of `p` from S, which takes a lock, waits where somebody else holds it (and does not go another
+    way, as a trylock does): tried once for each instruction."""
+    pc = get(S, P, P[M_PC], pb)
+    w = W[W_WAITS] + pc
+    if X[X_USED] != 0 or P[M_PROCESSES] < 2:
+        return False
+    if W[w] == 0:
+        pS, pS2 = np.int64(S.ctypes.data), np.int64(S2.ctypes.data)
+        pT, pE, pX = np.int64(T.ctypes.data), np.int64(E.ctypes.data), np.int64(X.ctypes.data)
+        for j in range(P[M_NW]):
+            S2[j] = S[j]
+        close(S2, P, W, before, after, p)
+        status = call7(A[A_ADVANCE], (pS2, pT, pE, pX, p, np.int64(0), packed))
+        W[w] = WAITS if status == DISABLED else TRIES
+        X[X_VIOLATIONS] = 0
+        X[X_COUNTED] = 0
+        call7(A[A_ADVANCE], (pS, pT, pE, pX, p, np.int64(0), packed))
+    return W[w] == WAITS
+
+
+@jit
+def first(A, P, W, R, N, G, S, S2, T, E, X, packed, status, p, pb):  # type: ignore[no-untyped-def]
     """Record the accesses of a step from S to the packed state at address `packed`; what `classify` says of it."""
     nproc = P[M_PROCESSES]
     before = held(S, P, W, p)
     after = before
+    waits = False
     if status == OK and locks_touched(W, X):
         call2(A[A_UNPACK], (packed, np.int64(S2.ctypes.data)))
         after = held(S2, P, W, p)
-    if record(W, N, X, before, after, status == DISABLED, p, nproc):
+        if after & ~before:
+            waits = waits_for(A, P, W, S, S2, T, E, X, p, pb, packed, before, after)
+    if record(W, N, X, before, after, status == DISABLED, p, nproc, waits):
         G[G_GROWN] += 1
     if X[X_ACCESSED] > MAX_ACCESSED:
         G[G_LOST] = 1
-    return classify(W, R, X, before, after, p, nproc)
+    return classify(W, R, X, before, after, p, nproc, waits)
 
 
 @jit
@@ -306,10 +345,13 @@ def follow(A, P, W, R, N, G, S, S2, T, E, X, buf, m, n, p, pb, counts, says):  #
             break
         before = held(S, P, W, p)
         after = before
+        waits = False
         if locks_touched(W, X):
             call2(A[A_UNPACK], (at + n * 8, np.int64(S2.ctypes.data)))
             after = held(S2, P, W, p)
-        c = classify(W, R, X, before, after, p, nproc)
+            if after & ~before:
+                waits = waits_for(A, P, W, S, S2, T, E, X, p, pb, at + n * 8, before, after)
+        c = classify(W, R, X, before, after, p, nproc, waits)
         if c & LEFT == 0 and not early:
             break
         # who holds a lock and may have to wait is seen by the others
@@ -317,7 +359,7 @@ def follow(A, P, W, R, N, G, S, S2, T, E, X, buf, m, n, p, pb, counts, says):  #
             break
         early = early and c & RIGHT != 0
         taken = taken or c & TAKES != 0
-        if record(W, N, X, before, after, False, p, nproc):
+        if record(W, N, X, before, after, False, p, nproc, waits):
             G[G_GROWN] += 1
         if X[X_ACCESSED] > MAX_ACCESSED:
             G[G_LOST] = 1
@@ -422,7 +464,9 @@ def work(  # type: ignore[no-untyped-def]
                 used = X[X_USED]
                 says = np.int64(0)
                 if moving:
-                    says = first(A, P, W, R, N, G, S, T2, X, pB + m * n * 8, status, np.int64(p))
+                    says = first(
+                        A, P, W, R, N, G, S, T2, T, E, X, pB + m * n * 8, status, np.int64(p), P[i + P_BASE]
+                    )
                 choice = np.int64(0)
                 if used:
                     for k in range(used - 1, -1, -1):
