@@ -96,13 +96,20 @@ def check(
     lock_starvation: Annotated[
         bool, typer.Option("--lock-starvation", help="A CPU that others keep from a lock for ever is starved, too.")
     ] = False,
+    reduce: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|all|none",
+            help="Take steps that commute with all others at once; auto: in large scenarios that show no violation.",
+        ),
+    ] = "auto",
 ) -> None:
     """Explore every interleaving of the scenarios: is the protocol right?"""
     from seqfault.report.commands import run_check
 
     run_check(
         protocol, scenario or [], json, max_states, size(max_memory), timeout, jobs, resume, verbose, examples, locks,
-        memory, lock_starvation,
+        memory, lock_starvation, reduce,
     )  # fmt: skip
 
 

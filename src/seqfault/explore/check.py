@@ -16,6 +16,7 @@ from seqfault.explore.locks import cycles
 from seqfault.explore.memory import SC, bound
 from seqfault.explore.model import automaton_for, program_for
 from seqfault.explore.progress import LIVELOCK, STARVATION, find_lassos
+from seqfault.explore.tiers import explore
 from seqfault.kernel.places import Protocol
 from seqfault.protocols import load
 from seqfault.scenarios.model import Scenario, initial_cells
@@ -36,11 +37,13 @@ LIMIT_KINDS = frozenset(
 
 @dataclass(frozen=True)
 class Limits:
-    """Where exploration of one scenario stops: `states`, `memory` in bytes, `seconds` (None: no limit)."""
+    """How far one scenario is explored: `states`, `memory` in bytes, `seconds` (None: no limit); and how: `movers`, as for
+    `tiers.explore`."""
 
     states: int = 40_000_000
     memory: int = 8 << 30
     seconds: float | None = None
+    movers: bool | None = None
 
 
 @dataclass
@@ -189,6 +192,7 @@ def run_one(
         words,
         rom,
         graph=lock_waits is not None,
+        movers=limits.movers,
         max_states=limits.states,
         max_memory=limits.memory,
         timeout=limits.seconds,
@@ -197,7 +201,13 @@ def run_one(
     )
     vs = violations_of(a, ex)
     if lock_waits is not None:
-        vs += progress_of(a, ex, words, rom, lock_waits)
+        if ex.cyclic:  # who waits for whom in a loop is told by every edge, of every state
+            rest = {"max_states": limits.states, "max_memory": limits.memory, "timeout": limits.seconds}
+            whole = explore(a, words, rom, tier=0, graph=True, **rest)  # type: ignore[arg-type]
+            ex.graph = whole.graph
+            vs += progress_of(a, whole, words, rom, lock_waits)
+        else:
+            vs += progress_of(a, ex, words, rom, lock_waits)
     return a, ex, vs
 
 
@@ -250,7 +260,7 @@ def check_scenario(
         fn, _, line = place_of(a.where[pc])
         r.lock_edges.append((a.lock_classes[held], a.lock_classes[taken], f"{fn}:{line}", scenario.name))
     incomplete = "" if ex.complete else ex.reason
-    if ex.complete and ex.graph is None:
+    if ex.complete and ex.graph is None and ex.cyclic is not False:
         incomplete = "progress: no room for the graph of states, --max-memory"
     if watcher is not None and watcher.full:
         incomplete = incomplete or "too many different accesses"

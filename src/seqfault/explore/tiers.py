@@ -27,7 +27,7 @@ def explore(
     threads: int = 1,
     exact: bool = False,
     expect: int = 0,
-    movers: bool = False,
+    movers: bool | None = False,
     max_states: int = 1 << 40,
     max_memory: int = 1 << 60,
     timeout: float | None = None,
@@ -38,15 +38,21 @@ def explore(
     """Every state that `init` can reach: as `engine.explore`, which is tier 0 and has the other parameters.
 
     `tier`: 1 where it can (memory model sc, no renamed counts, no `watcher`), or 0; `movers`: steps that commute with all
-    that others do are taken at once (movers.py): fewer states, the same violations and outcomes; `threads`, `exact` (whole states instead of
+    that others do are taken at once (movers.py): fewer states, the same kinds of violations and the same outcomes (None: where there
+    are more than `MANY` states; if that shows a violation, everything is explored, for every place that shows it and the
+    shortest paths); `threads`, `exact` (whole states instead of
     fingerprints), `expect` (states to make room for at the start): tier 1 only.
     """
     limits: dict[str, Any] = {"max_states": max_states, "max_memory": max_memory, "timeout": timeout, "progress": progress}
     if tier == 0 or watcher is not None or automaton.memory != "sc" or automaton.renames:
         return engine.explore(automaton, init, rom, watcher=watcher, **limits, **options)
     shape = {"threads": threads, "exact": exact, "expect": expect, **options}
-    if not movers or options.get("exclusive"):
+    if movers is False or options.get("exclusive"):
         return _once(Search(automaton, init, rom, **shape), limits)[0]
+    if movers is None:
+        few = _once(Search(automaton, init, rom, **shape), {**limits, "max_states": min(MANY, max_states)})[0]
+        if few.complete or max_states <= MANY or "states" not in few.reason:
+            return few
     end = None if timeout is None else time.perf_counter() + timeout
     records = no_records(automaton)
     for _ in range(TRIES):
@@ -56,11 +62,15 @@ def explore(
         if lost:
             break
         if learned is None or (not ex.complete and ex.reason != GROWN):
-            return ex
+            if movers or (ex.complete and not ex.violations):
+                return ex
+            whole = _once(Search(automaton, init, rom, **shape), limits)[0]
+            return whole if whole.complete else ex
         records = learned
     return _once(Search(automaton, init, rom, **shape), limits)[0]
 
 
+MANY = 300_000  # states
 TRIES = 64  # how often the records of one scenario may grow, after which it is explored without
 
 

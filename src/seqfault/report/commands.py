@@ -50,6 +50,9 @@ def select(names: list[str]) -> list[Scenario]:
     return list(out.values())
 
 
+REDUCE = {"auto": None, "all": True, "none": False}  # what --reduce means for `Limits.movers`
+
+
 def run_check(
     protocol: str,
     names: list[str],
@@ -64,8 +67,11 @@ def run_check(
     locks: bool = False,
     memory: str = "sc",
     lock_waits: bool = False,
+    reduce: str = "auto",
 ) -> None:
     """`seqfault check`."""
+    if reduce not in REDUCE:
+        raise BadInput(f"--reduce {reduce!r}: auto, all or none")
     p = load(protocol)
     try:
         memory = canonical(memory)
@@ -87,7 +93,7 @@ def run_check(
         TextColumn("{task.fields[what]}"),
         TimeElapsedColumn(),
     )
-    limits = Limits(max_states, max_memory)
+    limits = Limits(max_states, max_memory, movers=REDUCE[reduce])
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(p.name, total=len(scenarios), what="")
         states = 0
