@@ -70,7 +70,7 @@ def explore(
     return _once(Search(automaton, init, rom, **shape), limits)[0]
 
 
-MANY = 300_000  # states
+MANY = 1_000_000  # states
 TRIES = 64  # how often the records of one scenario may grow, after which it is explored without
 
 
