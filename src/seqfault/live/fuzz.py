@@ -340,7 +340,7 @@ def merge_counts(t: Tally) -> dict[str, int]:
 
 # Results that no program of the fuzzer can get, and why.
 NOT_PROVOKED = {
-    "EFBIG": "where a file would be larger than the model's files can be; Linux's are much larger",
+    "EFBIG": "but for holes punched far behind what a file can be, which is rare: the model's files are small",
     "ENOSYS": "of system calls that the release does not have",
 }
 

@@ -88,7 +88,11 @@ ADVICE_OFTEN = (
     MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_DONTNEED_LOCKED, MADV_WILLNEED, MADV_COLD, MADV_PAGEOUT,
     MADV_REMOVE,
 )  # fmt: skip
+ADVICE_OF_FILES = (
+    MADV_PAGEOUT, MADV_PAGEOUT, MADV_REMOVE, MADV_WILLNEED, MADV_RANDOM, MADV_SEQUENTIAL, MADV_NORMAL, MADV_DONTNEED,
+)  # fmt: skip
 ADVICE_TABLE = np.array(ADVICE_OFTEN, np.int64)
+FILE_ADVICE = np.array(ADVICE_OF_FILES, np.int64)
 # what a program is about, chosen once for each
 PLAIN, UNTOUCHED, FILES, FORKS, STACKS, LIMITS, SEALS, LOCKS = range(8)
 WEIGHTS = (
@@ -105,11 +109,11 @@ _PROFILES = {
     STACKS: ((230, 90, 120, 60, 60, 10, 6, 10, 12, 6, 8, 110, 160, 4, 2, 0, 6, 4, 1, 2, 4)),
     LIMITS: ((250, 70, 190, 90, 70, 20, 8, 15, 40, 6, 8, 40, 80, 4, 30, 0, 4, 4, 4, 6, 2)),
     SEALS: ((220, 80, 160, 90, 120, 10, 5, 10, 16, 4, 6, 60, 110, 4, 1, 12, 6, 6, 1, 2, 4)),
-    LOCKS: ((200, 70, 150, 80, 90, 60, 40, 60, 20, 8, 10, 50, 90, 10, 1, 0, 6, 12, 12, 14, 4)),
+    LOCKS: ((200, 70, 150, 80, 90, 60, 40, 60, 20, 16, 20, 50, 90, 10, 1, 0, 6, 12, 12, 14, 4)),
 }
 PROFILES = np.array([_PROFILES[i] for i in range(8)], np.int64)
 KINDS = np.array(WEIGHTS, np.int64)
-PROFILE_SHARE = np.array([26, 18, 16, 16, 7, 7, 4, 6], np.int64)
+PROFILE_SHARE = np.array([22, 16, 21, 16, 7, 7, 4, 7], np.int64)
 
 
 @dataclass(frozen=True)
@@ -555,6 +559,8 @@ def fill_program(  # type: ignore[no-untyped-def]
                     row[4] |= np.int64(3) << 24
             elif op == OP_MADVISE:
                 row[4] = advice[rnd(state, len(advice))]
+                if profile == FILES and rnd(state, 2) == 0:
+                    row[4] = FILE_ADVICE[rnd(state, len(FILE_ADVICE))]
                 if row[4] == MADV_HUGEPAGE and not huge:
                     row[4] = MADV_NOHUGEPAGE
                 if rnd(state, 200) == 0:
