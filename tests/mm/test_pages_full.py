@@ -490,3 +490,23 @@ def test_what_is_cached_of_each_file_is_told(p) -> None:
     p.call(OP_PWRITE, 0, 2, 7)
     p.call(OP_FTRUNCATE, DISK, 2 * PAGE)
     assert cached() == [0b100, 0, 0b11]
+
+
+@pytest.mark.parametrize(
+    "field, value, kind", [("lru", True, ""), ("lru", False, "not-on-lru"), ("mlock_count", 0, "not-mlocked")]
+)
+def test_pages_are_on_a_list_and_locked_ones_are_marked(p, field, value, kind) -> None:
+    """Looked at where smaps is."""
+    p.mmap(10, 1)
+    p.write(10, 1)
+    p.mlock(10, 1)
+    with p.machine:
+        the(uapi_observed).detail_every = 1
+        lru_add_drain()
+        setattr(pool_object(page, pte_pfn(pte_at(pool_object(mm_struct, 0), 10))), field, value)
+    if kind:
+        with pytest.raises(KernelBug) as e:
+            p.record()
+        assert e.value.kind == kind
+    else:
+        p.record()

@@ -23,7 +23,7 @@ from seqfault.mm.opcodes import ABSENT, MADV_PAGEOUT, NAMES, OP_MADVISE, OP_STAR
 Int64 = NDArray[np.int64]
 CHUNK_ROWS = 10_000
 AGAIN = 6  # how often a difference must show
-DISTURBED_SECONDS = 6.0  # and for how long, where others may cause it
+DISTURBED_SECONDS = 20.0  # and for how long, where others may cause it
 
 
 class KernelSide(Protocol):
