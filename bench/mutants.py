@@ -65,7 +65,7 @@ def main() -> None:
         f"{k} {sum(r['kind'] == k for r in found)}/{n}" for k, n in sorted(kinds.items())
     ))  # fmt: skip
     print(f"shrunk to at most 8 operations: {sum(n <= 8 for n in small)} of {len(small)}; most {max(small, default=0)}")
-    print(f"did not compile, drawn again: {sum(s.stillborn for s in parts)}")
+    print(f"did not compile, drawn again: {sum(s.stillborn for s in parts)}; same machine code: {sum(s.same for s in parts)}")
     never = parts[0].unreached
     print(f"lines that no program reached: {sum(map(len, never.values()))}")
     for file, lines in never.items():

@@ -19,6 +19,7 @@ from seqfault.live.mutants import (
     Mutant,
     MutantModel,
     Recorded,
+    SameCode,
     Unchanged,
     covered_lines,
     draw,
@@ -109,6 +110,12 @@ def test_the_unchanged_text_leaks_nothing():
     m = MutantModel(unchanged_text(), Options(), {})
     r = m.run(programs(Plan(seed=1, map_count_every=25), 0, 40))
     assert r.bug is None and r.done == 40 * 251
+
+
+def test_a_change_that_changes_nothing_is_none():
+    m = MutantModel(unchanged_text(), Options(), {})
+    with pytest.raises(SameCode):
+        MutantModel(unchanged_text(), Options(), {}, m.program.code().object)
 
 
 def test_a_lock_that_is_not_counted_is_told(pair):

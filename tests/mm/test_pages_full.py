@@ -13,10 +13,12 @@ from seqfault.mm.lru import lru_add_drain
 from seqfault.mm.observe import uapi_observed
 from seqfault.mm.opcodes import *
 from seqfault.mm.pgtable import pte_at, pte_dirty, pte_is_guard, pte_pfn, pte_present, pte_write
+from seqfault.mm.truncate import EFBIG
 from seqfault.mm.types import (
     EFAULT,
     EINVAL,
     ENOMEM,
+    EOPNOTSUPP,
     SIGBUS,
     SIGSEGV,
     anon_vma,
@@ -329,6 +331,37 @@ def test_droppable_pages_are_paged_out_dirty_or_not(p) -> None:
     assert present(p, 10, 12) == ".." and p.read(10) == 0
 
 
+def test_pages_that_are_unevictable_stay_though_nobody_has_them_locked(p) -> None:
+    """MREMAP_DONTUNMAP takes the lock from all of the VMA that stays, not from its pages."""
+    p.call(OP_MLOCKALL, MCL_FUTURE)
+    p.mmap(10, 4, R, PRIVATE, 0)
+    assert p.mremap(11, 1, 1, MREMAP_MAYMOVE | MREMAP_DONTUNMAP | MREMAP_FIXED, 20) == 20
+    assert present(p, 10, 14) == "r.rr" and p.madvise(12, 1, MADV_PAGEOUT) == 0
+    assert present(p, 10, 14) == "r.rr"
+
+
+@pytest.mark.parametrize("release, there", [(601, False), (618, True)])
+def test_random_access_is_read_ahead_of_where_it_is_executed(release, there) -> None:
+    """Since 6.17."""
+    p = Program(release)
+    p.call(OP_FTRUNCATE, DISK, 0)
+    p.call(OP_FTRUNCATE, DISK, 6 * PAGE)
+    p.mmap(10, 6, R | X, PRIVATE, DISK)
+    p.madvise(10, 6, MADV_RANDOM)
+    p.read(11)
+    with p.machine:
+        assert (pool_object(file, DISK).pages[2] != 0) == there
+
+
+def test_holes_that_no_file_can_have() -> None:
+    far = 1 << 50
+    for ra, disk in ((32, -EFBIG), (0, -EOPNOTSUPP)):
+        p = Program(618, RA_PAGES=ra)
+        p.mmap(10, 2, RW, SHARED, DISK, far)
+        p.mmap(20, 2, RW, SHARED, 0, far)
+        assert p.madvise(10, 1, MADV_REMOVE) == disk and p.madvise(20, 1, MADV_REMOVE) == 0
+
+
 def test_pageout_drops_clean_pages_of_files(p) -> None:
     p.mmap(10, 4, RW, SHARED | UAPI_MAP_ANONYMOUS)
     p.read(10)
@@ -417,6 +450,7 @@ def orphan(mm) -> None:
         (lambda mm: setattr(first(mm).anon_vma, "num_active_vmas", 2), "kernel-bug"),
         (lambda mm: setattr(first(mm).anon_vma, "num_children", 2), "kernel-bug"),
         (lambda mm: setattr(first(mm).anon_vma, "degree", 5), "kernel-bug"),
+        (lambda mm: setattr(first(mm).vm_next.anon_vma_chain, "vma", mm.mmap), "validate-mm"),
     ],
 )
 def test_oracles_see_wrong_colours_and_counts(p, change, kind) -> None:
@@ -456,3 +490,23 @@ def test_what_is_cached_of_each_file_is_told(p) -> None:
     p.call(OP_PWRITE, 0, 2, 7)
     p.call(OP_FTRUNCATE, DISK, 2 * PAGE)
     assert cached() == [0b100, 0, 0b11]
+
+
+@pytest.mark.parametrize(
+    "field, value, kind", [("lru", True, ""), ("lru", False, "not-on-lru"), ("mlock_count", 0, "not-mlocked")]
+)
+def test_pages_are_on_a_list_and_locked_ones_are_marked(p, field, value, kind) -> None:
+    """Looked at where smaps is."""
+    p.mmap(10, 1)
+    p.write(10, 1)
+    p.mlock(10, 1)
+    with p.machine:
+        the(uapi_observed).detail_every = 1
+        lru_add_drain()
+        setattr(pool_object(page, pte_pfn(pte_at(pool_object(mm_struct, 0), 10))), field, value)
+    if kind:
+        with pytest.raises(KernelBug) as e:
+            p.record()
+        assert e.value.kind == kind
+    else:
+        p.record()

@@ -501,3 +501,11 @@ def test_sizes_without_files() -> None:
     for release in RELEASES:
         with Machine(Layout(sizes=full_sizes(release))):
             assert pool_object(mm_struct, 0).mmap == NULL
+
+
+def test_memory_is_aligned_for_huge_pages_where_no_place_was_asked_for() -> None:
+    """Not even one that is of no use."""
+    size = 512 * PAGE
+    for hint, want in ((0, 1024), (at(2000), 2047 - 512)):
+        p = Program(618, NR_PAGES=2048)
+        assert p.page(OP_MMAP, hint, size, RW, ANON, -1, 0) == want

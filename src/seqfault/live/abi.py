@@ -18,6 +18,9 @@ GUEST_SHARED_BYTES = 64 << 20
 GUEST_SHARED_AT = GUEST_RAM - GUEST_SHARED_BYTES
 CACHE_BASE = 0x120_0000_0000  # the test files, mapped only to ask what of them is cached
 CACHE_FILES, CACHE_PAGES = 3, 60
+# RLIMIT_STACK of programs: less than lies below the busy pages.  A stack cannot grow by more than its offset, which the
+# model counts from the window's start.
+STACK_PAGES = 512
 LOWEST = 0x1000  # the address space is filled from here, or from ROOTLESS_LOWEST (vm.mmap_min_addr)
 ROOTLESS_LOWEST = 0x10000
 TASK_END = TASK_SIZE_BYTES

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from seqfault.live.abi import STACK_PAGES
 from seqfault.live.compare import ALIVE0, VMA_WORDS
 from seqfault.live.generate import Geometry
 from seqfault.live.script import row_text, script_text
@@ -85,7 +86,7 @@ def export_script(rows: Int64, head: str) -> str:
 
 def _fill(template: str, values: dict[str, str]) -> str:
     text = (TEMPLATES / template).read_text()
-    for k, v in values.items():
+    for k, v in {**values, "STACK": str(STACK_PAGES)}.items():
         text = text.replace(f"@{k}@", v)
     return text
 

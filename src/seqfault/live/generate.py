@@ -80,7 +80,7 @@ jit = make_jit("generate", [Path(__file__), Path(__file__).parents[1] / "mm" / "
 ROW = 8
 PAGE = 4096
 HUGE_PAGES = 512  # of a huge page
-RECENT = 8
+RECENT = 8  # ranges used before; behind them the latest again
 ADVICE_OFTEN = (
     MADV_DONTNEED, MADV_DONTNEED, MADV_DONTNEED, MADV_FREE, MADV_FREE, MADV_DONTFORK, MADV_DONTFORK, MADV_DOFORK,
     MADV_DOFORK, MADV_GUARD_INSTALL, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE, MADV_RANDOM, MADV_SEQUENTIAL,
@@ -88,7 +88,11 @@ ADVICE_OFTEN = (
     MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_DONTNEED_LOCKED, MADV_WILLNEED, MADV_COLD, MADV_PAGEOUT,
     MADV_REMOVE,
 )  # fmt: skip
+ADVICE_OF_FILES = (
+    MADV_PAGEOUT, MADV_PAGEOUT, MADV_REMOVE, MADV_WILLNEED, MADV_RANDOM, MADV_SEQUENTIAL, MADV_NORMAL, MADV_DONTNEED,
+)  # fmt: skip
 ADVICE_TABLE = np.array(ADVICE_OFTEN, np.int64)
+FILE_ADVICE = np.array(ADVICE_OF_FILES, np.int64)
 # what a program is about, chosen once for each
 PLAIN, UNTOUCHED, FILES, FORKS, STACKS, LIMITS, SEALS, LOCKS = range(8)
 WEIGHTS = (
@@ -105,11 +109,11 @@ _PROFILES = {
     STACKS: ((230, 90, 120, 60, 60, 10, 6, 10, 12, 6, 8, 110, 160, 4, 2, 0, 6, 4, 1, 2, 4)),
     LIMITS: ((250, 70, 190, 90, 70, 20, 8, 15, 40, 6, 8, 40, 80, 4, 30, 0, 4, 4, 4, 6, 2)),
     SEALS: ((220, 80, 160, 90, 120, 10, 5, 10, 16, 4, 6, 60, 110, 4, 1, 12, 6, 6, 1, 2, 4)),
-    LOCKS: ((200, 70, 150, 80, 90, 60, 40, 60, 20, 8, 10, 50, 90, 10, 1, 0, 6, 12, 12, 14, 4)),
+    LOCKS: ((200, 70, 150, 80, 90, 60, 40, 60, 20, 16, 20, 50, 90, 10, 1, 0, 6, 12, 12, 14, 4)),
 }
 PROFILES = np.array([_PROFILES[i] for i in range(8)], np.int64)
 KINDS = np.array(WEIGHTS, np.int64)
-PROFILE_SHARE = np.array([26, 18, 16, 16, 7, 7, 4, 6], np.int64)
+PROFILE_SHARE = np.array([22, 16, 21, 16, 7, 7, 4, 7], np.int64)
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,7 @@ def length(state):  # type: ignore[no-untyped-def]
 def pick(state, recent, spans, nr_pages):  # type: ignore[no-untyped-def]
     """A range of pages (start, length) inside the window."""
     r = rnd(state, 100)
-    k = rnd(state, RECENT)
+    k = min(rnd(state, RECENT + 3), RECENT)
     a, n = recent[k, 0], recent[k, 1]
     m = length(state)
     if r < 42 or n == 0:
@@ -280,7 +284,7 @@ def some_file(state):  # type: ignore[no-untyped-def]
 
 
 @jit
-def mmap_row(row, state, recent, spans, nr_pages, profile, huge):  # type: ignore[no-untyped-def]
+def mmap_row(row, state, recent, spans, nr_pages, profile, huge, disk):  # type: ignore[no-untyped-def]
     start, n = pick(state, recent, spans, nr_pages)
     flags = np.int64(0)
     fd = np.int64(-1)
@@ -291,18 +295,18 @@ def mmap_row(row, state, recent, spans, nr_pages, profile, huge):  # type: ignor
     elif profile in (UNTOUCHED, FORKS):
         file_share = 25
     if rnd(state, 100) < file_share:
-        fd = rnd(state, 3)
+        fd = np.int64(2) if disk else rnd(state, 3)
         if rnd(state, 12) == 0:
             fd = 4 + rnd(state, 2)
         if huge:
             fd &= 1
         shared = rnd(state, 100) < 45
-        if rnd(state, 4) == 0:  # as far as reading ahead and around goes
+        if rnd(state, 2 if disk else 6) == 0:  # as far as reading ahead and around goes
             n = min(n + 8 + rnd(state, 24), max(n, spans[0, 1] - start))
         off = start - spans[0, 0]
         if off < 0 or off > 40 or rnd(state, 100) < 25:
             off = rnd(state, 10)
-        elif rnd(state, 2) == 0:
+        elif not disk and rnd(state, 2) == 0:
             off = off % 8
         off *= PAGE
     else:
@@ -442,7 +446,7 @@ def fill_program(  # type: ignore[no-untyped-def]
     rows, state, spans, nr_pages, heap, seal, map_count, advice, kinds, profiles, share
 ):
     """One program into `rows`: its start, then random operations."""
-    recent = np.zeros((RECENT, 2), np.int64)
+    recent = np.zeros((RECENT + 1, 2), np.int64)
     profile = weighted(state, share)
     # Large folios are not modelled: what MADV_HUGEPAGE makes of a file on disk does not occur.
     huge = state[0] >> np.uint64(62) == 0
@@ -454,9 +458,12 @@ def fill_program(  # type: ignore[no-untyped-def]
         rows[1, 2] = 5 + rnd(state, 14)
         begin = 2
     large = rnd(state, 3) if nr_pages > 4 * HUGE_PAGES else np.int64(0)  # mappings of huge pages' size to come
+    disk = profile == FILES and not huge and rnd(state, 2) == 0  # about a long file on disk
     ends = np.zeros(3, np.int64)  # of each file, in bytes, as ftruncate has set it
     child = False
     head = rnd(state, RECENT)
+    if rnd(state, 4) == 0:
+        recent[0, 0], recent[0, 1] = heap, 1 + rnd(state, 4)  # what the heap will be
     for i in range(begin, len(rows)):
         row = rows[i]
         op = kinds[weighted(state, profiles[profile])]
@@ -471,7 +478,7 @@ def fill_program(  # type: ignore[no-untyped-def]
             who = np.int64(1)
         start, n = np.int64(0), np.int64(0)
         if op == OP_MMAP:
-            start, n = mmap_row(row, state, recent, spans, nr_pages, profile, huge)
+            start, n = mmap_row(row, state, recent, spans, nr_pages, profile, huge, disk)
             if large > 0 and rnd(state, 25) == 0:
                 large -= 1
                 n = np.int64(0)
@@ -520,6 +527,9 @@ def fill_program(  # type: ignore[no-untyped-def]
         elif op == OP_FTRUNCATE:
             row[2] = some_file(state)
             r = rnd(state, 12)
+            if disk:
+                row[2] = 2
+                r += 3 * rnd(state, 3)
             if r < 3 and 0 <= row[2] < 3:  # as many pages as it has, if nothing else made it longer
                 row[3] = (ends[row[2]] + PAGE - 1) // PAGE * PAGE
                 if r > 0 and row[3] > 0:
@@ -555,6 +565,8 @@ def fill_program(  # type: ignore[no-untyped-def]
                     row[4] |= np.int64(3) << 24
             elif op == OP_MADVISE:
                 row[4] = advice[rnd(state, len(advice))]
+                if profile == FILES and rnd(state, 2) == 0:
+                    row[4] = FILE_ADVICE[rnd(state, len(FILE_ADVICE))]
                 if row[4] == MADV_HUGEPAGE and not huge:
                     row[4] = MADV_NOHUGEPAGE
                 if rnd(state, 200) == 0:
@@ -573,6 +585,7 @@ def fill_program(  # type: ignore[no-untyped-def]
         row[0], row[1] = op, who
         if n > 0:
             recent[head, 0], recent[head, 1] = start, n
+            recent[RECENT, 0], recent[RECENT, 1] = start, n
             head = (head + 1) % RECENT
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from seqfault.compile.native import NativeProgram
 from seqfault.compile.source import Func, source_of
 from seqfault.kernel.machine import KernelBug, Machine
+from seqfault.live.abi import STACK_PAGES
 from seqfault.live.generate import Geometry
 from seqfault.mm.fullsize import full_sizes
 from seqfault.mm.opcodes import OP_START
@@ -37,7 +38,12 @@ ENTRIES: dict[str, Func] = {"init": uapi_init, "step": uapi_step}
 
 def window_sizes(release: int, g: Geometry, **more: int) -> dict[str, int]:
     """Sizes of the text for the window of `g`.  `release`: major * 100 + minor; `more`: other sizes."""
-    sizes = {"NR_PAGES": g.nr_pages, "HEAP_PAGE": g.heap_page, "NR_FRAMES": max(1024, g.nr_pages + 512)}
+    sizes = {
+        "NR_PAGES": g.nr_pages,
+        "HEAP_PAGE": g.heap_page,
+        "NR_FRAMES": max(1024, g.nr_pages + 512),
+        "RLIMIT_STACK": STACK_PAGES,
+    }
     return full_sizes(release, **(sizes | more))
 
 

@@ -55,6 +55,7 @@ ORACLES = {
 # What they are told of a range matters to other CPUs' TLBs only.
 TLB = {"tlb_gather_mmu", "tlb_finish_mmu", "tlb_start_vma", "tlb_end_vma", "tlb_remove_tlb_entry", "flush_tlb_range"}
 SMALL = 8  # operations: what is found should show in so many
+MUTANT_LEVEL = 0  # of optimisation: sooner made, and most run for a short while
 FOLDED = {"LINUX", "FULL", "NR_MMS", "NR_CPUS"}
 # Files whose text is the observer, the request and the machine, not Linux.
 APART = (
@@ -96,10 +97,12 @@ class Outcome:
 
 @dataclass
 class Study:
-    """`stillborn`: changes that do not compile and were drawn again; `unreached`: lines that no program came to."""
+    """`stillborn`: changes that do not compile and were drawn again; `same`: likewise, of which the machine code is the
+    unchanged text's; `unreached`: lines that no program came to."""
 
     outcomes: list[Outcome] = field(default_factory=list)
     stillborn: int = 0
+    same: int = 0
     operations: int = 0
     unreached: dict[str, list[int]] = field(default_factory=dict)
 
@@ -245,15 +248,22 @@ def draw(o: Options, seed: int, covered: dict[str, set[int]] | None = None) -> I
                 yield make(*by_kind[kind].pop())
 
 
+class SameCode(Exception):
+    """A change that the compiler makes the same machine code of: it is none."""
+
+
 class MutantModel(ModelSide):
     """The model with one function changed."""
 
-    def __init__(self, m: Mutant, o: Options, sizes: dict[str, int]):
+    def __init__(self, m: Mutant, o: Options, sizes: dict[str, int], unchanged: bytes = b""):
+        """`unchanged`: the machine code of the text as it is; raises `SameCode` for the same."""
         with instead(m.fn, m.tree):
             self.geometry, self.release, self.detail_every = o.geometry, o.release, o.detail_every
             self.program = program_for(o.release, o.geometry, **sizes)
-            self.program.level = 0  # sooner made, and most run for a short while
+            self.program.level = MUTANT_LEVEL
             self.program._code = self.program.compile()
+        if self.program._code.object == unchanged:
+            raise SameCode
         self.machine: Any = self.program.machine()
         self.machine.limit_loops(1 << 18)
         self.at_start: dict[str, int] = {}
@@ -366,6 +376,9 @@ class Unchanged:
     def __init__(self, o: Options, kernel: Any):
         self.model = ModelSide(o.release, o.geometry, 1, **kernel.sizes)
         self.mask, self.sizes = kernel.mask, kernel.sizes
+        program = program_for(o.release, o.geometry, **kernel.sizes)
+        program.level = MUTANT_LEVEL
+        self.code = program.compile().object
 
     def run(self, rows: Int64) -> tuple[Int64, Int64, str]:
         r = self.model.run(rows)
@@ -414,9 +427,9 @@ def try_mutant(
     m: Mutant, o: Options, known: Sequence[Recorded], kernel: Any, unchanged: Unchanged | None = None
 ) -> Outcome:
     """`unchanged`: if what is found is to be made small.  Raises `CompileError` if the change is no text of the
-    language."""
+    language, and `SameCode` if it is none."""
     try:
-        model = MutantModel(m, o, kernel.sizes)
+        model = MutantModel(m, o, kernel.sizes, unchanged.code if unchanged is not None else b"")
     except KernelBug as e:  # it cannot even begin
         return Outcome(m, True, 0, f"before the first operation: {e}")
     done = 0
@@ -466,6 +479,9 @@ def study(
                 s.outcomes.append(try_mutant(m, o, known, kernel, unchanged))
             except CompileError:
                 s.stillborn += 1
+                continue
+            except SameCode:
+                s.same += 1
                 continue
             if note is not None:
                 last = s.outcomes[-1]

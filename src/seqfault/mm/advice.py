@@ -209,8 +209,7 @@ def madvise_remove(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t) -> errno_
     if vma.vm_flags & need != need:
         return -EACCES
     pgoff: pgoff_t = vma.vm_pgoff + (start - vma.vm_start)
-    vfs_punch_hole(vma.vm_file, pgoff, pgoff + (end - start))
-    return 0
+    return vfs_punch_hole(vma.vm_file, pgoff, pgoff + (end - start))
 
 
 def madvise_data(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t, behavior: advice_t) -> errno_t:
@@ -234,7 +233,7 @@ def madvise_data(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t, behavior: a
         return madvise_pageout(vma, start, end)
     if behavior == MADV_COLLAPSE:
         return -EINVAL
-    if behavior == MADV_POPULATE_READ or behavior == MADV_POPULATE_WRITE:
+    if LINUX < 609 and (behavior == MADV_POPULATE_READ or behavior == MADV_POPULATE_WRITE):
         return madvise_populate_locked(current_mm(), start, end, behavior == MADV_POPULATE_WRITE)
     return madvise_dontneed_free(vma, start, end, behavior)
 

@@ -185,7 +185,7 @@ def ksys_mmap(addr: s64, len: s64, prot: s64, flags: s64, fd: s64, off: s64) -> 
         if not in_window(addr, pages * PAGE_SIZE):
             return OUTSIDE
         at = page_of(addr)
-    elif in_window(round_hint_to_min(addr), pages * PAGE_SIZE):
+    elif in_window(round_hint_to_min(addr), 1):
         at = page_of(round_hint_to_min(addr))
     elif round_hint_to_min(addr) != 0:
         at = NR_PAGES  # a hint to where there is no room

@@ -61,6 +61,18 @@ def lru_add_drain():
         mlock_drain_local()
 
 
+def in_batch(p: ptr[page]) -> bool:
+    b = the(cpu_fbatches)
+    found = False
+    for i in range(b.nr_add):
+        if b.lru_add[i] == p:
+            found = True
+    for i in range(b.nr_mlock):
+        if b.mlock[i] == p:
+            found = True
+    return found
+
+
 def folio_add_lru(p: ptr[page]):
     if LINUX >= 518:
         b = the(cpu_fbatches)

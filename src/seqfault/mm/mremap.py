@@ -109,6 +109,10 @@ def vm_area_dup(vma: ptr[vm_area_struct]) -> ptr[vm_area_struct]:
     return new
 
 
+def may_merge_with_copy(vma: ptr[vm_area_struct], addr: vpn_t, len: vpn_t) -> bool:
+    return not vma.vm_file and not vma.anon_vma and (addr == vma.vm_end or vma.vm_start == addr + len)
+
+
 def copy_vma(
     vma: ptr[vm_area_struct], addr: vpn_t, len: vpn_t, pgoff: pgoff_t, keep_source: bool
 ) -> tuple[ptr[vm_area_struct], ptr[vm_area_struct]]:
@@ -126,9 +130,7 @@ def copy_vma(
     if error != 0:
         return NULL, vma
     new_vma: ptr[vm_area_struct] = NULL
-    unfaulted = not vma.vm_file and not vma.anon_vma
-    touching = addr == vma.vm_end or vma.vm_start == addr + len
-    if LINUX >= 618 or not keep_source or not unfaulted or not touching:
+    if LINUX >= 618 or not keep_source or not may_merge_with_copy(vma, addr, len):
         new_vma = vma_merge_copied(mm, prev, addr, addr + len, pgoff, vma)
     if new_vma:
         if vma_start >= new_vma.vm_start and vma_start < new_vma.vm_end:

@@ -7,8 +7,9 @@ its vector; when asked for, what status says of the process and smaps of each VM
 
 from __future__ import annotations
 
-from seqfault.kernel import NULL, Size, array, emit, index_of, integer, pool_object, ptr, struct, the
+from seqfault.kernel import NULL, Size, array, check, emit, index_of, integer, pool_object, ptr, struct, the
 from seqfault.mm.frames import PageAnon
+from seqfault.mm.lru import in_batch
 from seqfault.mm.pgtable import pte_at, pte_dirty, pte_is_guard, pte_pfn, pte_present, vm_normal_page
 from seqfault.mm.readahead import find_get_page
 from seqfault.mm.types import (
@@ -165,6 +166,16 @@ def observe_mm(mm: ptr[mm_struct]):
 
 
 # -- smaps
+def check_lru(vma: ptr[vm_area_struct], p: ptr[page]):
+    """What Documentation/mm/unevictable-lru.rst says: a page is on a list, or in a batch on its way to one; and it is
+    locked if a locked VMA maps it.  (Kept by the text since 5.18.)"""
+    if LINUX < 518:
+        return
+    check(p.lru or in_batch(p), "not-on-lru", p)
+    if vma.vm_flags & VM_LOCKED:
+        check(p.mlock_count != 0, "not-mlocked", p)
+
+
 def emit_smap(mm: ptr[mm_struct], vma: ptr[vm_area_struct]):
     """VmFlags, Rss, Dirty (shared and private), Private_Dirty, Anonymous, LazyFree, Locked; in pages.
 
@@ -187,6 +198,7 @@ def emit_smap(mm: ptr[mm_struct], vma: ptr[vm_area_struct]):
             p = vm_normal_page(pte)
             if p:
                 written = pte_dirty(pte) or p.dirty
+                check_lru(vma, p)
                 rss += 1
                 pss += PSS_PAGE // max(p.mapcount, 1)
                 if PageAnon(p):

@@ -186,6 +186,11 @@ def do_sync_mmap_readahead(f: ptr[file], vma: ptr[vm_area_struct], index: pgoff_
     page_cache_ra_order(f, f.ra_order)
 
 
+def reads_ahead_at_random(vm_flags: flags_t) -> bool:
+    """Where the advice that access is random does not count: for huge pages, and since 6.17 for execution."""
+    return vm_flags & VM_HUGEPAGE != 0 or (LINUX >= 617 and vm_flags & VM_EXEC != 0)
+
+
 def mmap_readahead(vma: ptr[vm_area_struct], index: pgoff_t) -> bool:
     """Read ahead for a fault: of what was missed, unless the VMA is advised that it is random, or as a mark asks for.
 
@@ -205,7 +210,7 @@ def mmap_readahead(vma: ptr[vm_area_struct], index: pgoff_t) -> bool:
         if mapping.pages[index] != 0:
             p = pool_object(page, mapping.pages[index])
             p.not_uptodate = False  # filemap_read_folio
-        elif vm_flags & VM_RAND_READ and not vm_flags & VM_HUGEPAGE:
+        elif vm_flags & VM_RAND_READ and not reads_ahead_at_random(vm_flags):
             return False
         else:
             do_sync_mmap_readahead(f, vma, index)

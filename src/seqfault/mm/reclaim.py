@@ -68,7 +68,8 @@ def madvise_pageout(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t) -> errno
         pte: pte_t = pte_at(mm, addr)
         if pte_present(pte):
             p = vm_normal_page(pte)
-            if p and p.mapcount == 1:
+            # A page may be unevictable though its VMA is not locked any more (MREMAP_DONTUNMAP).
+            if p and p.mapcount == 1 and p.mlock_count == 0:
                 if PageAnon(p):
                     reclaim_anon_page(vma, addr, pte, p)
                 else:

@@ -10,10 +10,11 @@ from seqfault.kernel import NULL, integer, pool_object, ptr
 from seqfault.mm.file import file_mapping, i_mmap_lock_write, i_mmap_unlock_write, truncate_inode_pages_range
 from seqfault.mm.frames import set_page_dirty
 from seqfault.mm.memory import unmap_single_vma
-from seqfault.mm.readahead import block_truncate_page, find_get_page, page_cache_alloc
+from seqfault.mm.readahead import RA_PAGES, block_truncate_page, find_get_page, page_cache_alloc
 from seqfault.mm.tlb import tlb_finish_mmu, tlb_gather_mmu
 from seqfault.mm.types import (
     ENOMEM,
+    EOPNOTSUPP,
     FILE_PAGES,
     NR_MMS,
     data_t,
@@ -28,6 +29,7 @@ from seqfault.mm.types import (
 )
 
 EFBIG = 27
+EXT4_PAGES = (1 << 32) - 1  # of the largest file (ext4_max_size)
 PAGE_BYTES = 4096
 page_offset_t = integer(0, 4095, "page_offset_t")
 file_size_t = integer(0, 1 << 62, "file_size_t")
@@ -99,6 +101,11 @@ def vfs_truncate(f: ptr[file], size: file_size_t) -> errno_t:
 def vfs_punch_hole(f: ptr[file], start: pgoff_t, end: pgoff_t) -> errno_t:
     """fallocate(FALLOC_FL_PUNCH_HOLE), MADV_REMOVE: the pages [start, end) of the file are holes again."""
     mapping = file_mapping(f)
+    if not mapping.shmem:
+        if RA_PAGES == 0:
+            return -EOPNOTSUPP  # ramfs
+        if end > EXT4_PAGES:
+            return -EFBIG  # s_maxbytes
     if start < end:
         unmap_mapping_range(mapping, start, end, False)
         truncate_inode_pages_range(mapping, start, min(end, mapping.i_size))

@@ -257,6 +257,14 @@ def check_colours(mm: ptr[mm_struct], vma: ptr[vm_area_struct], blacks: vma_coun
         check(blacks_above(vma) == blacks, "validate-mm", vma)
 
 
+def check_chain(vma: ptr[vm_area_struct]):
+    """anon_vma_interval_tree_verify, as far as there are trees here."""
+    avc = vma.anon_vma_chain
+    while avc:
+        check(avc.vma == vma, "validate-mm", vma)
+        avc = avc.next_same_vma
+
+
 def browse_rb(mm: ptr[mm_struct]) -> vma_count_t:
     """How many VMAs the tree has; they must be in order, not empty, and not overlap."""
     n: vma_count_t = 0
@@ -270,6 +278,7 @@ def browse_rb(mm: ptr[mm_struct]) -> vma_count_t:
             if n == 0:
                 blacks = blacks_above(vma)
             check_colours(mm, vma, blacks)
+            check_chain(vma)
             check(vma.rb_subtree_gap == vma_compute_subtree_gap(vma), "validate-mm", vma)
         pend = vma.vm_end
         n += 1
@@ -279,7 +288,7 @@ def browse_rb(mm: ptr[mm_struct]) -> vma_count_t:
 
 @place("validate_mm/check")
 def validate_mm(mm: ptr[mm_struct]):
-    """List, tree and map_count tell the same (CONFIG_DEBUG_VM_RB, without the anon_vma trees).
+    """List, tree and map_count tell the same (CONFIG_DEBUG_VM_RB).
 
     The checker looks, not a CPU: hence one step.  A place, so that what measures time can leave it out.
     """

@@ -92,6 +92,7 @@ from seqfault.live.text.calls import (
 from seqfault.live.text.files import measure_fault_around, open_files, reset_files
 from seqfault.live.text.guest import run_as_first_process
 from seqfault.live.text.observe import open_own
+from seqfault.live.text.perform import limit_stack
 from seqfault.live.text.place import (
     catch_signals,
     drop_system_mappings,
@@ -168,6 +169,8 @@ def prepare(s: ptr[runner]):
     no_huge_pages()
     take_protection_keys()
     catch_signals(s)
+    if limit_stack(s) < 0:
+        exit_group(EXIT_SETUP)
     open_files(s)
     map_files()
     drop_system_mappings(s)

@@ -14,6 +14,7 @@ from seqfault.live.abi import (
     FD_NONE,
     FD_TEST,
     NR_TEST_FILES,
+    STACK_PAGES,
     TASK_END,
     TEXT_BYTES,
     VECTOR,
@@ -41,6 +42,7 @@ from seqfault.live.text.calls import (
     O_RDONLY,
     PROT_READ,
     RLIMIT_AS,
+    RLIMIT_STACK,
     call1,
     call2,
     call3,
@@ -103,11 +105,19 @@ def mincore(s: ptr[runner], addr: int, size: int) -> int:
     return r
 
 
-def set_limit(s: ptr[runner], limit: int) -> int:
+def set_limit(s: ptr[runner], which: int, limit: int) -> int:
     at = scratch(s) + B_BYTE
     store64(at, limit)
     store64(at + 8, UNLIMITED)
-    return call2(NR_SETRLIMIT, RLIMIT_AS, at)
+    return call2(NR_SETRLIMIT, which, at)
+
+
+def limit_stack(s: ptr[runner]) -> int:
+    """How long a VMA may be that grows down."""
+    at = scratch(s) + B_BYTE
+    store64(at, STACK_PAGES * PAGE_SIZE)
+    store64(at + 8, STACK_PAGES * PAGE_SIZE)  # nobody raises it again
+    return call2(NR_SETRLIMIT, RLIMIT_STACK, at)
 
 
 def total_vm(s: ptr[runner]) -> int:
@@ -123,8 +133,8 @@ def total_vm(s: ptr[runner]) -> int:
 def rlimit_as(s: ptr[runner], pages: int) -> int:
     """At most so many pages more."""
     if pages < 0:
-        return set_limit(s, UNLIMITED)
-    return set_limit(s, (total_vm(s) + pages) * PAGE_SIZE)
+        return set_limit(s, RLIMIT_AS, UNLIMITED)
+    return set_limit(s, RLIMIT_AS, (total_vm(s) + pages) * PAGE_SIZE)
 
 
 def map_count(s: ptr[runner]) -> int:
