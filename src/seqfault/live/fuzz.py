@@ -302,6 +302,8 @@ def _examine(pair: Pair, part: Int64, program: int, note: Callable[[str], None] 
     worked[: len(done)] = both.stream[done] >= 0
     small = shrink(part, pair.differing, note=tell, guesses=[part[worked]])
     if not steady(pair, small):
+        if disturbance(both.mismatch, part[-1]):
+            return None  # what the text does wrong would be wrong in a smaller program too
         small = part
         if not steady(pair, small):
             return None

@@ -459,7 +459,7 @@ def fill_program(  # type: ignore[no-untyped-def]
         begin = 2
     large = rnd(state, 3) if nr_pages > 4 * HUGE_PAGES else np.int64(0)  # mappings of huge pages' size to come
     disk = profile == FILES and not huge and rnd(state, 2) == 0  # about a long file on disk
-    ends = np.zeros(3, np.int64)  # of each file, in bytes, as ftruncate has set it
+    ends = np.array([8, 4, 6], np.int64) * PAGE  # of each file, as ftruncate has set it
     child = False
     head = rnd(state, RECENT)
     if rnd(state, 4) == 0:
@@ -529,7 +529,6 @@ def fill_program(  # type: ignore[no-untyped-def]
             r = rnd(state, 12)
             if disk:
                 row[2] = 2
-                r += 3 * rnd(state, 3)
             if r < 3 and 0 <= row[2] < 3:  # as many pages as it has, if nothing else made it longer
                 row[3] = (ends[row[2]] + PAGE - 1) // PAGE * PAGE
                 if r > 0 and row[3] > 0:
@@ -538,6 +537,9 @@ def fill_program(  # type: ignore[no-untyped-def]
                 row[3] = rnd(state, 7 if r < 7 else 13 if r < 9 else 60) * PAGE
                 if rnd(state, 3) == 0:
                     row[3] += 1 + rnd(state, PAGE - 1)
+            if disk:  # parts of large folios are not cut off: the text has none
+                row[3] = min(60 * PAGE, ends[2] + rnd(state, 16) * PAGE - r // 8 * rnd(state, PAGE))
+                row[3] = max(row[3], ends[2])
             if 0 <= row[2] < 3:
                 ends[row[2]] = row[3]
             if rnd(state, 60) == 0:
@@ -567,6 +569,8 @@ def fill_program(  # type: ignore[no-untyped-def]
                 row[4] = advice[rnd(state, len(advice))]
                 if profile == FILES and rnd(state, 2) == 0:
                     row[4] = FILE_ADVICE[rnd(state, len(FILE_ADVICE))]
+                if disk and row[4] in (MADV_PAGEOUT, MADV_REMOVE):
+                    row[4] = MADV_WILLNEED
                 if row[4] == MADV_HUGEPAGE and not huge:
                     row[4] = MADV_NOHUGEPAGE
                 if rnd(state, 200) == 0:

@@ -392,7 +392,7 @@ class Unchanged:
         pass
 
 
-def shorter(pair: Pair, found: Found, programs_tried: int = 4000, ops: int = 12) -> Found:
+def shorter(pair: Pair, found: Found, programs_tried: int = 12_000, ops: int = 12) -> Found:
     """The same difference may show sooner in a program of its own: some short ones are tried, with many VMAs and with
     few."""
     for every in (0, 1):

@@ -41,6 +41,8 @@ ROWS = (
     Row("page.readahead", "none", "none", "include/linux/page-flags.h: PG_readahead", BIT),
     Row("page.lru", "none", "none", "include/linux/page-flags.h: PG_lru", BIT),
     Row("page.not_uptodate", "none", "none", "include/linux/page-flags.h: PG_uptodate", BIT),
+    Row("page.mlocked", "none", "none", "include/linux/page-flags.h: PG_mlocked", BIT),
+    Row("page.unevictable", "none", "none", "include/linux/page-flags.h: PG_unevictable", BIT),
     Row("page.mlock_count", "none", "none", "include/linux/mm_types.h: mlock_count", "Of pages on the LRU lists."),
     Row("page.folio_start", "none", "none", "include/linux/mm_types.h: struct folio", FOLIO),
     Row("page.folio_pages", "none", "none", "include/linux/mm_types.h: struct folio", FOLIO),

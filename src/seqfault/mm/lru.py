@@ -15,6 +15,7 @@ from seqfault.mm.types import FULL, LINUX, VM_LOCKED, page, pte_t, vm_area_struc
 
 PAGEVEC_SIZE = 31  # commit 9cecde80aae0 (6.9); 15 before
 MOST = 31
+MUNLOCK, MLOCK, MLOCK_NEW = 0, 1, 2  # what an entry of the second batch asks for
 
 
 @struct(pool=1, private=True)
@@ -25,6 +26,7 @@ class cpu_fbatches:
     lru_add: array[ptr[page], MOST]
     nr_mlock: integer(0, MOST)
     mlock: array[ptr[page], MOST]
+    what: array[integer(0, 2), MOST]
 
 
 def folio_batch_size() -> integer(0, MOST):
@@ -34,23 +36,63 @@ def folio_batch_size() -> integer(0, MOST):
 
 
 def lru_add_move():
-    """Put the new pages on the LRU lists."""
+    """Put the new pages on the LRU lists (lru_add): who locks one is not counted yet."""
     b = the(cpu_fbatches)
     for i in range(b.nr_add):
         p = b.lru_add[i]
         b.lru_add[i] = NULL
+        if p.mlocked:
+            p.unevictable = True
+            p.mlock_count = 0
         p.lru = True
         put_page(p)
     b.nr_add = 0
 
 
+def mlock_page(p: ptr[page]):
+    """__mlock_folio.  A page that is on no list yet is left alone."""
+    if not p.lru:
+        return
+    if not p.mlocked:  # unlocked in the same batch, before: it is not locked then, though a locked VMA maps it
+        p.unevictable = False
+    elif p.unevictable:
+        p.mlock_count += 1
+    else:
+        p.unevictable = True
+        p.mlock_count = 1
+
+
+def mlock_new_page(p: ptr[page]):
+    """__mlock_new_folio: a new page that is locked goes to its list here."""
+    if p.mlocked:
+        p.unevictable = True
+        p.mlock_count = 1
+    p.lru = True
+
+
+def munlock_page(p: ptr[page]):
+    """__munlock_folio.  The count may be too low, never too high."""
+    if p.lru and p.unevictable:
+        if p.mlock_count != 0:
+            p.mlock_count -= 1
+        if p.mlock_count != 0:
+            return
+    p.mlocked = False
+    if p.lru:
+        p.unevictable = False
+
+
 def mlock_drain_local():
-    """A new page that is locked goes to its list here."""
     b = the(cpu_fbatches)
     for i in range(b.nr_mlock):
         p = b.mlock[i]
         b.mlock[i] = NULL
-        p.lru = True
+        if b.what[i] == MLOCK:
+            mlock_page(p)
+        elif b.what[i] == MLOCK_NEW:
+            mlock_new_page(p)
+        else:
+            munlock_page(p)
         put_page(p)
     b.nr_mlock = 0
 
@@ -83,25 +125,29 @@ def folio_add_lru(p: ptr[page]):
             lru_add_move()
 
 
-def mlock_folio_add(p: ptr[page]):
+def mlock_folio_add(p: ptr[page], what: integer(0, 2)):
     b = the(cpu_fbatches)
     get_page(p)
     b.mlock[b.nr_mlock] = p
+    b.what[b.nr_mlock] = what
     b.nr_mlock += 1
     if b.nr_mlock == folio_batch_size():
         mlock_drain_local()
 
 
 def mlock_folio(p: ptr[page]):
-    """mlock_folio, mlock_new_folio: one more VMA has the page locked."""
-    p.mlock_count += 1
-    mlock_folio_add(p)
+    """One more VMA has the page locked."""
+    p.mlocked = True
+    mlock_folio_add(p, MLOCK)
+
+
+def mlock_new_folio(p: ptr[page]):
+    p.mlocked = True
+    mlock_folio_add(p, MLOCK_NEW)
 
 
 def munlock_folio(p: ptr[page]):
-    if p.mlock_count != 0:
-        p.mlock_count -= 1
-    mlock_folio_add(p)
+    mlock_folio_add(p, MUNLOCK)
 
 
 def mlock_vma_folio(p: ptr[page], vma: ptr[vm_area_struct]):
@@ -119,7 +165,7 @@ def munlock_vma_folio(p: ptr[page], vma: ptr[vm_area_struct]):
 def folio_add_lru_vma(p: ptr[page], vma: ptr[vm_area_struct]):
     """A new anonymous page."""
     if LINUX >= 518 and vma.vm_flags & VM_LOCKED:
-        mlock_folio(p)
+        mlock_new_folio(p)
     else:
         folio_add_lru(p)
 

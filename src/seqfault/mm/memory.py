@@ -209,7 +209,7 @@ def madvise_free_single_vma(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t) 
             p = vm_normal_page(pte)
             if p and not (p.dirty and p.mapcount != 1):
                 p.dirty = False
-                p.lazyfree = p.mlock_count == 0  # folio_mark_lazyfree leaves unevictable pages alone
+                p.lazyfree = not p.unevictable  # folio_mark_lazyfree leaves unevictable pages alone
                 table.pte[pte_index(addr)] = pte_mkclean(pte)
         pte_unmap_unlock(table)
         addr = pmd_next_used(mm, addr + 1, end)

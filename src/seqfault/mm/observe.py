@@ -166,14 +166,10 @@ def observe_mm(mm: ptr[mm_struct]):
 
 
 # -- smaps
-def check_lru(vma: ptr[vm_area_struct], p: ptr[page]):
-    """What Documentation/mm/unevictable-lru.rst says: a page is on a list, or in a batch on its way to one; and it is
-    locked if a locked VMA maps it.  (Kept by the text since 5.18.)"""
-    if LINUX < 518:
-        return
-    check(p.lru or in_batch(p), "not-on-lru", p)
-    if vma.vm_flags & VM_LOCKED:
-        check(p.mlock_count != 0, "not-mlocked", p)
+def check_lru(p: ptr[page]):
+    """A page is on a list, or in a batch on its way to one.  (The text keeps them since 5.18.)"""
+    if LINUX >= 518:
+        check(p.lru or in_batch(p), "not-on-lru", p)
 
 
 def emit_smap(mm: ptr[mm_struct], vma: ptr[vm_area_struct]):
@@ -198,7 +194,7 @@ def emit_smap(mm: ptr[mm_struct], vma: ptr[vm_area_struct]):
             p = vm_normal_page(pte)
             if p:
                 written = pte_dirty(pte) or p.dirty
-                check_lru(vma, p)
+                check_lru(p)
                 rss += 1
                 pss += PSS_PAGE // max(p.mapcount, 1)
                 if PageAnon(p):

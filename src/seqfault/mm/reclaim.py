@@ -69,7 +69,7 @@ def madvise_pageout(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t) -> errno
         if pte_present(pte):
             p = vm_normal_page(pte)
             # A page may be unevictable though its VMA is not locked any more (MREMAP_DONTUNMAP).
-            if p and p.mapcount == 1 and p.mlock_count == 0:
+            if p and p.mapcount == 1 and not p.unevictable:
                 if PageAnon(p):
                     reclaim_anon_page(vma, addr, pte, p)
                 else:

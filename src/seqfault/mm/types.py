@@ -178,8 +178,9 @@ class page:
 
     `refcount` (_refcount) and `mapcount` (_mapcount + 1) change by atomic steps; `index` and `mapping`
     say where the reverse map finds it (an anon_vma, or NULL for a page of a file); `data` is its content.
-    Only with FULL: PG_dirty, not PG_swapbacked, PG_anon_exclusive, PG_readahead, PG_lru, not PG_uptodate; in how
-    many places it is locked; which folio it is part of, where that has several pages.
+    Only with FULL: PG_dirty, not PG_swapbacked, PG_anon_exclusive, PG_readahead, PG_lru, not PG_uptodate, PG_mlocked,
+    PG_unevictable; in how many places it is locked, as far as that is known; which folio it is part of, where that has
+    several pages.
     """
 
     refcount: count_t = 1  # atomic
@@ -194,6 +195,8 @@ class page:
     readahead: bool  # none
     lru: bool  # none
     not_uptodate: bool  # none
+    mlocked: bool  # none
+    unevictable: bool  # none
     mlock_count: full_count_t  # none
     folio_start: integer(0, FULL * PGOFF_MAX)  # none
     folio_pages: integer(0, FULL * 512)  # none
