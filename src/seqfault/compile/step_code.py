@@ -291,6 +291,9 @@ def step_text(a: Automaton, mode: str, use_masks: bool, track: bool = False) -> 
         out.append(class_text(a, graph, c, a.stop[mode], use_masks, known, small, track))
     out.append(entry_text(a, classes, class_of, observers, packing, small))
     out.append(pack_text(packing, a.nw))
+    plain = not any(int(op) in (Op.CHOOSE, Op.COUNT) for op in a.code[:, 0])
+    if small and plain and not track:
+        out.append(successors_text(a, classes, packing))
     return StepText("".join(out), class_of, packing, small, classes)
 
 
@@ -413,10 +416,78 @@ def entry_text(
     return "".join(out)
 
 
+def successors_text(a: Automaton, classes: list[StepClass], packing: Packing) -> str:
+    """``successors(in, ext, x, out, who)``: all successors of a packed state, and the process of each.  Returns how many
+    there are, plus the number of steps times 2^16, plus 2^32 if a CPU or an agent can step, plus 2^33 if all CPUs have
+    finished.  For small models without choices and counters: the whole state stays in registers."""
+    from seqfault.compile.work import X_FUEL
+
+    n, words = a.nw, packing.words
+    at_pc, shift_pc, mask_pc = (int(x) for x in a.tab[a.pc_slot][:3])
+    process_word = int(a.tab[a.process_slot][0]) - n
+    out = [
+        "define i64 @successors(ptr noalias %in, ptr noalias %ext, ptr noalias %x, ptr noalias %out, ptr noalias %who) {\n"
+        f"entry:\n  %S = alloca [{n} x i64]\n"
+    ]
+    out += [f"  %T{i} = alloca [{n} x i64]\n" for i in range(len(a.processes))]
+    out.append("  call void @unpack(ptr %in, ptr %S)\n")
+    out.append(f"  %fuel = getelementptr i64, ptr %x, i64 {X_FUEL}\n  store i64 100000, ptr %fuel\n")
+    out.append(f"  %me = getelementptr i64, ptr %ext, i64 {process_word}\n  br label %p0\n")
+    for i, p in enumerate(a.processes):
+        c = classes[i]
+        k, s, f = (f"%k{i}", f"%s{i}", f"%f{i}")
+        if i == 0:
+            out.append(f"p0:\n  {k} = add i64 0, 0\n  {s} = add i64 0, 0\n  {f} = add i64 {1 << 33}, 0\n")
+        else:
+            j = i - 1
+            out.append(f"p{i}:\n")
+            for v, end in ((k, f"%k{j}"), (s, f"%s{j}"), (f, f"%f{j}")):
+                ended = {"k": f"%k{j}", "s": f"%t{j}", "f": f"%g{j}"}[v[1]]
+                kept = {"k": f"%n{j}", "s": f"%t{j}", "f": f"%g{j}"}[v[1]]
+                blocked = f"%b{j}" if v[1] == "f" else end
+                out.append(f"  {v} = phi i64 [{end}, %p{j}], [{blocked}, %blocked{j}], [{ended}, %ends{j}], [{kept}, %ok{j}]\n")
+        cpu = p.role == 0
+        out.append(
+            f"  %w{i} = getelementptr i64, ptr %S, i64 {p.base + at_pc}\n  %v{i} = load i64, ptr %w{i}\n"
+            f"  %h{i} = lshr i64 %v{i}, {shift_pc}\n  %pc{i} = and i64 %h{i}, {mask_pc}\n"
+            f"  %halt{i} = icmp eq i64 %pc{i}, {a.halt_pc}\n  br i1 %halt{i}, label %p{i + 1}, label %run{i}\n"
+            f"run{i}:\n  call void @llvm.memcpy.p0.p0.i64(ptr %T{i}, ptr %S, i64 {8 * n}, i1 false)\n"
+            f"  store i64 {i}, ptr %me\n  %reg{i} = getelementptr i64, ptr %T{i}, i64 {p.base}\n"
+            f"  %r{i} = call i64 @run{c.number}(ptr %T{i}, ptr %reg{i}, ptr %ext, ptr %x, i64 %pc{i})\n"
+            f"  %b{i} = and i64 {f}, {-1 if not cpu else ~(1 << 33)}\n"
+            f"  %kind{i} = lshr i64 %r{i}, 32\n"
+            f"  switch i64 %kind{i}, label %ends{i} [i64 1, label %step{i} i64 2, label %blocked{i}]\n"
+            f"blocked{i}:\n  br label %p{i + 1}\n"
+            f"step{i}:\n  %o{i} = mul i64 {k}, {words}\n  %op{i} = getelementptr i64, ptr %out, i64 %o{i}\n"
+            f"  call void @pack(ptr %T{i}, ptr %op{i})\n  %wp{i} = getelementptr i64, ptr %who, i64 {k}\n"
+            f"  store i64 {i}, ptr %wp{i}\n  %n{i} = add i64 {k}, 1\n  br label %ends{i}x\n"
+            f"ends{i}x:\n  br label %ok{i}\n"
+        )
+        # what both a step with and one without a successor add
+        busy = 1 << 32 if p.role <= 1 else 0
+        out[-1] = out[-1].replace(
+            f"ends{i}x:\n  br label %ok{i}\n",
+            f"ends{i}x:\n  br label %ok{i}\nends{i}:\n  br label %p{i + 1}\nok{i}:\n  br label %p{i + 1}\n",
+        )
+        out[-1] = out[-1].replace(
+            f"  %kind{i} = lshr", f"  %t{i} = add i64 {s}, 65536\n  %g{i} = or i64 %b{i}, {busy}\n  %kind{i} = lshr"
+        )
+    j = len(a.processes) - 1
+    out.append(f"p{j + 1}:\n")
+    for v in "ksf":
+        end = f"%{v}{j}"
+        ended = {"k": f"%k{j}", "s": f"%t{j}", "f": f"%g{j}"}[v]
+        kept = {"k": f"%n{j}", "s": f"%t{j}", "f": f"%g{j}"}[v]
+        blocked = f"%b{j}" if v == "f" else end
+        out.append(f"  %{v}{j + 1} = phi i64 [{end}, %p{j}], [{blocked}, %blocked{j}], [{ended}, %ends{j}], [{kept}, %ok{j}]\n")
+    out.append(f"  %a = or i64 %k{j + 1}, %s{j + 1}\n  %z = or i64 %a, %f{j + 1}\n  ret i64 %z\n}}\n")
+    return "".join(out)
+
+
 def pack_text(packing: Packing, nw: int) -> str:
     """``pack(S, out)`` and ``unpack(in, S)``."""
     out = ["define void @pack(ptr noalias %S, ptr noalias %out) alwaysinline {\n"]
-    back = ["define void @unpack(ptr noalias %in, ptr noalias %S) {\n"]
+    back = ["define void @unpack(ptr noalias %in, ptr noalias %S) alwaysinline {\n"]
     acc: list[str] = ["0"] * packing.words
     n = 0
     for i in range(packing.words):

@@ -21,7 +21,7 @@ from seqfault.compile.native import optimise, target_machine
 from seqfault.compile.program import cache_dir, compiler_hash
 from seqfault.compile.step_code import Packing, StepText, step_text
 
-ENTRIES = ("advance", "observe", "pack", "unpack")
+ENTRIES = ("advance", "observe", "pack", "unpack", "successors")
 
 
 @dataclass
@@ -50,7 +50,7 @@ class StepCode:
         engine.add_object_file(llvm.ObjectFileRef.from_data(obj.object))
         engine.finalize_object()
         self._engine = engine
-        self.addresses: Int64 = np.array([engine.get_function_address(e) for e in ENTRIES], np.int64)
+        self.addresses: Int64 = np.array([engine.get_function_address(e) or 0 for e in ENTRIES], np.int64)
         self.seconds = {**self.seconds, "load": time.perf_counter() - t}
 
     def key(self) -> str:

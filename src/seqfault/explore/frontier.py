@@ -25,7 +25,7 @@ from seqfault.explore.tables import X_EDGES, buffer, work_array
 Int64 = NDArray[np.int64]
 FIRST_SLOTS = 1 << 14
 FULL = 0.8  # of the table, at most
-DOUBLES = 1 << 22  # slots up to which the table doubles; then it grows by a third
+DOUBLES = 1 << 22  # slots up to which the table doubles; then it grows by a half
 TRACED = 1 << 21  # states up to which parents are kept
 CHUNK_S = 0.15
 FIRST_OUTCOMES = 1 << 8
@@ -155,7 +155,7 @@ class Search:
         )  # fmt: skip
         for w in self.workers[1:]:
             w.N[:] = self.workers[0].N
-        self.parts: list[Int64] = [w.front[:1].copy()] if threads > 1 else []  # of the depth that is being expanded
+        self.parts: list[Int64] = [self.workers[0].front[:1].copy()] if threads > 1 else []  # of the depth that is being expanded
         self.at = 0  # which of them is being expanded
         self.base = 0  # number of its first state
         self.level = 0
@@ -212,7 +212,7 @@ class Search:
 
     def _next_slots(self) -> int:
         n = len(self.table)
-        return 2 * n if n < DOUBLES else n + n // 3
+        return 2 * n if n < DOUBLES else n + n // 2
 
     def grow(self) -> None:
         """Make room for more states."""
@@ -230,7 +230,8 @@ class Search:
             for i in range(self.threads):
                 lo, hi = int(cuts[i]), int(cuts[i + 1])
                 both = (old, new, self.number, numbers)
-                jobs.append((*both, self.store, self.words, lo, hi) if self.exact else (*both, lo, hi))
+                more = (self.store, self.words) if self.exact else ()
+                jobs.append((*both, *more, lo, hi, self.threads == 1))
             self._parallel(k.rehash_exact if self.exact else k.rehash, jobs)
             self.table, self.number = new, numbers
         self._limits()

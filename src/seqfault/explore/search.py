@@ -69,7 +69,7 @@ T_HEAD, T_END, T_PENDING, T_TAIL, T_WHY, T_TRANSITIONS, T_FINALS, T_DISTINCT, T_
 T_LEVEL, T_BASE = 10, 11
 T_TRACED, T_EXCLUSIVE, T_FRONTIER, T_EXACT, T_SPARE, T_PARITY, T_SHARED, T_GRAPH, T_EDGES, T_MOVED = range(12, 22)
 WHY_DONE, WHY_PAUSE, WHY_FRONTIER, WHY_TABLE, WHY_OUTCOMES, WHY_GROWN = range(6)
-A_ADVANCE, A_OBSERVE, A_PACK, A_UNPACK = range(4)
+A_ADVANCE, A_OBSERVE, A_PACK, A_UNPACK, A_SUCCESSORS = range(5)
 # columns of the distinct violations
 V_KIND, V_PC, V_POOL, V_INDEX, V_STATE, V_PROCESS, V_CHOICE, V_COUNT, V_LEVEL = range(9)
 O_HASH, O_STATE, O_LEVEL = range(3)  # of the outcomes
@@ -131,6 +131,18 @@ def note(X, distinct, dstate, th, front, head, n, process, choice):  # type: ign
         distinct[at, V_LEVEL] = th[T_LEVEL]
         for w in range(n):
             dstate[at, w] = front[head, w]
+    X[X_VIOLATIONS] = 0
+
+
+@jit
+def one_by_one(X, distinct, dstate, th, front, head, n):  # type: ignore[no-untyped-def]
+    """Enter violations of several processes' steps, each under its own process."""
+    many = X[X_VIOLATIONS]
+    for v in range(many):
+        for j in range(5):
+            X[X_VIOL + j] = X[X_VIOL + 5 * v + j]
+        X[X_VIOLATIONS] = 1
+        note(X, distinct, dstate, th, front, head, n, X[X_VIOL + 4], np.int64(0))
     X[X_VIOLATIONS] = 0
 
 
@@ -395,6 +407,9 @@ def work(  # type: ignore[no-untyped-def]
     unpack = A[A_UNPACK]
     exclusive = th[T_EXCLUSIVE]
     moving = W[W_ON] and not exclusive
+    quick = A[A_SUCCESSORS] != 0 and not exclusive
+    who = np.zeros(256, np.int64)
+    pW = np.int64(who.ctypes.data)
     T2 = S[P[M_NW] + 1 :]  # room for more states
     T3 = S[2 * (P[M_NW] + 1) :]
     slots = np.uint64(table.shape[0])
@@ -438,6 +453,22 @@ def work(  # type: ignore[no-untyped-def]
                 break
             end = min(head + BLOCK, np.int64(nfront))
         done += 1
+        if quick:
+            z = call5(A[A_SUCCESSORS], (pF + head * n * 8, pE, pX, pB + m * n * 8, pW))
+            if (z >> 32) & 1:  # it is not at rest, nor in a deadlock
+                transitions += (z >> 16) & 0xFFFF
+                if X[X_VIOLATIONS]:
+                    one_by_one(X, distinct, dstate, th, front, head, n)
+                for j in range(z & 0xFFFF):
+                    h = hash_of(buf, m, n)
+                    hashes[m] = h
+                    prefetch(table, np.int64(high(h, slots)))
+                    rec[m, 0] = head
+                    rec[m, 1] = who[j]
+                    m += 1
+                head += 1
+                continue
+            X[X_VIOLATIONS] = 0
         call2(unpack, (pF + head * n * 8, pS))
         busy = False
         finished = True
@@ -527,7 +558,7 @@ def work(  # type: ignore[no-untyped-def]
 
 
 @jit
-def rehash(old, new, number, numbers, lo, hi):  # type: ignore[no-untyped-def]
+def rehash(old, new, number, numbers, lo, hi, alone):  # type: ignore[no-untyped-def]
     """Move the fingerprints in old[lo:hi], and the states' numbers; both tables are in the order of fingerprints, so memory
     is read and written forwards."""
     slots = np.uint64(new.shape[0])
@@ -538,8 +569,12 @@ def rehash(old, new, number, numbers, lo, hi):  # type: ignore[no-untyped-def]
             s = np.int64(high(h, slots))
             while True:
                 e = new[s]
-                if e == 0 and compare_and_swap(new, s, np.uint64(0), h) == 0:
-                    break
+                if e == 0:
+                    if alone:
+                        new[s] = h
+                        break
+                    if compare_and_swap(new, s, np.uint64(0), h) == 0:
+                        break
                 s += 1
                 if s == new.shape[0]:
                     s = np.int64(0)
@@ -548,7 +583,7 @@ def rehash(old, new, number, numbers, lo, hi):  # type: ignore[no-untyped-def]
 
 
 @jit
-def rehash_exact(old, new, number, numbers, store, n, lo, hi):  # type: ignore[no-untyped-def]
+def rehash_exact(old, new, number, numbers, store, n, lo, hi, alone):  # type: ignore[no-untyped-def]
     """As `rehash`, for an index of whole states."""
     slots = np.uint64(new.shape[0])
     low = np.uint64((1 << 40) - 1)
@@ -559,8 +594,12 @@ def rehash_exact(old, new, number, numbers, store, n, lo, hi):  # type: ignore[n
             s = np.int64(high(hash_of(store, np.int64(e & low) - 1, n), slots))
             while True:
                 x = new[s]
-                if x == 0 and compare_and_swap(new, s, np.uint64(0), e) == 0:
-                    break
+                if x == 0:
+                    if alone:
+                        new[s] = e
+                        break
+                    if compare_and_swap(new, s, np.uint64(0), e) == 0:
+                        break
                 s += 1
                 if s == new.shape[0]:
                     s = np.int64(0)
