@@ -2,11 +2,12 @@
 
     python bench/engine.py [--rounds 3] [--sizes 0.4,4,12] [--mm] [--batch 20000] [--json FILE]
 
-Sizes are millions of states: 0.4 and 4 (record), 12 and 73 (seq).  Spin's models are seqfault's own export of the same text
-(`seqfault export promela`); reductions are off on both sides, so the counts must be equal, and Spin's default reduction is
-shown beside.  Both are told how many states to expect (Spin's -w, seqfault's `expect`).  --mm: a three-CPU scenario of a
-million states and more; --batch: so many generated two-CPU scenarios.  Each figure is a median, with the least and the greatest
-of the rounds; ratios are taken round by round.  Needs Debian's spin and gcc for the peer, minicheck (PyPI) for the other.
+Sizes are millions of states: 0.4 and 4 (record), 12 and 73 (seq).  Spin's models are seqfault's own export of the same
+text (`seqfault export promela`); reductions are off on both sides, so the counts must be equal, and Spin's default
+reduction is shown beside.  Both are told how many states to expect (Spin's -w, seqfault's `expect`).  --mm: a three-CPU
+scenario of a million states and more; --batch: so many generated two-CPU scenarios.  Each figure is a median, with the
+least and the greatest of the rounds; ratios are taken round by round.  Needs Debian's spin and gcc for the peer,
+minicheck (PyPI) for the other.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def small(name: str, size: tuple[int, ...], states: int, rounds: int, tier0: boo
             w = f"-w{min(28, max(20, math.ceil(math.log2(states))))}"
             pans.append(("Spin", spin.build_pan(Path(d1), text), w))
             pans.append(("Spin, default reduction", spin.build_pan(Path(d2), text, (), ("-DSAFETY",)), w))
-        for n, options in ours.items():  # what is compiled is compiled before
+        for options in ours.values():  # what is compiled is compiled before
             warm = compile_program(seq.program(1, 1, 1, 1), "full")
             cells = seq.program(1, 1, 1, 1).layout().start
             explore(warm, warm.pack(cells), warm.rom(cells), mode="full", dead=False, **{"expect": 0, **options})
@@ -133,7 +134,7 @@ def python_peer(size: tuple[int, ...]) -> str:
         seq, a, b, lk, ws, rs = s
         out: list[tuple[str, tuple[Any, ...]]] = []
         for i, (pc, r) in enumerate(ws):
-            w = lambda v, i=i: ws[:i] + (v,) + ws[i + 1 :]  # noqa: E731
+            w = lambda v, i=i: (*ws[:i], v, *ws[i + 1 :])  # noqa: E731
             if pc == 0 and r < kw and not lk:
                 out.append(("lock", (seq, a, b, 1, w((1, r)), rs)))
             elif pc == 1:
@@ -146,8 +147,8 @@ def python_peer(size: tuple[int, ...]) -> str:
                 out.append(("seq", (seq + 1, a, b, lk, w((5, r)), rs)))
             elif pc == 5:
                 out.append(("unlock", (seq, a, b, 0, w((0, r + 1)), rs)))
-        for i, (pc, r, v, x, y) in enumerate(rs):
-            p = lambda q, i=i: (seq, a, b, lk, ws, rs[:i] + (q,) + rs[i + 1 :])  # noqa: E731
+        for i, (pc, r, v, x, _y) in enumerate(rs):
+            p = lambda q, i=i: (seq, a, b, lk, ws, (*rs[:i], q, *rs[i + 1:]))  # noqa: E731
             if pc == 0 and r < kr:
                 out.append(("s", p((0, r + 1, 0, 0, 0)) if seq & 1 else p((1, r, seq, 0, 0))))
             elif pc == 1:

@@ -1,9 +1,10 @@
-"""What each reduction is worth: states of a sample of scenarios, and of the `seq` family beside Spin's default reduction.
+"""What each reduction is worth: states of a sample of scenarios, and of the `seq` family beside Spin's default
+reduction.
 
     python bench/reductions.py [--count 30] [--seed 1] [--protocols mmap-sem,spf-seed,spf-v5] [--most 3000000]
 
-For scenarios the measure is one state for each shared access, without dead registers zeroed; scenarios that have more than
-`--most` such states are left out, and named.  Verdicts (kinds of violations) and outcomes must be equal.
+For scenarios the measure is one state for each shared access, without dead registers zeroed; scenarios that have more
+than `--most` such states are left out, and named.  Verdicts (kinds of violations) and outcomes must be equal.
 """
 
 from __future__ import annotations

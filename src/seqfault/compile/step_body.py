@@ -1,16 +1,16 @@
 """Tier 1: the LLVM text of one function of an automaton.
 
 State words are memory behind ``%mem`` and, a process's own, ``%reg``; words that are no part of the state (results of
-calls, a scenario's data) behind ``%ext``; what a step leaves behind ``%x``.  The function returns where to go on, or how the
-step ended: that plus (1 + OK, 1 + DISABLED, 1 + ENDS) times 2^32.
+calls, a scenario's data) behind ``%ext``; what a step leaves behind ``%x``.  The function returns where to go on, or
+how the step ended: that plus (1 + OK, 1 + DISABLED, 1 + ENDS) times 2^32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from seqfault.compile.automaton import Automaton, Int64
+from seqfault.compile.automaton import Automaton
 from seqfault.compile.ir import interval
 from seqfault.compile.ops import REPORTED, Op
 from seqfault.compile.work import MAX_CHOICES, X_DEPTH, X_DIGITS, X_FUEL, X_RADIX, X_SEQ, X_USED, X_WAITED
@@ -52,7 +52,7 @@ class Known:
         self.rows = [tuple(int(x) for x in r) for r in a.tab]
 
     def bounds(self, s: int) -> Range:
-        word, shift, mask, lo, span, rel = self.rows[s]
+        word, _shift, _mask, lo, span, rel = self.rows[s]
         if not rel and word in self.constant and word >= self.a.nw:
             v = signed_range(self.constant[word])
             return v, v
@@ -72,7 +72,7 @@ class Body:
         name: str,
         pcs: Sequence[int],
         entries: Sequence[int],
-        stops: Sequence[int] | Int64,
+        stops: Any,
         use_masks: bool,
         known: Known,
         track: bool = False,
@@ -229,7 +229,7 @@ class Body:
         """Value of a slot and its range."""
         if s in self.values:
             return self.values[s]
-        word, shift, mask, lo, span, rel = self.k.rows[s]
+        word, shift, mask, lo, _span, rel = self.k.rows[s]
         a = self.a
         rng = self.k.bounds(s)
         if rel or word < a.nw:
@@ -258,7 +258,7 @@ class Body:
 
     def set_slot(self, s: int, v: str, rng: Range | None = None) -> None:
         """Assign without a check of the range."""
-        word, shift, mask, lo, span, rel = self.k.rows[s]
+        word, shift, mask, lo, _span, rel = self.k.rows[s]
         a = self.a
         if not rel and word >= a.nw and word not in self.k.lasting:
             self.do(f"store i64 {v}, ptr {self.local(word)}")
@@ -332,9 +332,8 @@ class Body:
     def arithmetic(self, op: Op, pc: int, row: list[int]) -> None:
         x, rx = self.slot(row[2])
         y, ry = "0", (0, 0)
-        if op <= Op.SHR or op in (Op.EQ, Op.NE, Op.LT, Op.LE, Op.MIN, Op.MAX):
-            if op is not Op.MOV:
-                y, ry = self.slot(row[3])
+        if (op <= Op.SHR or op in (Op.EQ, Op.NE, Op.LT, Op.LE, Op.MIN, Op.MAX)) and op is not Op.MOV:
+            y, ry = self.slot(row[3])
         wrap = row[4] != 0
         rng = interval(op, rx, ry)
         if op is Op.MOV:

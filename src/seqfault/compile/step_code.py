@@ -8,12 +8,13 @@ the oracle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from seqfault.compile.automaton import Automaton, Int64
+from seqfault.compile.automaton import Automaton
 from seqfault.compile.ops import BRANCHES, Op
 from seqfault.compile.step_body import Body, Known, signed_range
 from seqfault.compile.step_runtime import runtime
@@ -49,8 +50,8 @@ class Packing:
 
 @dataclass
 class StepText:
-    """LLVM text of an automaton's steps.  `class_of`: number of each process's class; `fuel`: whether any step has a loop
-    of its own."""
+    """LLVM text of an automaton's steps.  `class_of`: number of each process's class; `fuel`: whether any step has a
+    loop of its own."""
 
     text: str
     class_of: list[int]
@@ -264,8 +265,8 @@ def packing_of(a: Automaton, graph: Graph) -> Packing:
 
 
 def step_text(a: Automaton, mode: str, use_masks: bool, track: bool = False) -> StepText:
-    """The LLVM text of `a`'s steps, which begin where `mode` says; `use_masks`: dead registers are zeroed; `track`: they
-    tell which cells they touch."""
+    """The LLVM text of `a`'s steps, which begin where `mode` says; `use_masks`: dead registers are zeroed; `track`:
+    they tell which cells they touch."""
     graph = Graph(a)
     packing = packing_of(a, graph)
     small = sum(len(graph.reach(p.entry)) for p in a.processes) <= SMALL
@@ -284,7 +285,7 @@ def step_text(a: Automaton, mode: str, use_masks: bool, track: bool = False) -> 
         class_of.append(shared[key])
     known = Known(a)
     out = [runtime(a, known)]
-    observers = []
+    observers: list[StepClass] = []
     for entry in a.observers:
         observers.append(StepClass(len(classes) + len(observers), entry, a.observer_words, True))
     for c in [*classes, *observers]:
@@ -301,7 +302,7 @@ def class_text(
     a: Automaton,
     graph: Graph,
     c: StepClass,
-    stops: Sequence[int] | Int64,
+    stops: Any,
     use_masks: bool,
     known: Known,
     small: bool,
@@ -403,8 +404,8 @@ def entry_text(
     out.append(f"entry:\n  call void @llvm.memcpy.p0.p0.i64(ptr %T, ptr %S, i64 {nb}, i1 false)\n")
     out.append(f"  %reg = getelementptr i64, ptr %ext, i64 {obs}\n")
     out.append(f"  call void @llvm.memset.p0.i64(ptr %reg, i8 0, i64 {8 * a.observer_words}, i1 false)\n")
-    for k, (off, v) in enumerate([(X_USED, 0), (X_DEPTH, 0), (X_FUEL, 100000)]):
-        out.append(f"  %h{k} = getelementptr i64, ptr %x, i64 {off}\n  store i64 {v}, ptr %h{k}\n")
+    for k, (off, n) in enumerate([(X_USED, 0), (X_DEPTH, 0), (X_FUEL, 100000)]):
+        out.append(f"  %h{k} = getelementptr i64, ptr %x, i64 {off}\n  store i64 {n}, ptr %h{k}\n")
     for k, w in enumerate((process_word, cpu_word)):
         out.append(f"  %z{k} = getelementptr i64, ptr %ext, i64 {w}\n  store i64 0, ptr %z{k}\n")
     out.append("  switch i64 %number, label %never [")
@@ -417,16 +418,17 @@ def entry_text(
 
 
 def successors_text(a: Automaton, classes: list[StepClass], packing: Packing) -> str:
-    """``successors(in, ext, x, out, who)``: all successors of a packed state, and the process of each.  Returns how many
-    there are, plus the number of steps times 2^16, plus 2^32 if a CPU or an agent can step, plus 2^33 if all CPUs have
-    finished.  For small models without choices and counters: the whole state stays in registers."""
+    """``successors(in, ext, x, out, who)``: all successors of a packed state, and the process of each.  Returns how
+    many there are, plus the number of steps times 2^16, plus 2^32 if a CPU or an agent can step, plus 2^33 if all CPUs
+    have finished.  For small models without choices and counters: the whole state stays in registers."""
     from seqfault.compile.work import X_FUEL
 
     n, words = a.nw, packing.words
     at_pc, shift_pc, mask_pc = (int(x) for x in a.tab[a.pc_slot][:3])
     process_word = int(a.tab[a.process_slot][0]) - n
     out = [
-        "define i64 @successors(ptr noalias %in, ptr noalias %ext, ptr noalias %x, ptr noalias %out, ptr noalias %who) {\n"
+        "define i64 @successors(ptr noalias %in, ptr noalias %ext, ptr noalias %x, ptr noalias %out, "
+        "ptr noalias %who) {\n"
         f"entry:\n  %S = alloca [{n} x i64]\n"
     ]
     out += [f"  %T{i} = alloca [{n} x i64]\n" for i in range(len(a.processes))]
@@ -445,7 +447,8 @@ def successors_text(a: Automaton, classes: list[StepClass], packing: Packing) ->
                 ended = {"k": f"%k{j}", "s": f"%t{j}", "f": f"%g{j}"}[v[1]]
                 kept = {"k": f"%n{j}", "s": f"%t{j}", "f": f"%g{j}"}[v[1]]
                 blocked = f"%b{j}" if v[1] == "f" else end
-                out.append(f"  {v} = phi i64 [{end}, %p{j}], [{blocked}, %blocked{j}], [{ended}, %ends{j}], [{kept}, %ok{j}]\n")
+                out.append(f"  {v} = phi i64 [{end}, %p{j}], [{blocked}, %blocked{j}], ")
+                out.append(f"[{ended}, %ends{j}], [{kept}, %ok{j}]\n")
         cpu = p.role == 0
         out.append(
             f"  %w{i} = getelementptr i64, ptr %S, i64 {p.base + at_pc}\n  %v{i} = load i64, ptr %w{i}\n"
@@ -479,7 +482,8 @@ def successors_text(a: Automaton, classes: list[StepClass], packing: Packing) ->
         ended = {"k": f"%k{j}", "s": f"%t{j}", "f": f"%g{j}"}[v]
         kept = {"k": f"%n{j}", "s": f"%t{j}", "f": f"%g{j}"}[v]
         blocked = f"%b{j}" if v == "f" else end
-        out.append(f"  %{v}{j + 1} = phi i64 [{end}, %p{j}], [{blocked}, %blocked{j}], [{ended}, %ends{j}], [{kept}, %ok{j}]\n")
+        out.append(f"  %{v}{j + 1} = phi i64 [{end}, %p{j}], [{blocked}, %blocked{j}], ")
+        out.append(f"[{ended}, %ends{j}], [{kept}, %ok{j}]\n")
     out.append(f"  %a = or i64 %k{j + 1}, %s{j + 1}\n  %z = or i64 %a, %f{j + 1}\n  ret i64 %z\n}}\n")
     return "".join(out)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,8 @@ CANDIDATES = 4096  # more cells than this are found by the tables
 
 @dataclass
 class Cell:
-    """A cell of memory in generated text: its number (`at`, a value or a literal); where its word is (`base`, `word`) and
-    `shift`; and, where all cells that may be meant agree, `mask`, `lo` and `span`.
+    """A cell of memory in generated text: its number (`at`, a value or a literal); where its word is (`base`, `word`)
+    and `shift`; and, where all cells that may be meant agree, `mask`, `lo` and `span`.
 
     `static`: the number is known.  Values that differ come from the tables.
     """
@@ -91,7 +92,7 @@ def cell(body: Body, base: int, terms: list[tuple[int, int]], found: list[int]) 
     if len({(r[2], r[3], r[4]) for r in rows}) != 1 or len(outside) != 1 or not rows[0][2]:
         return table_cell(body, text)
     base_name = "ext" if outside.pop() else "mem"
-    mask, lo, span = str(rows[0][2]), str(rows[0][3]), str(rows[0][4])
+    mask, least, span = str(rows[0][2]), str(rows[0][3]), str(rows[0][4])
     back = nw if base_name == "ext" else 0
     if len({r[0] for r in rows}) == 1:
         word = str(rows[0][0] - back)
@@ -101,13 +102,13 @@ def cell(body: Body, base: int, terms: list[tuple[int, int]], found: list[int]) 
         shift = str(rows[0][1])
     else:
         shift = affine(body, text, found, [r[1] for r in rows]) or look(body, "ts", text)
-    return Cell(text, base_name, word, shift, mask, lo, span, False, True)
+    return Cell(text, base_name, word, shift, mask, least, span, False, True)
 
 
 def affine(body: Body, at: str, cells: list[int], values: list[int]) -> str:
     """`values` as a multiple of the distance from the first cell, or ""."""
-    step = {b - a for a, b in zip(cells, cells[1:], strict=False)}
-    rise = {b - a for a, b in zip(values, values[1:], strict=False)}
+    step = {b - a for a, b in itertools.pairwise(cells)}
+    rise = {b - a for a, b in itertools.pairwise(values)}
     if len(step) != 1 or len(rise) != 1:
         return ""
     d, r = step.pop(), rise.pop()

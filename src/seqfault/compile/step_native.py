@@ -36,8 +36,8 @@ class StepObject:
 class StepCode:
     """Steps of an automaton as machine code.
 
-    `mode`: where steps begin; `dead`: dead registers are zeroed; `track`: steps tell which cells they touch.  `addresses`: int64, of the entries; `seconds`: what
-    compiling took, by stage; `cached`: it came from the cache.
+    `mode`: where steps begin; `dead`: dead registers are zeroed; `track`: steps tell which cells they touch.
+    `addresses`: int64, of the entries; `seconds`: what compiling took, by stage; `cached`: it came from the cache.
     """
 
     def __init__(self, a: Automaton, mode: str = "merged", dead: bool = True, track: bool = False):
@@ -57,7 +57,8 @@ class StepCode:
         """A hash of everything that the code depends on."""
         a = self.a
         h = hashlib.sha256(f"{seqfault.__version__} {compiler_hash()} {llvmlite.__version__}".encode())
-        h.update(f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()} {self.mode} {self.dead} {self.track}".encode())
+        h.update(f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}".encode())
+        h.update(f"{self.mode} {self.dead} {self.track}".encode())
         for x in (a.code, a.tab, a.stop[self.mode], a.masks, a.rettab):
             h.update(np.ascontiguousarray(x).tobytes())
         h.update(repr((list(a.pools), list(a.const_words), a.nw, a.nx, list(a.rom_cells))).encode())

@@ -68,7 +68,8 @@ B_VIOLATIONS, B_OUTCOMES = range(2)  # how much of the lists is filled
 
 @jit
 def drive(  # type: ignore[no-untyped-def]
-    A, P, W, R, fa, fb, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate, outcomes, ostate, N,
+    A, P, W, R, fa, fb, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate, outcomes, ostate,
+    N,
     parent, action, number, edges,
 ):
     """`work`, depth after depth; `fa` and `fb` take turns as the frontier.  th[T_WHY] is WHY_DONE when nothing is
@@ -102,7 +103,8 @@ def drive(  # type: ignore[no-untyped-def]
 
 
 @jit
-def begin(A, P, W, R, N, init, fa, table, store, G, th, S, T, E, X, buf, counts, outcomes, number):  # type: ignore[no-untyped-def]
+def begin(A, P, W, R, N, init, fa, table, store, G, th, S, T, E, X, buf, counts, outcomes,
+    number):  # type: ignore[no-untyped-def]
     """Make everything as at the start of an exploration from the packed state `init`: each process has done the local
     work before its first step, which nobody can see."""
     n = fa.shape[1]
@@ -131,7 +133,8 @@ def begin(A, P, W, R, N, init, fa, table, store, G, th, S, T, E, X, buf, counts,
     outcomes[:, O_STATE] = -1
     G[:] = 0
     N[:] = R
-    for j in (T_HEAD, T_END, T_PENDING, T_TAIL, T_TRANSITIONS, T_FINALS, T_DISTINCT, T_OUTCOMES, T_LEVEL, T_BASE, T_PARITY, T_EDGES, T_MOVED):
+    for j in (T_HEAD, T_END, T_PENDING, T_TAIL, T_TRANSITIONS, T_FINALS, T_DISTINCT, T_OUTCOMES, T_LEVEL, T_BASE,
+        T_PARITY, T_EDGES, T_MOVED):
         th[j] = 0
     th[T_SPARE] = -1
     th[T_FRONTIER] = 1
@@ -142,7 +145,8 @@ def begin(A, P, W, R, N, init, fa, table, store, G, th, S, T, E, X, buf, counts,
             i = P[O_PROCS] + p * PROCESS_ROW
             if P[i + P_ROLE] <= 1:
                 th[T_MOVED] += k.follow(
-                    A, P, W, R, N, G, S[P[M_NW] + 1 :], S[2 * (P[M_NW] + 1) :], T, E, X, buf, np.int64(0), n, np.int64(p),
+                    A, P, W, R, N, G, S[P[M_NW] + 1 :], S[2 * (P[M_NW] + 1) :], T, E, X, buf, np.int64(0), n,
+                    np.int64(p),
                     P[i + P_BASE], counts, np.int64(0),
                 )
         for w in range(n):
@@ -162,7 +166,8 @@ def begin(A, P, W, R, N, init, fa, table, store, G, th, S, T, E, X, buf, counts,
 @jit
 def batch(  # type: ignore[no-untyped-def]
     A, P, W, R, inits, roms, rom_at, shared, room, fa, fb, table, store, G, th, S, T, E, X, buf, rec, hashes, counts,
-    distinct, dstate, outcomes, ostate, N, parent, action, number, edges, result, all_counts, all_edges, violations, found,
+    distinct, dstate, outcomes, ostate, N, parent, action, number, edges, result, all_counts, all_edges, violations,
+    found,
     filled, thread,
 ):
     """Explore the scenarios that nobody has taken yet; shared[0] is the next one.
@@ -189,7 +194,8 @@ def batch(  # type: ignore[no-untyped-def]
             G[k.G_LIMIT] = np.int64(1) << 60
             th[T_BUDGET] = np.int64(1) << 60
             drive(
-                A, P, W, R, fa, fb, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate, outcomes,
+                A, P, W, R, fa, fb, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate,
+                outcomes,
                 ostate, N, parent, action, number, edges,
             )  # fmt: skip
             why = th[T_WHY]
@@ -198,7 +204,8 @@ def batch(  # type: ignore[no-untyped-def]
             elif G[k.G_GROWN] and why in (WHY_DONE, WHY_GROWN):
                 R[:] = N
                 why = np.int64(WHY_GROWN)
-        if filled[B_VIOLATIONS] + MAX_DISTINCT > violations.shape[0] or filled[B_OUTCOMES] + th[T_OUTCOMES] > found.shape[0]:
+        more = filled[B_OUTCOMES] + th[T_OUTCOMES]
+        if filled[B_VIOLATIONS] + MAX_DISTINCT > violations.shape[0] or more > found.shape[0]:
             why = WHY_PAUSE
         r = result[s]
         r[R_WHY] = why

@@ -37,8 +37,8 @@ LIMIT_KINDS = frozenset(
 
 @dataclass(frozen=True)
 class Limits:
-    """How far one scenario is explored: `states`, `memory` in bytes, `seconds` (None: no limit); and how: `movers`, as for
-    `tiers.explore`."""
+    """How far one scenario is explored: `states`, `memory` in bytes, `seconds` (None: no limit); and how: `movers`, as
+    for `tiers.explore`."""
 
     states: int = 40_000_000
     memory: int = 8 << 30

@@ -334,8 +334,8 @@ class Exploration:
     `states`, `transitions`, `finals` (states at rest), `depth` (steps of the longest shortest path);
     `violations`; `outcomes`:
     hash -> first state; `packed`: of those states their packed form and depth; `counters`: how often each counted event
-    was on a transition; `edges`: (held lock class, taken class, instruction); `graph`: every edge, if it was asked for and
-    there was room; `cyclic`: whether an execution can go on for ever (None: not looked at); `moved`: steps that
+    was on a transition; `edges`: (held lock class, taken class, instruction); `graph`: every edge, if it was asked for
+    and there was room; `cyclic`: whether an execution can go on for ever (None: not looked at); `moved`: steps that
     were taken at once, as movers (movers.py); `complete`: every state was
     seen, else `reason` says why not.
     """

@@ -1,11 +1,11 @@
 """Steps that commute with everything that others do: they are taken at once, and no state is kept before them.
 
-Which steps these are is not declared but learned, scenario by scenario.  For each cell and process, a record of loads and
-one of stores keep the locks that were held at every such access.  A step is a mover if no other process has an access to the
-same cell (one of the two a store) except under a lock that the step's process now holds against it.  A step that takes a
-lock, or looks whether an object lives that somebody else frees, only moves to the right; one that gives a lock back only
-to the left (Lipton 1975).  Exploration starts from empty records, and is repeated with what was seen until nothing new
-is: docs/engine.md has the argument.
+Which steps these are is not declared but learned, scenario by scenario.  For each cell and process, a record of loads
+and one of stores keep the locks that were held at every such access.  A step is a mover if no other process has an
+access to the same cell (one of the two a store) except under a lock that the step's process now holds against it.  A
+step that takes a lock, or looks whether an object lives that somebody else frees, only moves to the right; one that
+gives a lock back only to the left (Lipton 1975).  Exploration starts from empty records, and is repeated with what was
+seen until nothing new is: docs/engine.md has the argument.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from seqfault.compile.work import LOOK, MAX_ACCESSED, OBJECT, READ, X_ACCESSED
 from seqfault.explore.interp import get, put
 from seqfault.explore.jit import jit_search as jit
 
-# W: whether it is on; how many locks; offsets of the locks, of each cell's number of cells in its object, of the lock that
-# a cell belongs to (its number plus one), of what is known of the instructions that take locks: TRIES, WAITS
+# W: whether it is on; how many locks; offsets of the locks, of each cell's number of cells in its object, of the lock
+# that a cell belongs to (its number plus one), of what is known of the instructions that take locks: TRIES, WAITS
 W_ON, W_LOCKS, W_LOCK, W_STRIDE, W_WHOSE, W_WAITS = range(6)
 W_HEADER = 8
 LOCK_ROW = 3  # 0 spinlock, 1 semaphore; its owner's or writer's cell; its readers' cell
@@ -111,8 +111,8 @@ def close(S, P, W, before, after, p):  # type: ignore[no-untyped-def]
 
 @jit
 def disturbed(R, cell, no, p, nproc, store):  # type: ignore[no-untyped-def]
-    """Whether another process stores to `cell` (or, against a store, loads it; or takes it for a lock) without a lock that
-    `no` rules out."""
+    """Whether another process stores to `cell` (or, against a store, loads it; or takes it for a lock) without a lock
+    that `no` rules out."""
     for q in range(nproc):
         if q == p:
             continue
@@ -177,7 +177,8 @@ def classify(W, R, X, before, after, p, nproc, waits):  # type: ignore[no-untype
 def record(W, R, X, before, after, blocked, p, nproc, waits):  # type: ignore[no-untyped-def]
     """Enter the accesses in X in the records; whether anything was new.
 
-    Taking a lock (where one `waits` for it) and giving it back have a record of their own.  `blocked`: the step could not be taken."""
+    Taking a lock (where one `waits` for it) and giving it back have a record of their own.  `blocked`: the step could
+    not be taken."""
     new = False
     for j in range(min(X[X_ACCESSED], np.int64(MAX_ACCESSED))):
         code = X[X_ACCESSED + 1 + j]

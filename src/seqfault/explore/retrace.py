@@ -103,7 +103,8 @@ class Retrace:
             w.buf[0] = self._step(w.buf[0], w, p, choice)
             out.append((p, choice))
             if a.processes[p].role <= 1:
-                says = k.first(s.A, s.P, s.W, s.R, w.N, G, w.S, w.S[one:], w.T, w.E, w.X, w.buf.ctypes.data, k.OK, p, a.processes[p].base)
+                says = k.first(s.A, s.P, s.W, s.R, w.N, G, w.S, w.S[one:], w.T, w.E, w.X, w.buf.ctypes.data, k.OK, p,
+                    a.processes[p].base)
                 follow(p, says)
         s.close()
         return out
@@ -126,7 +127,8 @@ class Retrace:
         while True:
             x[X_DIGITS : X_DIGITS + len(digits)] = digits
             advance(
-                state.ctypes.data, worker.T.ctypes.data, worker.E.ctypes.data, x.ctypes.data, p, len(digits), out.ctypes.data
+                state.ctypes.data, worker.T.ctypes.data, worker.E.ctypes.data, x.ctypes.data, p, len(digits),
+                out.ctypes.data
             )  # fmt: skip
             if int(x[X_USED]) <= len(digits):
                 return out

@@ -37,11 +37,11 @@ def explore(
 ) -> Exploration:
     """Every state that `init` can reach: as `engine.explore`, which is tier 0 and has the other parameters.
 
-    `tier`: 1 where it can (memory model sc, no renamed counts, no `watcher`), or 0.  `movers`: steps that commute with all
-    that others do are taken at once (movers.py): fewer states, the same kinds of violations and the same outcomes; None:
-    where there are more than `MANY` states, and if that shows a violation everything is explored, for every place that
-    shows it and the shortest paths.  For tier 1: `threads`; `exact` (whole states instead of fingerprints); `expect` (states
-    to make room for at the start); `traced` (parents are kept while there are few states).
+    `tier`: 1 where it can (memory model sc, no renamed counts, no `watcher`), or 0.  `movers`: steps that commute with
+    all that others do are taken at once (movers.py): fewer states, the same kinds of violations and the same outcomes;
+    None: where there are more than `MANY` states, and if that shows a violation everything is explored, for every place
+    that shows it and the shortest paths.  For tier 1: `threads`; `exact` (whole states instead of fingerprints);
+    `expect` (states to make room for at the start); `traced` (parents are kept while there are few states).
     """
     limits: dict[str, Any] = {"max_states": max_states, "max_memory": max_memory}
     limits |= {"timeout": timeout, "progress": progress}

@@ -12,7 +12,8 @@ from typing import Any
 from seqfault.scenarios.families import generate
 from seqfault.scenarios.model import Operation, Scenario, ScenarioError, from_dict
 
-# families that are run only when named: mmap-sem itself violates the first, the second has no end, the third takes minutes
+# families that are run only when named: mmap-sem itself violates the first, the second has no end, the third takes
+# minutes
 APART = ("linux-4.12/", "forever/", "large/")
 
 
