@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
-from seqfault.explore.movers import NEVER, no_records
+from seqfault.explore.movers import NEVER, W_WAITS, no_records, with_records
 from seqfault.explore.steps import Steps, steps_of
 from seqfault.explore import search as k
 from seqfault.explore.batch import begin, drive
@@ -124,7 +124,7 @@ class Search:
         self.a, self.mode, self.dead, self.exact = a, mode, dead and mode != "full", exact
         self.init, self.rom, self.exclusive, self.keep = init, rom, exclusive, TRACED
         self.code = steps_of(a, mode, dead, moves is not None)
-        self.W = self.code.moving
+        self.W = self.code.moving if moves is None else with_records(self.code.moving, moves, len(a.processes))
         self.R = no_records(a) if moves is None else moves
         self.moving = moves is not None and not exclusive
         self.graph = graph and threads == 1
@@ -164,6 +164,9 @@ class Search:
 
     def learned(self) -> Int64:
         """The records that this exploration made (movers.py)."""
+        at = int(self.W[W_WAITS])
+        n = len(self.code.moving) - at
+        self.code.moving[at:] = np.maximum(self.code.moving[at:], self.W[at : at + n])  # what was tried is known
         out = self.workers[0].N.copy()
         for w in self.workers[1:]:
             out = np.where(out == NEVER, w.N, np.where(w.N == NEVER, out, out & w.N))

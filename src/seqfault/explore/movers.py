@@ -20,9 +20,10 @@ from seqfault.explore.jit import jit_search as jit
 
 # W: whether it is on; how many locks; offsets of the locks, of each cell's number of cells in its object, of the lock
 # that a cell belongs to (its number plus one), of what is known of the instructions that take locks: TRIES, WAITS
-W_ON, W_LOCKS, W_LOCK, W_STRIDE, W_WHOSE, W_WAITS = range(6)
+W_ON, W_LOCKS, W_LOCK, W_STRIDE, W_WHOSE, W_WAITS, W_KNOWN = range(7)
 W_HEADER = 8
-LOCK_ROW = 3  # 0 spinlock, 1 semaphore; its owner's or writer's cell; its readers' cell
+LOCK_ROW = 4  # 0 spinlock, 1 semaphore; its owner's or writer's cell; its readers' cell; its number
+ALWAYS, MAYBE = 1, 2  # of a cell and a process, whether a load is in somebody's way; times 4: a store
 KINDS = 3
 NEVER = -1  # in a record: no such access
 MAX_LOCKS = 31  # two bits of a record each
@@ -41,7 +42,7 @@ def tables(a: Automaton, on: bool) -> NDArray[np.int64]:
             locks.append([0, c.addr, 0])
         elif c.path.endswith(".writer") and c.name[: -len("writer")] + "readers" in cells:
             locks.append([1, c.addr, cells[c.name[: -len("writer")] + "readers"]])
-    locks = locks[:MAX_LOCKS]
+    locks = [[*r, i] for i, r in enumerate(locks[:MAX_LOCKS])]
     stride = [0] * a.ncell
     for p in a.pools:
         for i in range(p.n):
@@ -52,11 +53,35 @@ def tables(a: Automaton, on: bool) -> NDArray[np.int64]:
     head[W_WHOSE] = head[W_STRIDE] + a.ncell
     head[W_WAITS] = head[W_WHOSE] + a.ncell
     whose = [0] * a.ncell
-    for i, (semaphore, first, second) in enumerate(locks):
+    for semaphore, first, second, i in locks:
         whose[first] = i + 1
         if semaphore:
             whose[second] = i + 1
     return np.array([*head, *(x for r in locks for x in r), *stride, *whose, *([0] * len(a.code))], np.int64)
+
+
+def with_records(W: NDArray[np.int64], R: NDArray[np.int64], nproc: int) -> NDArray[np.int64]:
+    """`W` for an exploration by these records: without locks that nobody takes, and with what the records say of each cell
+    and process at once."""
+    out = W.copy()
+    r = R.reshape(-1, nproc, KINDS)
+    if (r != NEVER).any():
+        rows = W[W[W_LOCK] : W[W_LOCK] + LOCK_ROW * W[W_LOCKS]].reshape(-1, LOCK_ROW)
+        taken = [x for x in rows if (r[x[1]] != NEVER).any() or (x[0] and (r[x[2]] != NEVER).any())]
+        out[W_LOCKS] = len(taken)
+        for k, x in enumerate(taken):
+            at = W[W_LOCK] + LOCK_ROW * k
+            out[at : at + LOCK_ROW] = x
+    stores = [r[:, :, 1], r[:, :, 2]]
+    known = np.zeros(r.shape[:2], np.int64)
+    for shift, kinds in ((0, stores), (2, [*stores, r[:, :, 0]])):
+        some = np.logical_or.reduce([x != NEVER for x in kinds])
+        bare = np.logical_or.reduce([x == 0 for x in kinds])
+        others = some.sum(axis=1)[:, None] - some
+        bare_others = bare.sum(axis=1)[:, None] - bare
+        known |= np.where(bare_others > 0, ALWAYS, np.where(others > 0, MAYBE, 0)) << shift
+    out[W_KNOWN] = len(out)
+    return np.concatenate([out, known.reshape(-1)])
 
 
 def no_records(a: Automaton) -> NDArray[np.int64]:
@@ -71,15 +96,16 @@ def held(S, P, W, p):  # type: ignore[no-untyped-def]
     for k in range(W[W_LOCKS]):
         r = W[W_LOCK] + LOCK_ROW * k
         owner = get(S, P, W[r + 1], 0)
+        bit = 2 * W[r + 3]
         if W[r] == 0:
             if owner == p + 1:
-                bits |= np.int64(3) << (2 * k)
+                bits |= np.int64(3) << bit
             continue
         readers = get(S, P, W[r + 2], 0)
         if owner == p + 1 and readers == 0:  # one that does not exclude is none
-            bits |= np.int64(3) << (2 * k)
+            bits |= np.int64(3) << bit
         elif owner == 0 and (readers >> p) & 1:
-            bits |= np.int64(1) << (2 * k)
+            bits |= np.int64(1) << bit
     return bits
 
 
@@ -105,12 +131,13 @@ def locks_touched(W, X):  # type: ignore[no-untyped-def]
 def close(S, P, W, before, after, p):  # type: ignore[no-untyped-def]
     """Let another process hold, in state S, what a step of `p` took."""
     for k in range(W[W_LOCKS]):
-        if (after >> (2 * k)) & 3 > (before >> (2 * k)) & 3:
-            put(S, P, W[W[W_LOCK] + LOCK_ROW * k + 1], 0, np.int64(2 if p == 0 else 1))
+        r = W[W_LOCK] + LOCK_ROW * k
+        if (after >> (2 * W[r + 3])) & 3 > (before >> (2 * W[r + 3])) & 3:
+            put(S, P, W[r + 1], 0, np.int64(2 if p == 0 else 1))
 
 
 @jit
-def disturbed(R, cell, no, p, nproc, store):  # type: ignore[no-untyped-def]
+def disturbed(W, R, cell, no, p, nproc, store):  # type: ignore[no-untyped-def]
     """Whether another process stores to `cell` (or, against a store, loads it; or takes it for a lock) without a lock
     that `no` rules out."""
     for q in range(nproc):
@@ -161,14 +188,14 @@ def classify(W, R, X, before, after, p, nproc, waits):  # type: ignore[no-untype
                     says |= TAKES
                 continue
         if how == LOOK:
-            if disturbed(R, cell, no, p, nproc, False):
+            if disturbed(W, R, cell, no, p, nproc, False):
                 says &= ~LEFT
             continue
         many = np.int64(1)
         if how == OBJECT:
             many = W[W[W_STRIDE] + cell]
         for c in range(cell, cell + many):
-            if disturbed(R, c, no, p, nproc, how != READ):
+            if disturbed(W, R, c, no, p, nproc, how != READ):
                 return 0
     return says
 

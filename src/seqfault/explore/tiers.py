@@ -71,7 +71,7 @@ def explore(
     return _once(Search(automaton, init, rom, **shape), limits)[0]
 
 
-MANY = 1_000_000  # states
+MANY = 20_000_000  # states
 TRIES = 64  # how often the records of one scenario may grow, after which it is explored without
 
 
