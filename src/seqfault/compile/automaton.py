@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,6 +116,13 @@ class Automaton:
         """Number of instructions."""
         return len(self.code)
 
+    @cached_property
+    def stored(self) -> list[tuple[int, int, int, int, int, int]]:
+        """Each cell that is part of the state: number, word, shift, mask, least value, span (of 64 bits each)."""
+        full = (1 << 64) - 1
+        rows = enumerate(self.tab[: self.ncell].tolist())
+        return [(a, r[0], r[1], r[2] & full, r[3], r[4] & full) for a, r in rows if r[2] and r[0] < self.nw]
+
     def pack(self, cells: Sequence[int | None], running: Sequence[bool] | None = None) -> Words:
         """The state of these memory cells (None: undefined) with every process at its entry.
 
@@ -122,13 +130,9 @@ class Automaton:
         outside its cell's range.
         """
         out = [0] * self.nw
-        for a in range(self.ncell):
-            word, shift, mask, lo, span, _ = (int(x) for x in self.tab[a])
-            mask &= (1 << 64) - 1
-            if not mask or word >= self.nw:
-                continue
+        for a, word, shift, mask, lo, span in self.stored:
             v = cells[a]
-            raw = (span & (1 << 64) - 1) + 1 if v is None else v - lo
+            raw = span + 1 if v is None else v - lo
             if v is None and raw > mask:
                 raw = 0
             if mask != (1 << 64) - 1 and not 0 <= raw <= mask:
