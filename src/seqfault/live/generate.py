@@ -284,7 +284,7 @@ def some_file(state):  # type: ignore[no-untyped-def]
 
 
 @jit
-def mmap_row(row, state, recent, spans, nr_pages, profile, huge, disk):  # type: ignore[no-untyped-def]
+def mmap_row(row, state, recent, spans, nr_pages, profile, huge):  # type: ignore[no-untyped-def]
     start, n = pick(state, recent, spans, nr_pages)
     flags = np.int64(0)
     fd = np.int64(-1)
@@ -295,18 +295,18 @@ def mmap_row(row, state, recent, spans, nr_pages, profile, huge, disk):  # type:
     elif profile in (UNTOUCHED, FORKS):
         file_share = 25
     if rnd(state, 100) < file_share:
-        fd = np.int64(2) if disk else rnd(state, 3)
+        fd = rnd(state, 3)
         if rnd(state, 12) == 0:
             fd = 4 + rnd(state, 2)
         if huge:
             fd &= 1
         shared = rnd(state, 100) < 45
-        if rnd(state, 2 if disk else 6) == 0:  # as far as reading ahead and around goes
+        if rnd(state, 6) == 0:  # as far as reading ahead and around goes
             n = min(n + 8 + rnd(state, 24), max(n, spans[0, 1] - start))
         off = start - spans[0, 0]
         if off < 0 or off > 40 or rnd(state, 100) < 25:
             off = rnd(state, 10)
-        elif not disk and rnd(state, 2) == 0:
+        elif rnd(state, 2) == 0:
             off = off % 8
         off *= PAGE
     else:
@@ -458,7 +458,6 @@ def fill_program(  # type: ignore[no-untyped-def]
         rows[1, 2] = 5 + rnd(state, 14)
         begin = 2
     large = rnd(state, 3) if nr_pages > 4 * HUGE_PAGES else np.int64(0)  # mappings of huge pages' size to come
-    disk = profile == FILES and not huge and rnd(state, 2) == 0  # about a long file on disk
     ends = np.array([8, 4, 6], np.int64) * PAGE  # of each file, as ftruncate has set it
     child = False
     head = rnd(state, RECENT)
@@ -478,7 +477,7 @@ def fill_program(  # type: ignore[no-untyped-def]
             who = np.int64(1)
         start, n = np.int64(0), np.int64(0)
         if op == OP_MMAP:
-            start, n = mmap_row(row, state, recent, spans, nr_pages, profile, huge, disk)
+            start, n = mmap_row(row, state, recent, spans, nr_pages, profile, huge)
             if large > 0 and rnd(state, 25) == 0:
                 large -= 1
                 n = np.int64(0)
@@ -527,19 +526,15 @@ def fill_program(  # type: ignore[no-untyped-def]
         elif op == OP_FTRUNCATE:
             row[2] = some_file(state)
             r = rnd(state, 12)
-            if disk:
-                row[2] = 2
             if r < 3 and 0 <= row[2] < 3:  # as many pages as it has, if nothing else made it longer
                 row[3] = (ends[row[2]] + PAGE - 1) // PAGE * PAGE
                 if r > 0 and row[3] > 0:
                     row[3] -= rnd(state, PAGE)
             else:
-                row[3] = rnd(state, 7 if r < 7 else 13 if r < 9 else 60) * PAGE
+                # where more is read ahead there are large folios, of parts of which the text knows nothing
+                row[3] = rnd(state, 7 if r < 7 else 13 if r < 9 or row[2] == 2 else 60) * PAGE
                 if rnd(state, 3) == 0:
                     row[3] += 1 + rnd(state, PAGE - 1)
-            if disk:  # parts of large folios are not cut off: the text has none
-                row[3] = min(60 * PAGE, ends[2] + rnd(state, 16) * PAGE - r // 8 * rnd(state, PAGE))
-                row[3] = max(row[3], ends[2])
             if 0 <= row[2] < 3:
                 ends[row[2]] = row[3]
             if rnd(state, 60) == 0:
@@ -569,8 +564,6 @@ def fill_program(  # type: ignore[no-untyped-def]
                 row[4] = advice[rnd(state, len(advice))]
                 if profile == FILES and rnd(state, 2) == 0:
                     row[4] = FILE_ADVICE[rnd(state, len(FILE_ADVICE))]
-                if disk and row[4] in (MADV_PAGEOUT, MADV_REMOVE):
-                    row[4] = MADV_WILLNEED
                 if row[4] == MADV_HUGEPAGE and not huge:
                     row[4] = MADV_NOHUGEPAGE
                 if rnd(state, 200) == 0:

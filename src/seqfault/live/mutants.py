@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -232,20 +232,29 @@ def make(fn: Func, kind: str, index: int, line: int, change: Callable[[Any], Non
     return Mutant(fn, tree, src.file, src.name, line, kind.split()[0], before, after)
 
 
-def draw(o: Options, seed: int, covered: dict[str, set[int]] | None = None) -> Iterator[Mutant]:
-    """Mutants without end, in an order given by the seed; the same kinds share the draws evenly.  `covered`: lines by
-    file, outside of which nothing is changed."""
+def draws(o: Options, seed: int, covered: dict[str, set[int]] | None = None) -> dict[str, Iterator[Mutant]]:
+    """Every mutant by its kind, in an order given by the seed.  `covered`: lines by file, outside of which nothing is
+    changed."""
     by_kind: dict[str, list[tuple[Func, str, int, int, Any]]] = {}
     for fn, lines in sorted(compiled_lines(o, covered).items(), key=lambda x: (source_of(x[0]).file, min(x[1]))):
         for kind, i, line, change in sites(source_of(fn).node, lines):
             by_kind.setdefault(kind.split()[0], []).append((fn, kind, i, line, change))
     rng = random.Random(seed)
-    for v in by_kind.values():
-        rng.shuffle(v)
-    while any(by_kind.values()):
-        for kind in sorted(by_kind):
-            if by_kind[kind]:
-                yield make(*by_kind[kind].pop())
+    for kind in sorted(by_kind):
+        rng.shuffle(by_kind[kind])
+    return {kind: (make(*x) for x in by_kind[kind]) for kind in sorted(by_kind)}
+
+
+def draw(o: Options, seed: int) -> Iterator[Mutant]:
+    """Every mutant, of the kinds in turn."""
+    rest = list(draws(o, seed).values())
+    while rest:
+        for kind in list(rest):
+            m = next(kind, None)
+            if m is None:
+                rest.remove(kind)
+            else:
+                yield m
 
 
 class SameCode(Exception):
@@ -460,7 +469,8 @@ def study(
     small: bool = True,
     share: tuple[int, int] = (0, 1),
 ) -> Study:
-    """Draw mutants until `count` of them compile, and try each.  `share` (k, n): only every n-th, from the k-th."""
+    """Try `count` mutants, as many of each kind; what does not compile is drawn again.  `share` (k, n): of each kind
+    only every n-th, from the k-th."""
     s = Study()
     kernel = open_kernel(o)
     try:
@@ -469,24 +479,23 @@ def study(
         s.operations = sum(len(r.rows) for r in known)
         covered = covered_lines(o, known, kernel.sizes)
         s.unreached = unreached(o, covered)
-        for number, m in enumerate(draw(o, seed, covered)):
-            if len(s.outcomes) >= count:
+        kinds = [islice(k, share[0], None, share[1]) for k in draws(o, seed, covered).values()]
+        for number in range(count):
+            for m in kinds[number % len(kinds)]:
+                t = time.perf_counter()
+                try:
+                    last = try_mutant(m, o, known, kernel, unchanged)
+                except CompileError:
+                    s.stillborn += 1
+                    continue
+                except SameCode:
+                    s.same += 1
+                    continue
+                s.outcomes.append(last)
+                if note is not None:
+                    what = f"found by {last.by}, {last.shrunk} operations" if last.found else "SURVIVES"
+                    note(s, f"{m.name}: {what} ({time.perf_counter() - t:.1f} s)")
                 break
-            if number % share[1] != share[0]:
-                continue
-            t = time.perf_counter()
-            try:
-                s.outcomes.append(try_mutant(m, o, known, kernel, unchanged))
-            except CompileError:
-                s.stillborn += 1
-                continue
-            except SameCode:
-                s.same += 1
-                continue
-            if note is not None:
-                last = s.outcomes[-1]
-                what = f"found by {last.by}, {last.shrunk} operations" if last.found else "SURVIVES"
-                note(s, f"{m.name}: {what} ({time.perf_counter() - t:.1f} s)")
     finally:
         kernel.close()
     return s

@@ -200,11 +200,12 @@ def madvise_dontneed_free(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t, be
 
 
 def madvise_remove(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t) -> errno_t:
-    """Punch a hole into the file.  A mapping that may be made writable is enough since 6.7 (e8e17ee90eaf)."""
+    """Punch a hole into the file.  A mapping that may be made writable is enough since 6.7 (e8e17ee90eaf; in
+    6.1.192 too)."""
     if vma.vm_flags & VM_LOCKED or not vma.vm_file:
         return -EINVAL
     need: flags_t = VM_SHARED | VM_WRITE
-    if LINUX >= 607:
+    if LINUX >= 601:
         need = VM_SHARED | VM_MAYWRITE
     if vma.vm_flags & need != need:
         return -EACCES

@@ -9,6 +9,7 @@ from __future__ import annotations
 from seqfault.kernel import NULL, ptr
 from seqfault.mm.opcodes import UAPI_MAP_FIXED, UAPI_MAP_SHARED
 from seqfault.mm.rbtree import gap_before, gap_in_subtree, rb_last
+from seqfault.mm.readahead import RA_PAGES
 from seqfault.mm.stack import STACK_GUARD_GAP
 from seqfault.mm.types import (
     ENOMEM,
@@ -102,13 +103,14 @@ def get_unmapped_area(
     """Address 0 is no hint; `flags` as the system call has them.
 
     Large mappings are aligned for huge pages: those of files on ext4, xfs or btrfs from 5.18 (1854bc6e2420; here: of
-    what is not shmem), private anonymous ones from 6.7 (efa7df3e3bb5), if they are whole huge pages (d4148aeab412).
+    what is neither shmem nor ramfs), private anonymous ones from 6.7 (efa7df3e3bb5), if they are whole huge pages
+    (d4148aeab412).
     """
     if len > TASK_SIZE:
         return -ENOMEM
     at: addr_or_errno_t = 0
     if f:
-        if LINUX >= 518 and not f.shmem:
+        if LINUX >= 518 and not f.shmem and RA_PAGES != 0:
             at = thp_get_unmapped_area(mm, addr, len, flags, pgoff)
     elif LINUX >= 607 and addr == 0 and not flags & UAPI_MAP_SHARED and len % HPAGE_PMD_NR == 0:
         at = thp_get_unmapped_area(mm, addr, len, flags, 0)
