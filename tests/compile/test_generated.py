@@ -1,9 +1,10 @@
-"""Ten thousand generated programs run equal in plain Python and in the interpreter: memory after each operation, and what
-is reported."""
+"""Ten thousand generated programs run equal in plain Python, in the interpreter, and (every eighth batch, or all with
+SEQFAULT_TIER1=all) in generated code: memory after each operation, and what is reported."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -12,10 +13,13 @@ from generate import module
 
 from seqfault.compile.program import Process, Program, compile_program
 from seqfault.explore.engine import Executor
+from seqfault.explore.steps import Steps, Stepper
 from seqfault.explore.tables import ENDS
 from seqfault.kernel import KernelBug, Machine
 
-BATCH, OPERATIONS, BATCHES = 125, 2, 80  # 10,000 programs
+BATCH, OPERATIONS = 125, 2
+BATCHES = int(os.environ.get("SEQFAULT_BATCHES", "80"))  # 10,000 programs
+TIER1 = 1 if os.environ.get("SEQFAULT_TIER1") == "all" else 8
 FATAL = {ZeroDivisionError: "division-by-zero", ValueError: "bad-shift", AssertionError: "assertion"}
 
 
@@ -52,11 +56,13 @@ def test_programs_run_equal(seed: int, tmp_path: Path):
     layout = program.layout()
     used = [i for i in range(a.ncell) if a.tab[i, 2] != 0]
     reported = set()
+    code = Steps(a) if seed % TIER1 == 0 else None
     for p in range(BATCH):
         m = Machine(layout, strict=False)
         words = a.pack(m.cells)
         ex = Executor(a, a.rom(m.cells))
         state = ex.start(words)
+        fast, same = (Stepper(code, a.rom(m.cells)), state.copy()) if code is not None else (None, state)
         for i in range(OPERATIONS):
             k = p * OPERATIONS + i
             want = plain(m, fns[k])
@@ -65,6 +71,11 @@ def test_programs_run_equal(seed: int, tmp_path: Path):
             while ex.pc(state, k) != a.halt_pc and status != ENDS:
                 status = ex.run(state, k)
                 got += [a.kinds[v[0]] for v in ex.violations()]
+                if fast is not None:
+                    assert fast.run(same, k) == status, fns[k].__name__
+                    assert (same == state).all() or status == ENDS, fns[k].__name__
+                    mine, theirs = fast.violations(), ex.violations()
+                    assert [v[:3] for v in mine] == [v[:3] for v in theirs], fns[k].__name__
             assert got == want, fns[k].__name__
             reported.update(got)
             if status == ENDS:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from seqfault.compile.program import Process, Program, compile_program
+from seqfault.explore import tiers
 from seqfault.explore.engine import Exploration, explore
 from seqfault.explore.locks import cycles
 from seqfault.kernel import (
@@ -57,7 +58,17 @@ def explored(*entries: Callable[..., None], agents: tuple[Callable[..., None], .
     p = Program("t", procs)
     a = compile_program(p)
     cells = p.layout().start
-    return explore(a, a.pack(cells), a.rom(cells))
+    ex = explore(a, a.pack(cells), a.rom(cells))
+    # generated steps say the same, with and without movers
+    for movers in (False, True):
+        other = tiers.explore(a, a.pack(cells), a.rom(cells), movers=movers, graph=True)
+        kinds = [{(v.kind, v.pool) for v in e.violations} for e in (ex, other)]
+        assert kinds[0] == kinds[1], (movers, [a.kinds[k] for k, _ in kinds[0] ^ kinds[1]])
+        assert set(ex.outcomes) == set(other.outcomes)
+        assert {(i, j) for i, j, _ in ex.edges} == {(i, j) for i, j, _ in other.edges}
+        if not movers:
+            assert (ex.states, ex.transitions, ex.finals) == (other.states, other.transitions, other.finals)
+    return ex
 
 
 def kinds(ex: Exploration) -> set[str]:

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
+
+import numpy as np
+from numpy.typing import NDArray
+
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.step_native import StepCode
 from seqfault.explore.graph import boundaries
 from seqfault.explore.movers import tables
-from seqfault.explore.tables import program_array
+from seqfault.explore.tables import (
+    OK,
+    X_COUNTED,
+    X_DIGITS,
+    X_RADIX,
+    X_USED,
+    X_VIOL,
+    X_VIOLATIONS,
+    buffer,
+    program_array,
+    work_array,
+)
 
 
 class Steps(StepCode):
@@ -17,6 +33,51 @@ class Steps(StepCode):
         self.program = program_array(a, mode, dead and mode != "full")
         self.moving = tables(a, track)
         self.boundary = boundaries(a)
+
+
+class Stepper:
+    """Single steps of generated code: what `engine.Executor` is for the interpreter.
+
+    `rom`: a scenario's data.  `X`: what the last step left (compile/work.py).
+    """
+
+    def __init__(self, code: Steps, rom: NDArray[np.int64]):
+        a = code.a
+        self.code, self.a = code, a
+        self.S, self.T = np.zeros(a.nw + 1, np.int64), np.zeros(a.nw + 1, np.int64)
+        self.E = buffer(a, rom)[a.nw :].copy()
+        self.X = np.concatenate([work_array(a), np.zeros(len(a.lock_classes) + 1, np.int64)])
+        self.out = np.zeros(code.packing.words, np.int64)
+        self._advance = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 7)(int(code.addresses[0]))
+
+    def run(self, words: NDArray[np.int64], p: int, choice: int = 0) -> int:
+        """One step of process `p` with the choices that `choice` encodes; `words` is changed in place if it is OK.
+        Returns OK, DISABLED or ENDS."""
+        x = self.X
+        self.S[: self.a.nw] = words
+        digits: list[int] = []
+        code = choice
+        while True:  # how many alternatives a choice has is known only when it is met
+            x[X_DIGITS : X_DIGITS + len(digits)] = digits
+            x[X_VIOLATIONS] = x[X_COUNTED] = 0
+            status = self._advance(
+                self.S.ctypes.data, self.T.ctypes.data, self.E.ctypes.data, x.ctypes.data, p, len(digits),
+                self.out.ctypes.data,
+            )  # fmt: skip
+            if int(x[X_USED]) <= len(digits):
+                break
+            r = int(x[X_RADIX + len(digits)])
+            digits.append(code % r)
+            code //= r
+        if status == OK:
+            words[:] = self.code.unpack(self.out)
+        return int(status)
+
+    def violations(self) -> list[tuple[int, int, int, int]]:
+        """(kind, instruction, struct, object) of each violation of the last step."""
+        n = int(self.X[X_VIOLATIONS])
+        rows = self.X[X_VIOL : X_VIOL + 5 * n].reshape(-1, 5)
+        return [(int(r[0]), int(r[1]), int(r[2]), int(r[3])) for r in rows]
 
 
 _made: dict[tuple[int, str, bool, bool], Steps] = {}
