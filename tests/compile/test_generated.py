@@ -13,7 +13,7 @@ from generate import module
 
 from seqfault.compile.program import Process, Program, compile_program
 from seqfault.explore.engine import Executor
-from seqfault.explore.steps import Steps, Stepper
+from seqfault.explore.steps import Stepper, Steps
 from seqfault.explore.tables import ENDS
 from seqfault.kernel import KernelBug, Machine
 

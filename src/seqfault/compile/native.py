@@ -114,7 +114,8 @@ class NativeProgram:
 
     `entries`: name -> function; `binds`: place -> function; `sizes`, `fields`: as of a `Program`; `structs`: more
     structs whose memory belongs to the program; `level`: 1, or 2 for code that is a fifth faster and takes three times
-    as long to make, or 0 for code that is made in half the time and takes half as long again.  Raises `CompileError` for text outside the language.
+    as long to make, or 0 for code that is made in half the time and takes half as long again.  Raises `CompileError`
+    for text outside the language.
     """
 
     def __init__(

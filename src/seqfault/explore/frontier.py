@@ -1,7 +1,7 @@
 """Breadth-first exploration on generated steps: the arrays, the rounds, the threads.
 
-The next frontier has a part for each thread.  When a thread needs something (room in the table, in its part of the frontier,
-a pause) it comes back, with the successors that it has not entered yet, and goes on from there.
+The next frontier has a part for each thread.  When a thread needs something (room in the table, in its part of the
+frontier, a pause) it comes back, with the successors that it has not entered yet, and goes on from there.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
-from seqfault.explore.movers import NEVER, W_WAITS, no_records, with_records
-from seqfault.explore.steps import Steps, steps_of
 from seqfault.explore import search as k
 from seqfault.explore.batch import begin, drive
 from seqfault.explore.engine import Exploration, Found
+from seqfault.explore.movers import NEVER, W_WAITS, no_records, with_records
+from seqfault.explore.rehash import acyclic, rehash, rehash_exact
+from seqfault.explore.steps import Steps, steps_of
 from seqfault.explore.tables import X_EDGES, buffer, work_array
 
 Int64 = NDArray[np.int64]
@@ -100,9 +101,9 @@ def _worker(code: Steps) -> Worker:
 class Search:
     """An exploration that can be stopped between rounds, saved, and gone on with.
 
-    `threads`: how many share the work; `exact`: whole states are kept, not fingerprints; `traced`: parents are kept as long as
-    there are few states; `expect`: states for which there is room from the start; `graph`: whether it can go on for ever is found out (one
-    thread); `moves`: records by which movers are told (movers.py), or None.
+    `threads`: how many share the work; `exact`: whole states are kept, not fingerprints; `traced`: parents are kept as
+    long as there are few states; `expect`: states for which there is room from the start; `graph`: whether it can go on
+    for ever is found out (one thread); `moves`: records by which movers are told (movers.py), or None.
     """
 
     def __init__(
@@ -137,13 +138,13 @@ class Search:
         for w in self.workers:
             w.reset(rom, exact, exclusive, self.traced)
             w.th[k.T_SHARED], w.th[k.T_GRAPH] = threads > 1, self.graph
-        slots = max(FIRST_SLOTS, int(expect / FULL * 1.02) + threads * k.ROOM)
-        self.table = np.zeros(slots, np.uint64)
+        room = max(FIRST_SLOTS, int(expect / FULL * 1.02) + threads * k.ROOM)
+        self.table = np.zeros(room, np.uint64)
         self.store = np.zeros((max(2 * k.ROOM, expect) if exact else 1, self.words), np.int64)
         self.G = np.zeros(16, np.int64)
         self.parent = np.zeros(4 * k.ROOM if self.traced else 1, np.int64)
         self.action = np.zeros(4 * k.ROOM if self.traced else 1, np.int64)
-        self.number = np.zeros(slots if self.graph else 1, np.int32)
+        self.number = np.zeros(room if self.graph else 1, np.int32)
         self.edges = np.zeros((4 * k.ROOM if self.graph else 1, 2), np.int32)
         self.peak = 0
         self.seconds = 0.0
@@ -155,7 +156,8 @@ class Search:
         )  # fmt: skip
         for w in self.workers[1:]:
             w.N[:] = self.workers[0].N
-        self.parts: list[Int64] = [self.workers[0].front[:1].copy()] if threads > 1 else []  # of the depth that is being expanded
+        # of the depth that is being expanded
+        self.parts: list[Int64] = [self.workers[0].front[:1].copy()] if threads > 1 else []
         self.at = 0  # which of them is being expanded
         self.base = 0  # number of its first state
         self.level = 0
@@ -235,7 +237,7 @@ class Search:
                 both = (old, new, self.number, numbers)
                 more = (self.store, self.words) if self.exact else ()
                 jobs.append((*both, *more, lo, hi, self.threads == 1))
-            self._parallel(k.rehash_exact if self.exact else k.rehash, jobs)
+            self._parallel(rehash_exact if self.exact else rehash, jobs)
             self.table, self.number = new, numbers
         self._limits()
 
@@ -260,8 +262,8 @@ class Search:
         w = self.workers[0]
         w.th[k.T_BUDGET] = budget
         drive(
-            self.A, self.P, self.W, self.R, w.front, w.part, self.table, self.store, self.G, w.th, *w.rest(), self.parent,
-            self.action, self.number, self.edges,
+            self.A, self.P, self.W, self.R, w.front, w.part, self.table, self.store, self.G, w.th, *w.rest(),
+            self.parent, self.action, self.number, self.edges,
         )  # fmt: skip
         self._supply(w)
         self.need_table = w.th[k.T_WHY] == k.WHY_TABLE
@@ -353,7 +355,7 @@ class Search:
         ex.bytes = max(self.peak, self.bytes)
         ex.moved = sum(int(w.th[k.T_MOVED]) for w in self.workers)
         if self.graph and complete:
-            ex.cyclic = not k.acyclic(self.edges, int(self.workers[0].th[k.T_EDGES]), self.states)
+            ex.cyclic = not acyclic(self.edges, int(self.workers[0].th[k.T_EDGES]), self.states)
         if self.traced:
             ex.parent, ex.action = self.parent[: self.states].copy(), self.action[: self.states].copy()
         if self.moving or not self.traced:
@@ -384,8 +386,8 @@ class Search:
             ex.packed[v.state] = state.copy(), int(rank[0])
         best: dict[int, tuple[tuple[int, ...], int, Int64]] = {}
         for w in self.workers:
-            for i in np.flatnonzero(w.outcomes[:, k.O_STATE] >= 0):
-                h, state_no, level = (int(x) for x in w.outcomes[i])
+            for i in np.flatnonzero(w.outcomes[:, k.O_STATE] >= 0).tolist():
+                h, state_no, level = (int(x) for x in w.outcomes[i].tolist())
                 where = (level, *w.ostate[i].tolist()) if self.threads > 1 else (level,)
                 if h not in best or where < best[h][0]:
                     best[h] = where, state_no, w.ostate[i]

@@ -16,4 +16,5 @@ FILES = [HERE.parent / "compile" / "work.py", *(HERE / name for name in COMPILED
 
 jit = make_jit("engine", FILES)
 jit_graph = make_jit("graph", [HERE / "graph.py", HERE / "progress.py"])
-jit_search = make_jit("search", [*FILES, *(HERE / name for name in ("raw.py", "search.py", "movers.py", "batch.py"))])
+SEARCH = ("raw.py", "search.py", "movers.py", "batch.py", "rehash.py")
+jit_search = make_jit("search", [*FILES, *(HERE / name for name in SEARCH)])

@@ -61,8 +61,8 @@ def tables(a: Automaton, on: bool) -> NDArray[np.int64]:
 
 
 def with_records(W: NDArray[np.int64], R: NDArray[np.int64], nproc: int) -> NDArray[np.int64]:
-    """`W` for an exploration by these records: without locks that nobody takes, and with what the records say of each cell
-    and process at once."""
+    """`W` for an exploration by these records: without locks that nobody takes, and with what the records say of each
+    cell and process at once."""
     out = W.copy()
     r = R.reshape(-1, nproc, KINDS)
     if (r != NEVER).any():

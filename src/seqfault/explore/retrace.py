@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.explore import search as k
-from seqfault.explore.engine import Exploration
-from seqfault.explore.tables import X_DIGITS, X_RADIX, X_USED
+from seqfault.explore.engine import Executor, Exploration
+from seqfault.explore.steps import Stepper
 
 if TYPE_CHECKING:
     from seqfault.explore.frontier import Search
@@ -81,10 +80,10 @@ class Retrace:
         a, init, rom = self.again
         s = Search(a, init, rom, **self.options)  # type: ignore[arg-type]
         w = s.workers[0]
-        start = self.code.pack(self._start(s, init))
+        state = Executor(a, rom, s.mode, s.dead).start(init)
+        stepper = Stepper(self.code, rom)
         out: Path = []
         G = np.zeros(16, np.int64)
-
         one = a.nw + 1
 
         def follow(p: int, says: int) -> None:
@@ -94,44 +93,21 @@ class Retrace:
             )  # fmt: skip
             out.extend([(p, 0)] * int(n))
 
-        w.buf[0] = start
+        w.buf[0] = self.code.pack(state)
         for p, info in enumerate(a.processes):
             if info.role <= 1:
                 follow(p, 0)
         for p, choice in path:
-            w.S[: a.nw] = self.code.unpack(w.buf[0])
-            w.buf[0] = self._step(w.buf[0], w, p, choice)
+            w.S[: a.nw] = state = self.code.unpack(w.buf[0])
+            stepper.run(state, p, choice)
+            w.X[:] = stepper.X
+            w.buf[0] = self.code.pack(state)
             out.append((p, choice))
             if a.processes[p].role <= 1:
-                says = k.first(s.A, s.P, s.W, s.R, w.N, G, w.S, w.S[one:], w.T, w.E, w.X, w.buf.ctypes.data, k.OK, p,
-                    a.processes[p].base)
+                says = k.first(
+                    s.A, s.P, s.W, s.R, w.N, G, w.S, w.S[one:], w.T, w.E, w.X, w.buf.ctypes.data, k.OK, p,
+                    a.processes[p].base,
+                )  # fmt: skip
                 follow(p, says)
         s.close()
         return out
-
-    def _start(self, s: Search, init: NDArray[np.uint64]) -> Int64:
-        from seqfault.explore.engine import Executor
-
-        return Executor(s.a, s.rom, s.mode, s.dead).start(init)
-
-    def _step(self, packed: Int64, w: object, p: int, choice: int) -> Int64:
-        """The packed state after a step with the choices that `choice` encodes."""
-        worker: k.Any = w
-        state = np.zeros(len(worker.S), np.int64)
-        state[: self.code.a.nw] = self.code.unpack(packed)
-        out = np.zeros(self.code.packing.words, np.int64)
-        advance = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 7)(int(self.code.addresses[k.A_ADVANCE]))
-        digits: list[int] = []
-        code = choice
-        x = worker.X
-        while True:
-            x[X_DIGITS : X_DIGITS + len(digits)] = digits
-            advance(
-                state.ctypes.data, worker.T.ctypes.data, worker.E.ctypes.data, x.ctypes.data, p, len(digits),
-                out.ctypes.data
-            )  # fmt: skip
-            if int(x[X_USED]) <= len(digits):
-                return out
-            r = int(x[X_RADIX + len(digits)])
-            digits.append(code % r)
-            code //= r

@@ -6,8 +6,6 @@ their places in the table have been fetched.  All arrays belong to explore/front
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from seqfault.explore.interp import get, mix
@@ -37,6 +35,8 @@ from seqfault.explore.tables import (
     M_PC,
     M_PROCESSES,
     M_RULES,
+    MAX_ACCESSED,
+    MAX_CHOICES,
     O_PROCS,
     O_RULES,
     O_SEQPC,
@@ -44,8 +44,6 @@ from seqfault.explore.tables import (
     P_BASE,
     P_ROLE,
     PROCESS_ROW,
-    MAX_ACCESSED,
-    MAX_CHOICES,
     X_ACCESSED,
     X_COUNTED,
     X_COUNTS,
@@ -334,8 +332,8 @@ def follow(A, P, W, R, N, G, S, S2, T, E, X, buf, m, n, p, pb, counts, says):  #
     """From packed state buf[m], which changes to where they lead, take the steps of process `p` between which nobody
     need act; how many they were.
 
-    `says`: what `classify` says of the step that led here.  As long as all steps move to the right, the next one belongs to
-    them; after the first that does not, those that move to the left.  S and S2 are scratch.
+    `says`: what `classify` says of the step that led here.  As long as all steps move to the right, the next one
+    belongs to them; after the first that does not, those that move to the left.  S and S2 are scratch.
     """
     pS = np.int64(S.ctypes.data)
     pT = np.int64(T.ctypes.data)
@@ -385,13 +383,14 @@ def follow(A, P, W, R, N, G, S, S2, T, E, X, buf, m, n, p, pb, counts, says):  #
 
 @jit
 def work(  # type: ignore[no-untyped-def]
-    A, P, W, R, front, nfront, nxt, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate, outcomes,
-    ostate, N, parent, action, number, edges,
+    A, P, W, R, front, nfront, nxt, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate,
+    outcomes, ostate, N, parent, action, number, edges,
 ):
     """Expand states of the frontier until it is done or something is needed; why is th[T_WHY].
 
     `A`: addresses of generated code; `W`, `R`, `N`: movers, with the records that count and those that are made;
-    `number`: of the state in each slot, and `edges`, if the graph is kept; `front` (states, words): packed; `G`: what threads share; `th`: a thread's own.
+    `number`: of the state in each slot, and `edges`, if the graph is kept; `front` (states, words): packed; `G`: what
+    threads share; `th`: a thread's own.
     """
     n = front.shape[1]
     nproc = P[M_PROCESSES]
@@ -555,87 +554,3 @@ def work(  # type: ignore[no-untyped-def]
     th[T_PENDING] = m
     th[T_TRANSITIONS] = transitions
     th[T_WHY] = why
-
-
-@jit
-def rehash(old, new, number, numbers, lo, hi, alone):  # type: ignore[no-untyped-def]
-    """Move the fingerprints in old[lo:hi], and the states' numbers; both tables are in the order of fingerprints, so memory
-    is read and written forwards."""
-    slots = np.uint64(new.shape[0])
-    numbered = numbers.shape[0] > 1
-    for i in range(lo, hi):
-        h = old[i]
-        if h != 0:
-            s = np.int64(high(h, slots))
-            while True:
-                e = new[s]
-                if e == 0:
-                    if alone:
-                        new[s] = h
-                        break
-                    if compare_and_swap(new, s, np.uint64(0), h) == 0:
-                        break
-                s += 1
-                if s == new.shape[0]:
-                    s = np.int64(0)
-            if numbered:
-                numbers[s] = number[i]
-
-
-@jit
-def rehash_exact(old, new, number, numbers, store, n, lo, hi, alone):  # type: ignore[no-untyped-def]
-    """As `rehash`, for an index of whole states."""
-    slots = np.uint64(new.shape[0])
-    low = np.uint64((1 << 40) - 1)
-    numbered = numbers.shape[0] > 1
-    for i in range(lo, hi):
-        e = old[i]
-        if e != 0:
-            s = np.int64(high(hash_of(store, np.int64(e & low) - 1, n), slots))
-            while True:
-                x = new[s]
-                if x == 0:
-                    if alone:
-                        new[s] = e
-                        break
-                    if compare_and_swap(new, s, np.uint64(0), e) == 0:
-                        break
-                s += 1
-                if s == new.shape[0]:
-                    s = np.int64(0)
-            if numbered:
-                numbers[s] = number[i]
-
-
-@jit
-def acyclic(edges, m, n):  # type: ignore[no-untyped-def]
-    """Whether the graph of `n` states with the first `m` of `edges` (from, to) has no cycle: states that nothing leads to
-    any more are taken away until none is left."""
-    into = np.zeros(n, np.int32)
-    begin = np.zeros(n + 1, np.int64)
-    for e in range(m):
-        into[edges[e, 1]] += 1
-        begin[edges[e, 0] + 1] += 1
-    for i in range(n):
-        begin[i + 1] += begin[i]
-    at = begin.copy()
-    to = np.zeros(m, np.int32)
-    for e in range(m):
-        to[at[edges[e, 0]]] = edges[e, 1]
-        at[edges[e, 0]] += 1
-    free = np.zeros(n, np.int32)
-    tail = np.int64(0)
-    for i in range(n):
-        if into[i] == 0:
-            free[tail] = i
-            tail += 1
-    head = np.int64(0)
-    while head < tail:
-        i = free[head]
-        head += 1
-        for e in range(begin[i], begin[i + 1]):
-            into[to[e]] -= 1
-            if into[to[e]] == 0:
-                free[tail] = to[e]
-                tail += 1
-    return tail == n

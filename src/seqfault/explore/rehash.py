@@ -1,0 +1,93 @@
+"""What is done with a whole table of states, or a whole graph, between rounds of the search."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from seqfault.explore.jit import jit_search as jit
+from seqfault.explore.raw import compare_and_swap, high
+from seqfault.explore.search import hash_of
+
+
+@jit
+def rehash(old, new, number, numbers, lo, hi, alone):  # type: ignore[no-untyped-def]
+    """Move the fingerprints in old[lo:hi], and the states' numbers; both tables are in the order of fingerprints, so
+    memory is read and written forwards."""
+    slots = np.uint64(new.shape[0])
+    numbered = numbers.shape[0] > 1
+    for i in range(lo, hi):
+        h = old[i]
+        if h != 0:
+            s = np.int64(high(h, slots))
+            while True:
+                e = new[s]
+                if e == 0:
+                    if alone:
+                        new[s] = h
+                        break
+                    if compare_and_swap(new, s, np.uint64(0), h) == 0:
+                        break
+                s += 1
+                if s == new.shape[0]:
+                    s = np.int64(0)
+            if numbered:
+                numbers[s] = number[i]
+
+
+@jit
+def rehash_exact(old, new, number, numbers, store, n, lo, hi, alone):  # type: ignore[no-untyped-def]
+    """As `rehash`, for an index of whole states."""
+    slots = np.uint64(new.shape[0])
+    low = np.uint64((1 << 40) - 1)
+    numbered = numbers.shape[0] > 1
+    for i in range(lo, hi):
+        e = old[i]
+        if e != 0:
+            s = np.int64(high(hash_of(store, np.int64(e & low) - 1, n), slots))
+            while True:
+                x = new[s]
+                if x == 0:
+                    if alone:
+                        new[s] = e
+                        break
+                    if compare_and_swap(new, s, np.uint64(0), e) == 0:
+                        break
+                s += 1
+                if s == new.shape[0]:
+                    s = np.int64(0)
+            if numbered:
+                numbers[s] = number[i]
+
+
+@jit
+def acyclic(edges, m, n):  # type: ignore[no-untyped-def]
+    """Whether the graph of `n` states with the first `m` of `edges` (from, to) has no cycle: states that nothing leads
+    to any more are taken away until none is left."""
+    into = np.zeros(n, np.int32)
+    begin = np.zeros(n + 1, np.int64)
+    for e in range(m):
+        into[edges[e, 1]] += 1
+        begin[edges[e, 0] + 1] += 1
+    for i in range(n):
+        begin[i + 1] += begin[i]
+    at = begin.copy()
+    to = np.zeros(m, np.int32)
+    for e in range(m):
+        to[at[edges[e, 0]]] = edges[e, 1]
+        at[edges[e, 0]] += 1
+    free = np.zeros(n, np.int32)
+    tail = np.int64(0)
+    for i in range(n):
+        if into[i] == 0:
+            free[tail] = i
+            tail += 1
+    head = np.int64(0)
+    while head < tail:
+        i = free[head]
+        head += 1
+        for e in range(begin[i], begin[i + 1]):
+            into[to[e]] -= 1
+            if into[to[e]] == 0:
+                free[tail] = to[e]
+                tail += 1
+    return tail == n
