@@ -103,13 +103,16 @@ def check(
             help="Take steps that commute with all others at once; auto: in large scenarios that show no violation.",
         ),
     ] = "auto",
+    checkpoint_every: Annotated[
+        float, typer.Option(metavar="S", help="With --resume: seconds between saves of what is explored.", min=0)
+    ] = 60.0,
 ) -> None:
     """Explore every interleaving of the scenarios: is the protocol right?"""
     from seqfault.report.commands import run_check
 
     run_check(
         protocol, scenario or [], json, max_states, size(max_memory), timeout, jobs, resume, verbose, examples, locks,
-        memory, lock_starvation, reduce,
+        memory, lock_starvation, reduce, checkpoint_every,
     )  # fmt: skip
 
 

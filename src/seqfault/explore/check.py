@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from seqfault.compile.automaton import Automaton
@@ -38,12 +39,14 @@ LIMIT_KINDS = frozenset(
 @dataclass(frozen=True)
 class Limits:
     """How far one scenario is explored: `states`, `memory` in bytes, `seconds` (None: no limit); and how: `movers`, as
-    for `tiers.explore`."""
+    for `tiers.explore`; `checkpoint_every` seconds.
+    """
 
     states: int = 40_000_000
     memory: int = 8 << 30
     seconds: float | None = None
     movers: bool | None = None
+    checkpoint_every: float = 60.0
 
 
 @dataclass
@@ -175,6 +178,7 @@ def run_one(
     progress: Callable[..., None] | None = None,
     memory: str = SC,
     lock_waits: bool | None = None,
+    checkpoint: Path | None = None,
     **options: Any,
 ) -> tuple[Automaton, Exploration, list[Violation]]:
     """Explore one scenario under one protocol and memory model, without comparing it to anything.
@@ -193,6 +197,8 @@ def run_one(
         rom,
         graph=lock_waits is not None,
         movers=limits.movers,
+        checkpoint=checkpoint,
+        every=limits.checkpoint_every,
         max_states=limits.states,
         max_memory=limits.memory,
         timeout=limits.seconds,
@@ -240,16 +246,19 @@ def check_scenario(
     locks: bool = False,
     memory: str = SC,
     lock_waits: bool = False,
+    checkpoint: Path | None = None,
 ) -> ScenarioResult:
     """Explore `scenario` under `protocol` and a memory model, apply every oracle, compare its outcomes with
     mmap-sem's under the same model (mmap-sem's with the sequential orders); with `locks`, which is for `sc` only, each
-    access with the table of locks.  `lock_waits`: as for `run_one`."""
+    access with the table of locks.  `lock_waits`: as for `run_one`; `checkpoint`: as for `tiers.explore`."""
     from seqfault.explore.lockcheck import lock_violations, watch_for
 
     limits = limits or Limits()
     t0 = time.perf_counter()
     watcher = watch_for(protocol, scenario) if locks else None
-    a, ex, vs = run_one(protocol, scenario, limits, progress, memory, lock_waits, watcher=watcher)
+    a, ex, vs = run_one(
+        protocol, scenario, limits, progress, memory, lock_waits, checkpoint, watcher=watcher
+    )
     if watcher is not None:
         vs += lock_violations(protocol, watcher, ex)
     r = ScenarioResult(scenario.name, HOLDS, ex.states, ex.transitions, ex.depth)

@@ -193,6 +193,10 @@ class Search:
         return int(th[k.T_FRONTIER] - th[k.T_HEAD] + th[k.T_TAIL])
 
     # -- sizes
+    def resize(self) -> None:
+        """Tell the threads how much room there is."""
+        self._limits()
+
     def _limits(self) -> None:
         room = int(len(self.table) * FULL)
         if self.exact:
@@ -415,8 +419,10 @@ def run(
     timeout: float | None = None,
     progress: Callable[[Exploration, int], None] | None = None,
     between: Callable[[Search], None] | None = None,
+    stopped: Callable[[Search], None] | None = None,
 ) -> Exploration:
-    """Explore until everything was seen or a limit is reached.  `between(search)` is called between rounds."""
+    """Explore until everything was seen or a limit is reached.  `between(search)` is called between rounds,
+    `stopped(search)` when a limit is reached or Ctrl-C was pressed."""
     t0 = time.perf_counter() - s.seconds
     budget = 20_000
     s.G[k.G_LIMIT] = max_states
@@ -424,7 +430,12 @@ def run(
     seen = Exploration(s.a)
     while True:
         before = time.perf_counter()
-        more = s.round(budget)
+        try:
+            more = s.round(budget)
+        except KeyboardInterrupt:  # it comes between kernels: everything is as it should be
+            if stopped is not None:
+                stopped(s)
+            raise
         if any(w.th[k.T_WHY] == k.WHY_GROWN for w in s.workers):
             return s.exploration(False, GROWN)
         now = time.perf_counter()
@@ -447,6 +458,8 @@ def run(
         elif s.bytes + (s.grow_needs() if s.need_table else 0) > max_memory:
             reason = f"memory limit of {max_memory / (1 << 20):,.0f} MiB"
         if reason:
+            if stopped is not None:
+                stopped(s)
             break
         if s.need_table:
             s.grow()

@@ -27,13 +27,26 @@ from seqfault.explore.model import program_for
 from seqfault.protocols import load
 from seqfault.scenarios.model import Scenario
 
+SAVING_S = 120  # a worker that is told to stop may take so long to save
+
 
 def _worker_init() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # and sends this: save, then go
 
 
-def _work(protocol: str, scenario: Scenario, limits: Limits, locks: bool, memory: str, waits: bool) -> ScenarioResult:
-    return check_scenario(load(protocol), scenario, limits, locks=locks, memory=memory, lock_waits=waits)
+def _work(
+    protocol: str,
+    scenario: Scenario,
+    limits: Limits,
+    locks: bool,
+    memory: str,
+    waits: bool,
+    checkpoint: Path | None,
+) -> ScenarioResult:
+    return check_scenario(
+        load(protocol), scenario, limits, locks=locks, memory=memory, lock_waits=waits, checkpoint=checkpoint
+    )
 
 
 class Record:
@@ -67,6 +80,14 @@ class Record:
             what.append(self.memory)
         what.append(f"progress {self.lock_waits}")
         return hashlib.sha256(repr(tuple(what)).encode()).hexdigest()[:24]
+
+    def checkpoint(self, scenario: Scenario) -> Path | None:
+        """Where the exploration of a scenario that has not finished is kept; whatever the limits are."""
+        if self.path is None or self.locks or self.memory != SC:
+            return None
+        what = program_for(load(self.protocol), scenario).key("merged"), repr(scenario)
+        name = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+        return self.path.with_name(f"{self.path.name}.{name}.checkpoint")
 
     def add(self, key: str, r: ScenarioResult) -> None:
         if self.path is None or r.verdict == INCOMPLETE:
@@ -127,7 +148,8 @@ def check_many(
                     reason = f"time limit of {timeout:g} s"
                     break
                 mine = replace(limits, seconds=_least(limits.seconds, left))
-                r = check_scenario(load(protocol), s, mine, live, locks, memory, lock_waits)
+                at = record.checkpoint(s)
+                r = check_scenario(load(protocol), s, mine, live, locks, memory, lock_waits, at)
                 results[s.name] = r
                 record.add(k, r)
                 if progress:
@@ -174,7 +196,7 @@ def _parallel(
                 s, k = queue.pop()
                 left = None if end is None else max(0.1, end - time.perf_counter())
                 mine = replace(limits, seconds=_least(limits.seconds, left))
-                f = pool.submit(_work, protocol, s, mine, locks, memory, lock_waits)
+                f = pool.submit(_work, protocol, s, mine, locks, memory, lock_waits, record.checkpoint(s))
                 running[f] = (s, k)
             done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             for f in done:
@@ -199,3 +221,6 @@ def _parallel(
         for p in procs:
             if p.is_alive() and running:
                 p.terminate()
+        for p in procs:
+            if running:
+                p.join(timeout=SAVING_S)

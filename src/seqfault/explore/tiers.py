@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
 from seqfault.explore import engine
+from seqfault.explore.checkpoint import Keeper, read, restore
 from seqfault.explore.engine import Exploration
 from seqfault.explore.frontier import GROWN, Search, run
-from seqfault.explore.movers import no_records
+from seqfault.explore.movers import W_ON, no_records
 from seqfault.explore.search import G_GROWN, G_LOST
 from seqfault.explore.watch import Watch
 
@@ -33,6 +35,8 @@ def explore(
     timeout: float | None = None,
     progress: Callable[[Exploration, int], None] | None = None,
     watcher: Watch | None = None,
+    checkpoint: Path | None = None,
+    every: float = 60.0,
     **options: Any,
 ) -> Exploration:
     """Every state that `init` can reach: as `engine.explore`, which is tier 0 and has the other parameters.
@@ -41,34 +45,65 @@ def explore(
     all that others do are taken at once (movers.py): fewer states, the same kinds of violations and the same outcomes;
     None: where there are more than `MANY` states, and if that shows a violation everything is explored, for every place
     that shows it and the shortest paths.  For tier 1: `threads`; `exact` (whole states instead of fingerprints);
-    `expect` (states to make room for at the start); `traced` (parents are kept while there are few states).
+    `expect` (states to make room for at the start); `traced` (parents are kept while there are few states);
+    `checkpoint`: a file that it is saved to every so many seconds, at a limit and at Ctrl-C, and goes on from.  Raises
+    `CheckpointError` if that cannot be used.
     """
     limits: dict[str, Any] = {"max_states": max_states, "max_memory": max_memory}
     limits |= {"timeout": timeout, "progress": progress}
     if tier == 0 or watcher is not None or automaton.memory != "sc" or automaton.renames:
         return engine.explore(automaton, init, rom, watcher=watcher, **limits, **options)
     shape = {"threads": threads, "exact": exact, "expect": expect, **options}
-    if movers is False or options.get("exclusive"):
-        return _once(Search(automaton, init, rom, **shape), limits)[0]
-    if movers is None:
-        few = _once(Search(automaton, init, rom, **shape), {**limits, "max_states": min(MANY, max_states)})[0]
-        if few.complete or max_states <= MANY or "states" not in few.reason:
+    keeper = Keeper(checkpoint, every) if checkpoint is not None else None
+    ex = _explore(automaton, init, rom, movers, shape, limits, keeper)
+    if keeper is not None and ex.complete:
+        keeper.done()
+    return ex
+
+
+def _explore(
+    automaton: Automaton,
+    init: NDArray[np.uint64],
+    rom: NDArray[np.int64],
+    movers: bool | None,
+    shape: dict[str, Any],
+    limits: dict[str, Any],
+    keeper: Keeper | None,
+) -> Exploration:
+    saved = read(keeper.path) if keeper is not None and keeper.path.exists() else None
+    moving = saved is not None and bool(saved[1]["W"][W_ON])
+    if keeper is not None:
+        limits = {**limits, "between": keeper, "stopped": keeper.now}
+
+    def search(moves: NDArray[np.int64] | None = None) -> Search:
+        nonlocal saved
+        s = Search(automaton, init, rom, moves=moves, **shape)
+        if saved is not None and keeper is not None:
+            restore(s, keeper.path, *saved)
+            saved = None
+        return s
+
+    if movers is False or shape.get("exclusive"):
+        return _once(search(), limits)[0]
+    if movers is None and not moving:
+        few = _once(search(), {**limits, "max_states": min(MANY, limits["max_states"])})[0]
+        if few.complete or limits["max_states"] <= MANY or "states" not in few.reason:
             return few
-    end = None if timeout is None else time.perf_counter() + timeout
-    records = no_records(automaton)
+    end = None if limits["timeout"] is None else time.perf_counter() + limits["timeout"]
+    records = saved[1]["R"] if saved is not None and moving else no_records(automaton)
     for _ in range(TRIES):
         if end is not None:
             limits["timeout"] = max(0.01, end - time.perf_counter())
-        ex, learned, lost = _once(Search(automaton, init, rom, moves=records, **shape), limits)
+        ex, learned, lost = _once(search(records), limits)
         if lost:
             break
         if learned is None or (not ex.complete and ex.reason != GROWN):
-            if movers or (ex.complete and not ex.violations):
+            if movers or not ex.complete or not ex.violations:
                 return ex
-            whole = _once(Search(automaton, init, rom, **shape), limits)[0]
+            whole = _once(search(), limits)[0]
             return whole if whole.complete else ex
         records = learned
-    return _once(Search(automaton, init, rom, **shape), limits)[0]
+    return _once(search(), limits)[0]
 
 
 MANY = 20_000_000  # states

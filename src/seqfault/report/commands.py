@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,7 @@ from rich.progress import (
 
 from seqfault.cli import BAD_INPUT, EXIT, BadInput, dump
 from seqfault.explore.check import Limits, Report, ScenarioResult
+from seqfault.explore.checkpoint import CheckpointError
 from seqfault.explore.engine import Exploration
 from seqfault.explore.memory import canonical
 from seqfault.explore.model import automaton_for, program_for
@@ -68,8 +70,10 @@ def run_check(
     memory: str = "sc",
     lock_waits: bool = False,
     reduce: str = "auto",
+    every: float = 60.0,
 ) -> None:
     """`seqfault check`."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was done is kept
     if reduce not in REDUCE:
         raise BadInput(f"--reduce {reduce!r}: auto, all or none")
     p = load(protocol)
@@ -93,7 +97,7 @@ def run_check(
         TextColumn("{task.fields[what]}"),
         TimeElapsedColumn(),
     )
-    limits = Limits(max_states, max_memory, movers=REDUCE[reduce])
+    limits = Limits(max_states, max_memory, movers=REDUCE[reduce], checkpoint_every=every)
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(p.name, total=len(scenarios), what="")
         states = 0
@@ -112,6 +116,8 @@ def run_check(
             report = check_many(
                 protocol, scenarios, limits, jobs, timeout, done, None, resume, live, locks, memory, lock_waits
             )
+        except CheckpointError as e:
+            raise BadInput(f"--resume: {e}") from None
         except OSError as e:
             raise BadInput(f"--resume {resume}: {e.strerror}; name a file that can be written") from None
     if json:

@@ -1,0 +1,161 @@
+"""An exploration in a file, so that a long run survives.
+
+The file is numpy's .npz, not compressed (fingerprints do not compress), whose members have checksums.  It is written
+beside its place and moved there, so that a kill at any moment leaves the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqfault.explore import search as k
+
+if TYPE_CHECKING:
+    from seqfault.explore.frontier import Search
+
+FORMAT = 1
+COST = 20  # seconds of exploration for each second of saving, at least
+OWN = ("th", "E", "X", "counts", "N")  # of each thread, whole
+SCALARS = ("at", "base", "level", "traced", "peak", "seconds", "need_table")
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used: names the file, what is wrong, the remedy."""
+
+
+def key_of(s: Search) -> str:
+    """What an exploration must have in common with its checkpoint."""
+    h = hashlib.sha256(s.code.key().encode())
+    h.update(s.init.tobytes() + np.ascontiguousarray(s.rom).tobytes())
+    h.update(repr((s.mode, s.dead, s.exact, s.exclusive, s.threads, s.graph, s.moving)).encode())
+    return h.hexdigest()
+
+
+def save(s: Search, path: Path) -> None:
+    """Write `s` to `path`.  Raises `OSError`; what was there stays then."""
+    n = s.states
+    arrays: dict[str, NDArray[Any]] = {
+        "table": s.table,
+        "store": s.store[: int(s.G[k.G_INDEX]) + s.threads] if s.exact else s.store,
+        "G": s.G,
+        "R": s.R,
+        "W": s.W,
+        "number": s.number,
+        "edges": s.edges[: int(s.workers[0].th[k.T_EDGES])],
+        "parent": s.parent[:n] if s.traced else s.parent,
+        "action": s.action[:n] if s.traced else s.action,
+    }
+    for i, part in enumerate(s.parts):
+        arrays[f"part{i}"] = part
+    for i, w in enumerate(s.workers):
+        th = w.th
+        pending, found = int(th[k.T_PENDING]), int(th[k.T_DISTINCT])
+        arrays |= {f"{x}{i}": getattr(w, x) for x in OWN}
+        arrays |= {f"{x}{i}": getattr(w, x)[:pending] for x in ("buf", "rec", "hashes")}
+        arrays |= {f"{x}{i}": getattr(w, x)[:found] for x in ("distinct", "dstate")}
+        arrays |= {f"outcomes{i}": w.outcomes, f"ostate{i}": w.ostate}
+        now, then = int(th[k.T_FRONTIER]), int(th[k.T_TAIL])
+        swapped = s.threads == 1 and th[k.T_PARITY]
+        arrays[f"front{i}"] = w.front[: then if swapped else now]
+        arrays[f"next{i}"] = w.part[: now if swapped else then]
+    meta = {"format": FORMAT, "key": key_of(s), "parts": len(s.parts)} | {x: getattr(s, x) for x in SCALARS}
+    text = json.dumps(meta, default=lambda x: x.item())
+    new = path.with_name(path.name + ".new")
+    try:
+        with new.open("wb") as f:
+            np.savez(f, meta=np.frombuffer(text.encode(), np.uint8), **arrays)  # type: ignore[arg-type]
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(new, path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What is in a checkpoint.  Raises `CheckpointError`."""
+    try:
+        with np.load(path, allow_pickle=False) as f:
+            arrays = {name: f[name] for name in f.files}
+        meta = json.loads(arrays.pop("meta").tobytes().decode())
+        if meta["format"] != FORMAT:
+            raise CheckpointError(f"{path}: written by another version of seqfault; delete it to begin again")
+        return meta, arrays
+    except CheckpointError:
+        raise
+    except OSError as e:
+        raise CheckpointError(f"{path}: {e.strerror or e}; delete it to begin again") from None
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, TypeError, AttributeError):
+        raise CheckpointError(f"{path} is damaged or no checkpoint; delete it to begin again") from None
+
+
+def restore(s: Search, path: Path, meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+    """Put an exploration that has just begun where the checkpoint was.  Raises `CheckpointError` if it is another's."""
+    if meta["key"] != key_of(s):
+        raise CheckpointError(f"{path} is of another exploration; delete it to begin again")
+    s.table, s.number = arrays["table"], arrays["number"]
+    s.G[:], s.W = arrays["G"], arrays["W"]
+    for x in SCALARS:
+        setattr(s, x, meta[x])
+    for name in ("parent", "action", "edges", "store"):
+        setattr(s, name, with_room(arrays[name], getattr(s, name)))
+    s.parts = [arrays[f"part{i}"] for i in range(meta["parts"])]
+    for i, w in enumerate(s.workers):
+        for x in OWN:
+            getattr(w, x)[:] = arrays[f"{x}{i}"]
+        for x in ("buf", "rec", "hashes", "distinct", "dstate"):
+            old = arrays[f"{x}{i}"]
+            getattr(w, x)[: len(old)] = old
+        w.outcomes, w.ostate = arrays[f"outcomes{i}"], arrays[f"ostate{i}"]
+        w.front = with_room(arrays[f"front{i}"], w.front)
+        w.part = with_room(arrays[f"next{i}"], w.part)
+    s.resize()
+
+
+def with_room(saved: NDArray[Any], fresh: NDArray[Any]) -> NDArray[Any]:
+    """`saved`, with as much room behind it as there was or is needed next."""
+    if len(fresh) <= 1 and len(saved) <= 1:
+        return saved
+    out = np.zeros((len(saved) + max(len(fresh), 2 * k.ROOM), *saved.shape[1:]), saved.dtype)
+    out[: len(saved)] = saved
+    return out
+
+
+class Keeper:
+    """Saves an exploration now and then: every `every` seconds, but no more than a twentieth of the time."""
+
+    def __init__(self, path: Path, every: float):
+        self.path, self.every = path, every
+        self.last = time.monotonic()
+        self.took = 0.0
+        self.failed = False
+
+    def __call__(self, s: Search) -> None:
+        if time.monotonic() - self.last > max(self.every, COST * self.took):
+            self.now(s)
+
+    def now(self, s: Search) -> None:
+        """Save; a disk that is full is told once, and does not stop the exploration."""
+        t = time.monotonic()
+        try:
+            save(s, self.path)
+        except OSError as e:
+            if not self.failed:
+                what = f"{self.path}: {e.strerror or e}; the checkpoint before it, if any, stays"
+                print(f"seqfault: no checkpoint: {what}", file=sys.stderr)
+            self.failed = True
+        self.last = time.monotonic()
+        self.took = self.last - t
+
+    def done(self) -> None:
+        self.path.unlink(missing_ok=True)
