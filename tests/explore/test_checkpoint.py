@@ -19,7 +19,9 @@ from seqfault.explore.checkpoint import CheckpointError
 from seqfault.models import seq
 
 SIZE = (1, 2, 2, 2)
+# SEQFAULT_KILLS=50 SEQFAULT_KILL_SIZE=1,3,2,2 for a longer trial
 KILLS = int(os.environ.get("SEQFAULT_KILLS", "4"))
+KILL_SIZE = tuple(map(int, os.environ.get("SEQFAULT_KILL_SIZE", "1,2,2,2").split(",")))
 CHILD = """
 import sys
 from pathlib import Path
@@ -49,13 +51,13 @@ def child(path, size, threads, exact):
 
 @pytest.mark.parametrize(("threads", "exact"), [(1, False), (2, False), (1, True)])
 def test_killed_at_random_moments(tmp_path, threads: int, exact: bool):
-    a, init, rom = model()
+    a, init, rom = model(KILL_SIZE)
     want = tiers.explore(a, init, rom, mode="full", dead=False)
     path = tmp_path / "run.checkpoint"
     kills = resumed = 0
     rng = random.Random(threads * 2 + exact)
     while True:
-        c = child(path, SIZE, threads, exact)
+        c = child(path, KILL_SIZE, threads, exact)
         resumed += path.exists()
         try:
             out, _ = c.communicate(timeout=rng.uniform(0.9, 2.6) if kills < KILLS else 300)
@@ -67,6 +69,7 @@ def test_killed_at_random_moments(tmp_path, threads: int, exact: bool):
     got = f"True {want.states} {want.transitions} {want.finals} {want.depth} {sorted(want.outcomes)}"
     assert out.strip() == got
     assert not path.exists()
+    print(f"killed {kills} times, {resumed} starts found a checkpoint")
 
 
 def stopped(path, **options):
