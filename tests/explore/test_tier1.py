@@ -8,6 +8,7 @@ import pytest
 
 from seqfault.compile.program import compile_program
 from seqfault.explore import engine, frontier, tiers
+from seqfault.explore.many import explore_batch
 from seqfault.explore.model import automaton_for, program_for
 from seqfault.explore.tables import OK
 from seqfault.models import record, seq
@@ -137,3 +138,18 @@ def test_without_a_cache(tmp_path, monkeypatch):
     a = compile_program(p, "full")
     ex = tiers.explore(a, a.pack(p.layout().start), a.rom(p.layout().start), mode="full", dead=False)
     assert ex.states == 409
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_batch_is_its_scenarios(threads: int):
+    protocol = load("spf-seed")
+    begun = [begin(protocol, s) for s in sample(31, 40)]
+    a = begun[0][0]
+    got = explore_batch(a, [(init, rom) for _, init, rom in begun], threads=threads)
+    for (_, init, rom), y in zip(begun, got, strict=True):
+        x = tiers.explore(a, init, rom)
+        for f in ("states", "transitions", "finals", "depth", "outcomes"):
+            assert getattr(x, f) == getattr(y, f), f
+        assert (x.counters == y.counters).all()
+        assert sorted(map(repr, x.violations)) == sorted(map(repr, y.violations))
+        assert sorted(x.edges) == sorted(y.edges)
