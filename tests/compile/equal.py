@@ -33,6 +33,7 @@ from seqfault.explore.tables import (
 )
 from seqfault.kernel import Machine
 
+
 class Uncached(Steps):
     """Steps that are compiled anew: generated programs would fill the cache."""
 
