@@ -353,6 +353,16 @@ def test_random_access_is_read_ahead_of_where_it_is_executed(release, there) -> 
         assert (pool_object(file, DISK).pages[2] != 0) == there
 
 
+def test_a_page_that_is_read_alone_lets_the_fault_begin_anew() -> None:
+    """So what is around it is mapped by the second look, which makes the page table that the first one did not: there
+    was nothing but the file's last page."""
+    p = Program(618)
+    p.mmap(10, 5, R, SHARED, DISK, 6)
+    p.call(OP_PWRITE, DISK, 10, 7)
+    p.madvise(10, 5, MADV_RANDOM)
+    assert p.read(12) == 0 and present(p, 10, 15) == "..r.r"
+
+
 def test_holes_that_no_file_can_have() -> None:
     far = 1 << 50
     for ra, disk in ((32, -EFBIG), (0, -EOPNOTSUPP)):

@@ -20,7 +20,7 @@ from seqfault.mm.opcodes import OP_START
 from seqfault.mm.uapi import uapi_init, uapi_step
 
 Int64 = NDArray[np.int64]
-OUT_PER_ROW = 400  # words; a record has about this many at the most where both processes live
+OUT_PER_ROW = 800  # words; records have fewer on average, also where both processes live and details are asked for
 
 
 @dataclass

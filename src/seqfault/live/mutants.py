@@ -363,17 +363,25 @@ class Recorded:
     offsets: Int64
 
 
-def record(kernel: Any, o: Options) -> list[Recorded]:
-    """The kernel's answers to the first `o.ops` operations of the seed."""
+def record(kernel: Any, o: Options, tries: int = 8) -> list[Recorded]:
+    """The kernel's answers to the first `o.ops` operations of the seed, taken again where something disturbed them.
+
+    Raises `KernelBug` where the unchanged text does not agree with any of `tries`.
+    """
     out = []
     done = 0
+    pair = Pair(ModelSide(o.release, o.geometry, o.detail_every, **kernel.sizes), kernel)
     while done * o.program_ops < o.ops:
         rows = programs(o.plan, done, 40, o.seal)
-        stream, offsets, why = kernel.run(rows)
-        if why:
-            raise KernelBug("kernel-side", why)
-        out.append(Recorded(rows, stream.copy(), offsets.copy()))
+        for _ in range(tries):
+            both = pair.run(rows)
+            if both.at < 0:
+                break
+        else:
+            raise KernelBug("kernel-side", both.message or f"the unchanged text differs: {both.mismatch}")
+        out.append(Recorded(rows, both.kernel_stream.copy(), both.kernel_offsets.copy()))
         done += 40
+    pair.pool.shutdown()
     return out
 
 

@@ -14,7 +14,7 @@ from seqfault.mm.file import file_mapping, truncate_inode_pages_range
 from seqfault.mm.frames import get_page
 from seqfault.mm.places import VM_FAULT_OOM, VM_FAULT_RETRY, VM_FAULT_SIGBUS
 from seqfault.mm.readahead import find_get_page, mmap_readahead, page_cache_alloc
-from seqfault.mm.types import FILE_PAGES, FULL, data_t, fault_t, file, page, pgoff_t, vm_fault
+from seqfault.mm.types import FILE_PAGES, FULL, LINUX, data_t, fault_t, file, page, pgoff_t, vm_fault
 
 FILE_DATA = 8  # what page i of a file holds at first: FILE_DATA + i (up to 15)
 file_number_t = integer(0, 255)
@@ -31,6 +31,8 @@ def filemap_fault_full(vmf: ptr[vm_fault]) -> fault_t:
     p = find_get_page(mapping, vmf.pgoff)
     if not p:
         p = page_cache_alloc(mapping, vmf.pgoff)
+        if p and not mapping.shmem and LINUX >= 501:
+            return VM_FAULT_RETRY  # it was read without mmap_sem
     if not p:
         return VM_FAULT_OOM
     get_page(p)
