@@ -57,6 +57,7 @@ def test_what_is_noted_changes_no_result() -> None:
     from seqfault.compile.native import NativeProgram
 
     a, b = NativeProgram({"loop": loop}).machine(), CoveredProgram({"loop": loop}).machine()
+    assert a.program.key() not in (b.program.key(), "")
     for n in (0, 3, 9):
         assert a.call("loop", n) == b.call("loop", n) and list(a.cells) == list(b.cells)
     assert all(not k.startswith("line ") for k in a.counters)

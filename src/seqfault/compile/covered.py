@@ -27,7 +27,7 @@ class CoveredProgram(NativeProgram):
         return unit
 
     def key(self) -> str:
-        return "c" + super().key()[1:]
+        return super().key() + "-lines"
 
 
 def note_lines(unit: Unit, f: Function) -> None:
