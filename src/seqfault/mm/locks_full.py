@@ -93,6 +93,15 @@ EXCEPTIONS = (
         "kernel/fork.c: mm_init; fs/exec.c",
     ),
     Exemption(
+        "status",
+        tuple(f"mm_struct.{x}" for x in COUNTS),
+        "read",
+        ("note_totals",),
+        "none",
+        "/proc/PID/status reads the totals of an address space without a lock: each is a number of its own moment.",
+        "fs/proc/task_mmu.c: task_mem",
+    ),
+    Exemption(
         "parent-copied",
         tuple(f"mm_struct.{x}" for x in COUNTS),
         "read",
