@@ -10,6 +10,7 @@ from seqfault.live.compare import (
     FRAMES,
     KEPT,
     LOW,
+    MARKS,
     OUTSIDE,
     PAGE,
     RESULT,
@@ -154,13 +155,15 @@ def test_a_write_that_keeps_the_frame_differs_from_one_that_copies():
 
 def test_totals_and_details_are_compared():
     totals, vma = [4, 2, 4, 0, 0, 1, 255, 15, 63], [3, 2, 2, 2, 2, 0, 2]
-    same = [*record(0, [A], mask=5), *totals, *vma]
+    same = [*record(0, [A], mask=5), *totals, *[0] * G.observed, *vma]
     assert held([same], [same]) is None
-    for i in range(16):
-        other = list(same)
-        other[len(other) - 16 + i] += 1
-        got = held([same], [other])
-        assert got is not None and (got.why, got.index) == ((TOTALS, i) if i < 9 else (DETAILS, i - 9))
+    for why, first, n in ((TOTALS, 0, 9), (MARKS, 9, G.observed), (DETAILS, 9 + G.observed, 7)):
+        for i in range(n):
+            other = list(same)
+            other[len(record(0, [A])) + first + i] += 1
+            got = held([same], [other])
+            assert got is not None and (got.why, got.index) == (why, i)
+            assert why != MARKS or held([same], [other], mask=Mask(frames=False)) is None
 
 
 W, LAST = WINDOW_BASE, G.nr_pages - 1

@@ -311,7 +311,10 @@ def test_what_smaps_and_status_say():
             [4, 0, 4, 0, 0, 1, *cached],
             [4, 2, 4, 0, 0, 1, *cached],
         ]
-        details = got[-1][2][TOTAL_WORDS:]
+        n = sum(b - a for a, b in SPANS)
+        marks = [int(x) for x in got[-1][2][TOTAL_WORDS:][:n]]
+        assert marks == [3 if i in (8, 9) and k.frames else 0 for i in range(n)]  # unevictable and locked
+        details = got[-1][2][TOTAL_WORDS + n :]
         may = VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
         flags, rss, dirty, private, anonymous, lazyfree, locked = (int(x) for x in details[:7])
         assert flags == 3 | may | VM_ACCOUNT | VM_LOCKED

@@ -4,7 +4,7 @@ was seen to do."""
 from __future__ import annotations
 
 import pytest
-from program import ANON, PAGE, RW, Program, R, W, X, at
+from program import ANON, PAGE, PAGES, RW, Program, R, W, X, at
 
 from seqfault.kernel import pool_object, the
 from seqfault.kernel.layout import LIVE
@@ -474,7 +474,7 @@ def test_totals_of_a_process(p) -> None:
 
     def totals() -> list[int]:
         r = p.record()
-        return r[-9 - 7 * r[2] :][:6]
+        return r[-9 - PAGES - 7 * r[2] :][:6]
 
     assert totals() == [0, 0, 0, 0, 0, 0]
     p.mmap(10, 2)
@@ -494,7 +494,7 @@ def test_what_is_cached_of_each_file_is_told(p) -> None:
 
     def cached() -> list[int]:
         r = p.record()
-        return r[-3 - 7 * r[2] :][:3]
+        return r[-3 - PAGES - 7 * r[2] :][:3]
 
     assert cached() == [0, 0, 0b111111]
     p.call(OP_PWRITE, 0, 2, 7)
@@ -529,3 +529,25 @@ def test_a_page_that_is_unlocked_and_locked_at_once_is_not_locked(p) -> None:
         lru_add_drain()
         p8, p7 = (pool_object(page, pool_object(file, DISK).pages[i]) for i in (8, 7))
         assert (p8.mlocked, p8.unevictable) == (False, False) and (p7.mlocked, p7.mlock_count) == (True, 2)
+
+
+def test_marks_of_pages_are_told(p) -> None:
+    """Unevictable 1, locked 2."""
+    with p.machine:
+        the(uapi_observed).detail_every = 1
+    p.mmap(10, 2)
+    p.write(10, 1)
+    p.write(11, 1)
+    p.mlock(11, 1)
+    r = p.record()
+    assert r[-PAGES - 7 * r[2] :][10:13] == [0, 3, 0]
+
+
+@pytest.mark.parametrize("field", ["i_mmap_vmas", "f_count"])
+def test_a_file_that_somebody_still_has_when_all_have_left_is_told(p, field) -> None:
+    p.mmap(10, 2, R, SHARED, 0)
+    assert p.call(OP_START) == 0
+    with p.machine:
+        setattr(pool_object(file, 0), field, 7)
+    with pytest.raises(KernelBug, match="BUG_ON"):
+        p.call(OP_START)

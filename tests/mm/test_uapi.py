@@ -218,8 +218,8 @@ def test_details(p) -> None:
         the(uapi_observed).detail_every = 2
         the(uapi_observed).row = 0
     first, second = p.record(), p.record()
-    assert first[1] == 5 and second[1] == 1 and len(first) == len(second) + 9 + 7 * first[2]
-    smaps = [first[len(second) + 9 :][7 * i : 7 * i + 7] for i in range(first[2])]
+    assert first[1] == 5 and second[1] == 1 and len(first) == len(second) + 9 + PAGES + 7 * first[2]
+    smaps = [first[len(second) + 9 + PAGES :][7 * i : 7 * i + 7] for i in range(first[2])]
     assert [s[1:] for s in smaps] == [[0] * 6, [2, 1, 1, 2, 1, 0], [1, 1, 1, 1, 0, 1], [0] * 6]
 
 

@@ -55,7 +55,7 @@ KEEP = (OP_READ, OP_WRITE, OP_MLOCK, OP_MLOCK2, OP_MUNLOCK, OP_MADVISE, OP_MPROT
 FILE_PAGES = 64  # and of longer files it says nothing
 LOW = 0xFFFF  # the bits of a page word that are compared as they are; above them stands the frame
 # why two records differ
-SAME, RESULT, ALIVE, VMAS, VMA, FILES, PAGE, FRAMES, KEPT, MINCORES, DETAILS, SHAPE, TOTALS = range(13)
+SAME, RESULT, ALIVE, VMAS, VMA, FILES, PAGE, FRAMES, KEPT, MINCORES, DETAILS, SHAPE, TOTALS, MARKS = range(14)
 WHAT = {
     RESULT: "result",
     ALIVE: "which processes live",
@@ -69,6 +69,7 @@ WHAT = {
     DETAILS: "flags or page counts of a VMA (smaps)",
     SHAPE: "the length of the record",
     TOTALS: "totals of the process (status), or what is cached of a file",
+    MARKS: "whether a page is unevictable, or locked (kpageflags)",
 }
 
 
@@ -250,6 +251,13 @@ def compare_rows(ms, mo, ks, ko, rows, n, pages, window, page_mask, frames, deta
                         return r
                 i += TOTAL_WORDS
                 j += TOTAL_WORDS
+                for q in range(pages):
+                    if frames and ms[i + q] != ks[j + q]:
+                        out[0], out[1], out[2] = MARKS, p, q
+                        out[3], out[4] = ms[i + q], ks[j + q]
+                        return r
+                i += pages
+                j += pages
                 for v in range(counts[p]):
                     for w in range(DETAIL_WORDS):
                         if (detail_mask >> w) & 1 and ms[i + w] != ks[j + w]:

@@ -12,7 +12,19 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from seqfault.live.compare import DETAIL_WORDS, DETAILS, KEPT, OUTSIDE, PAGE, RESULT, TOTALS, Mask, Mismatch, compare
+from seqfault.live.compare import (
+    DETAIL_WORDS,
+    DETAILS,
+    KEPT,
+    MARKS,
+    OUTSIDE,
+    PAGE,
+    RESULT,
+    TOTALS,
+    Mask,
+    Mismatch,
+    compare,
+)
 from seqfault.live.export import Record, read_record
 from seqfault.live.generate import Plan, programs
 from seqfault.live.model import ModelSide
@@ -223,6 +235,8 @@ def disturbance(m: Mismatch | None, row: Int64) -> str:
         return "a write kept or copied its page otherwise: others on the processor empty its batches of LRU pages"
     if m is not None and m.why == DETAILS and m.index % DETAIL_WORDS in (2, 3):
         return "pages of the file on disk were clean: the kernel wrote them back"
+    if m is not None and m.why == MARKS:
+        return "a page was locked otherwise: it was in another processor's batch"
     if m is not None and m.why == PAGE and row[0] == OP_MADVISE and row[4] == MADV_PAGEOUT:
         return "MADV_PAGEOUT left a page: it was in a processor's batch, or being written"
     return ""
@@ -284,7 +298,7 @@ def examine(pair: Pair, part: Int64, program: int, note: Callable[[str], None] |
     """Shrink a program that differs at its last row, and keep what both sides say of it; None if it does not differ
     each time.  Where only the shrunk form does not, it is kept as it was."""
     both = pair.run(part)
-    if both.mismatch is None or both.mismatch.why not in (DETAILS, TOTALS):
+    if both.mismatch is None or both.mismatch.why not in (DETAILS, TOTALS, MARKS):
         return _examine(pair, part, program, note)
     every = pair.details(1)  # which rows have details depends on their number, which shrinking changes
     try:

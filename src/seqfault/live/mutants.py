@@ -137,10 +137,19 @@ def _calls_oracle(s: ast.stmt) -> bool:
     )
 
 
+def _only_looks(s: ast.stmt) -> bool:
+    """A call that only looks, or a choice between such."""
+    if isinstance(s, ast.If):
+        return all(_only_looks(x) for x in [*s.body, *s.orelse])
+    return _calls_oracle(s)
+
+
 def _in_oracle(tree: ast.FunctionDef) -> set[int]:
-    """ids of nodes inside asserts and calls that only look."""
+    """ids of nodes inside asserts and calls that only look, and of what chooses between such calls."""
     out: set[int] = set()
     for n in ast.walk(tree):
+        if isinstance(n, ast.If) and _only_looks(n):
+            out.update(id(m) for m in ast.walk(n))
         look = isinstance(n, ast.Assert) or (isinstance(n, ast.stmt) and _calls_oracle(n))
         if look or isinstance(n, ast.AnnAssign):
             parts = [n.annotation] if isinstance(n, ast.AnnAssign) else [n]

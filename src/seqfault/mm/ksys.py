@@ -112,9 +112,9 @@ def page_of(addr: s64) -> s64:
     return (addr - UAPI_BASE) // PAGE_SIZE
 
 
-def end_page(addr: s64, len: s64) -> s64:
-    """The page behind a range that begins in the window; what reaches out of it is cut off."""
-    return min(page_of(addr) + pages_of(len), NR_PAGES)
+def end_page(page: s64, len: s64) -> s64:
+    """The page behind so many bytes from `page` on; what reaches out of the window is cut off."""
+    return min(page + pages_of(len), NR_PAGES)
 
 
 def address_of(page_or_errno: s64) -> s64:
@@ -245,7 +245,7 @@ def ksys_mprotect(start: s64, len: s64, prot: s64) -> s64:
         return OUTSIDE
     mm = current_mm()
     down_write(mm.mmap_sem)
-    ret: s64 = do_mprotect(mm, page_of(start), end_page(start, len) - page_of(start), prot)
+    ret: s64 = do_mprotect(mm, page_of(start), end_page(page_of(start), len) - page_of(start), prot)
     up_write(mm.mmap_sem)
     return hole_or_outside(start, len, ret)
 
@@ -336,7 +336,7 @@ def ksys_madvise(start: s64, len_in: s64, advice: s64) -> s64:
         return -ENOMEM
     if not in_window(start, 1):
         return OUTSIDE
-    return hole_or_outside(start, len, do_madvise(page_of(start), end_page(start, len), advice))
+    return hole_or_outside(start, len, do_madvise(page_of(start), end_page(page_of(start), len), advice))
 
 
 def ksys_mseal(start: s64, len_in: s64, flags: s64) -> s64:
@@ -352,7 +352,7 @@ def ksys_mseal(start: s64, len_in: s64, flags: s64) -> s64:
         return -ENOMEM
     if not in_window(start, 1):
         return OUTSIDE
-    return hole_or_outside(start, len, do_mseal(page_of(start), end_page(start, len)))
+    return hole_or_outside(start, len, do_mseal(page_of(start), end_page(page_of(start), len)))
 
 
 def ksys_mlock(start: s64, len_in: s64, lock: bool, onfault: bool) -> s64:
@@ -370,11 +370,11 @@ def ksys_mlock(start: s64, len_in: s64, lock: bool, onfault: bool) -> s64:
         return OUTSIDE
     ret: s64 = 0
     if not lock:
-        ret = do_munlock(page_of(start), end_page(start, len))
+        ret = do_munlock(page_of(start), end_page(page_of(start), len))
     elif onfault:
-        ret = do_mlock(page_of(start), end_page(start, len), VM_LOCKED | VM_LOCKONFAULT)
+        ret = do_mlock(page_of(start), end_page(page_of(start), len), VM_LOCKED | VM_LOCKONFAULT)
     else:
-        ret = do_mlock(page_of(start), end_page(start, len), VM_LOCKED)
+        ret = do_mlock(page_of(start), end_page(page_of(start), len), VM_LOCKED)
     return hole_or_outside(start, len, ret)
 
 
@@ -412,7 +412,7 @@ def ksys_msync(start: s64, len: s64, flags: s64) -> s64:
         return -ENOMEM
     if not in_window(start, 1):
         return OUTSIDE
-    return hole_or_outside(start, len, do_msync(page_of(start), end_page(start, len), flags))
+    return hole_or_outside(start, len, do_msync(page_of(start), end_page(page_of(start), len), flags))
 
 
 def ksys_mincore(start: s64, len: s64) -> s64:
@@ -427,7 +427,7 @@ def ksys_mincore(start: s64, len: s64) -> s64:
     pages: s64 = pages_of(page_align(len))
     if not in_window(start, 1) or pages > MINCORE_PAGES:
         return OUTSIDE
-    return hole_or_outside(start, len, do_mincore(page_of(start), end_page(start, page_align(len))))
+    return hole_or_outside(start, len, do_mincore(page_of(start), end_page(page_of(start), page_align(len))))
 
 
 # -- the break

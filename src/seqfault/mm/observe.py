@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from seqfault.kernel import NULL, Size, array, check, emit, index_of, integer, pool_object, ptr, struct, the
 from seqfault.mm.frames import PageAnon
-from seqfault.mm.lru import in_batch
+from seqfault.mm.lru import in_batch, lru_add_drain
 from seqfault.mm.pgtable import pte_at, pte_dirty, pte_is_guard, pte_pfn, pte_present, vm_normal_page
 from seqfault.mm.readahead import find_get_page
 from seqfault.mm.types import (
@@ -261,9 +261,29 @@ def emit_totals(mm: ptr[mm_struct]):
         emit(cached_pages(pool_object(file, i)))
 
 
+def emit_marks(mm: ptr[mm_struct], addr: vpn_t):
+    """What kpageflags says of a page: unevictable 1, locked 2."""
+    pte: pte_t = pte_at(mm, addr)
+    p = vm_normal_page(pte) if pte_present(pte) else NULL
+    bits: word_t = 0
+    if p:
+        if p.unevictable:
+            bits |= 1
+        if p.mlocked:
+            bits |= 2
+    emit(bits)
+
+
 def uapi_vmflags(mm: ptr[mm_struct]):
-    """What status says of a process, and smaps of each observed VMA."""
+    """What status says of a process, kpageflags of each observed page, and smaps of each observed VMA.  The batches are
+    emptied first, as they are before the next operation."""
+    seen = the(uapi_observed)
+    lru_add_drain()
     emit_totals(mm)
+    if seen.pages:
+        for i in range(seen.nr_spans):
+            for addr in range(seen.start[i], seen.end[i]):
+                emit_marks(mm, addr)
     vma = next_observed(mm, mm.mmap)
     while vma:
         emit_smap(mm, vma)

@@ -6,7 +6,7 @@ operation fill `uapi_request` (as in mm/opcodes.py) and call `uapi_step`, which 
 
 from __future__ import annotations
 
-from seqfault.kernel import NULL, Size, array, emit, pool_object, ptr, struct, the
+from seqfault.kernel import BUG_ON, NULL, Size, array, emit, pool_object, ptr, struct, the
 from seqfault.mm.exit import exit_mmap
 from seqfault.mm.filemap import mm_init
 from seqfault.mm.fork import dup_mm
@@ -67,8 +67,10 @@ from seqfault.mm.opcodes import (
 )
 from seqfault.mm.truncate import file_write, vfs_truncate
 from seqfault.mm.types import (
+    NR_FILES,
     NR_MMS,
     NR_PAGES,
+    NR_TEST_FILES,
     PROT_NONE,
     current_mm,
     file,
@@ -212,6 +214,10 @@ def uapi_restart() -> s64:
     world.crowded = False
     the(uapi_observed).row = 0
     if TEST_FILES:
+        for i in range(min(NR_TEST_FILES, NR_FILES)):
+            f = pool_object(file, i)  # nobody maps it any more, and only who opened it has it
+            BUG_ON(f.i_mmap_vmas != 0)
+            BUG_ON(f.f_count != 1)
         test_files()
     uapi_start()
     return 0

@@ -6,18 +6,22 @@ from __future__ import annotations
 from seqfault.compile.raw import load8, load16, load64, probe_read8, store64, syscall6, text
 from seqfault.kernel import ptr
 from seqfault.live.abi import (
+    B_PAGEMAP,
     B_TEXT,
     CACHE_BASE,
     CACHE_FILES,
     CACHE_PAGES,
     COMM_BASE,
     EXIT_SETUP,
+    FD_MARKS,
+    FD_PAGEMAP,
     FD_SMAPS,
     FD_STATUS,
     H_STREAM,
     H_STREAM_WORDS,
     SHARED_BASE,
     TEXT_BYTES,
+    WINDOW_PAGE,
 )
 from seqfault.live.text.calls import (
     NR_MINCORE,
@@ -32,7 +36,8 @@ from seqfault.live.text.calls import (
     read_decimal,
     read_hex,
 )
-from seqfault.live.text.observe import in_spans, window_end
+from seqfault.live.text.observe import PFN, in_spans, window_end
+from seqfault.live.text.perform import lru_add_drain
 from seqfault.live.text.state import runner, scratch
 from seqfault.mm.opcodes import PAGE_SIZE
 from seqfault.mm.types import (
@@ -67,6 +72,7 @@ DETAIL_WORDS = 7
 TOTAL_WORDS = 6
 CACHE_BYTES = CACHE_PAGES * PAGE_SIZE
 SIZE, LOCKED, DATA, STACK, CODE, TABLES = 0, 1, 2, 3, 4, 5
+KPF_UNEVICTABLE, KPF_MLOCKED = 18, 33  # include/uapi/linux/kernel-page-flags.h and fs/proc/page.c
 TABLE_BYTES = 1 << 21  # what a page table of the last level reaches over
 UPPER = 2  # page tables of other levels that the window has, if any: it is below one entry of the first
 FLAGS, RSS, DIRTY, PRIVATE_DIRTY, ANONYMOUS, LAZYFREE, LOCKED_PAGES = 0, 8, 16, 24, 32, 40, 48
@@ -233,6 +239,8 @@ def open_details(s: ptr[runner]):
         exit_group(EXIT_SETUP)
     if open_at(text("/proc/self/status"), O_RDONLY, FD_STATUS) < 0:
         exit_group(EXIT_SETUP)
+    if s.frames and open_at(text("/proc/kpageflags"), O_RDONLY, FD_MARKS) < 0:
+        exit_group(EXIT_SETUP)
     s.smaps = 1
 
 
@@ -270,11 +278,37 @@ def put_totals(s: ptr[runner], out: int) -> int:
     return out
 
 
+# -- kpageflags
+def put_marks(s: ptr[runner], out: int) -> int:
+    """A word for each observed page: unevictable 1, locked 2; nothing where frames cannot be seen."""
+    buf = scratch(s) + B_PAGEMAP
+    for i in range(s.nr_spans):
+        n = s.span_end[i] - s.span_start[i]
+        if syscall6(NR_PREAD64, FD_PAGEMAP, buf, 8 * n, (WINDOW_PAGE + s.span_start[i]) * 8, 0, 0) != 8 * n:
+            exit_group(EXIT_SETUP)
+        for k in range(n):
+            e = load64(buf + 8 * k)
+            word = 0
+            frame = e & PFN
+            if e < 0 and frame != 0 and frame != s.zero_pfn:
+                at = buf + 8 * n
+                if syscall6(NR_PREAD64, FD_MARKS, at, 8, frame * 8, 0, 0) != 8:
+                    exit_group(EXIT_SETUP)
+                flags = load64(at)
+                word = flags >> KPF_UNEVICTABLE & 1 | (flags >> KPF_MLOCKED & 1) << 1
+            store64(out, word)
+            out += 8
+    return out
+
+
 def details(s: ptr[runner], out: int) -> int:
-    """Nine words of the process and seven for each VMA that overlaps a span; returns the address after them."""
+    """Nine words of the process, one for each observed page and seven for each VMA that overlaps a span; returns the
+    address after them."""
     if s.smaps == 0:
         open_details(s)
+    lru_add_drain()
     out = put_totals(s, out)
+    out = put_marks(s, out)
     buf = scratch(s) + B_TEXT
     got = 0
     start = 0

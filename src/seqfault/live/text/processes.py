@@ -236,7 +236,7 @@ def longest_record(s: ptr[runner]) -> int:
     pages = 0
     for i in range(s.nr_spans):
         pages += s.span_end[i] - s.span_start[i]
-    return 2 * (76 + pages * 13) + s.nr_pages + 64
+    return 2 * (76 + pages * 14) + s.nr_pages + 64
 
 
 def stay():
