@@ -267,11 +267,11 @@ def allocate(body: Body, pc: int, row: list[int]) -> bool:
     pool = body.a.pools[row[2]]
     defined = row[3] != 0
     r = body.put(f"call i64 @take(ptr %mem, i64 {pool.base}, i64 {pool.stride}, i64 {pool.n})")
+    for i2 in states(pool):  # where there is none, too: whoever frees one changes that
+        body.touch(str(i2), READ)
     body.fail_if(body.put(f"icmp slt i64 {r}, 0"), "pool-exhausted", pc, row[2])
     i = body.put(f"and i64 {r}, {(1 << 32) - 1}")
     first = body.put(f"add i64 {body.put(f'mul i64 {i}, {pool.stride}')}, {pool.base}")
-    for i2 in states(pool):
-        body.touch(str(i2), READ)
     body.touch(first, OBJECT)
     body.do(f"call void @put(ptr %mem, i64 {first}, i64 1)")
     begin = "true" if defined or pool.typesafe else "false"

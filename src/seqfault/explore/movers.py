@@ -19,7 +19,7 @@ from seqfault.explore.interp import get, put
 from seqfault.explore.jit import jit_search as jit
 
 # W: whether it is on; how many locks; offsets of the locks, of each cell's number of cells in its object, of the lock
-# that a cell belongs to (its number plus one), of what is known of the instructions that take locks: TRIES, WAITS
+# that a cell belongs to (its number plus one), of which instructions take a lock without waiting: TRIES
 W_ON, W_LOCKS, W_LOCK, W_STRIDE, W_WHOSE, W_WAITS, W_KNOWN = range(7)
 W_HEADER = 8
 LOCK_ROW = 4  # 0 spinlock, 1 semaphore; its owner's or writer's cell; its readers' cell; its number
@@ -28,7 +28,7 @@ KINDS = 3
 NEVER = -1  # in a record: no such access
 MAX_LOCKS = 31  # two bits of a record each
 CHAIN = 1000  # movers in a row
-TRIES, WAITS = 1, 2
+TRIES = 1
 RIGHT, LEFT, TAKES = 1, 2, 4  # what `classify` says; TAKES: the step takes a lock
 
 
@@ -122,7 +122,22 @@ def against(bits):  # type: ignore[no-untyped-def]
 def locks_touched(W, X):  # type: ignore[no-untyped-def]
     """Whether an access in X is to a cell of a lock."""
     for j in range(min(X[X_ACCESSED], np.int64(MAX_ACCESSED))):
-        if W[W[W_WHOSE] + (X[X_ACCESSED + 1 + j] >> 2)] != 0:
+        code = X[X_ACCESSED + 1 + j]
+        cell = code >> 2
+        many = np.int64(1)
+        if code & 3 == OBJECT:
+            many = W[W[W_STRIDE] + cell]
+        for c in range(cell, cell + many):
+            if W[W[W_WHOSE] + c] != 0:
+                return True
+    return False
+
+
+@jit
+def robbed(S, S2, P, W, p, nproc):  # type: ignore[no-untyped-def]
+    """Whether the step of `p` from S to S2 changed what others hold: then a lock protects nothing."""
+    for q in range(nproc):
+        if q != p and held(S, P, W, q) != held(S2, P, W, q):
             return True
     return False
 

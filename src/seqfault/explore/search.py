@@ -18,12 +18,12 @@ from seqfault.explore.movers import (
     TRIES,
     W_ON,
     W_WAITS,
-    WAITS,
     classify,
     close,
     held,
     locks_touched,
     record,
+    robbed,
 )
 from seqfault.explore.raw import call2, call5, call7, compare_and_swap, fetch_add, high, prefetch
 from seqfault.explore.tables import (
@@ -289,23 +289,24 @@ def enter_exact(buf, rec, hashes, n, table, store, nxt, th, G, parent, action, n
 @jit
 def waits_for(A, P, W, S, S2, T, E, X, p, pb, packed, before, after):  # type: ignore[no-untyped-def]
     """Whether the step of `p` from S, which takes a lock, waits where somebody else holds it (and does not go another
-    way, as a trylock does): tried once for each instruction."""
+    way, as a trylock does).  Tried each time: one function may be called by who waits and by who does not.  An
+    instruction that does not wait once is not asked again."""
     pc = get(S, P, P[M_PC], pb)
     w = W[W_WAITS] + pc
-    if X[X_USED] != 0 or P[M_PROCESSES] < 2:
+    if X[X_USED] != 0 or P[M_PROCESSES] < 2 or W[w] == TRIES:
         return False
-    if W[w] == 0:
-        pS, pS2 = np.int64(S.ctypes.data), np.int64(S2.ctypes.data)
-        pT, pE, pX = np.int64(T.ctypes.data), np.int64(E.ctypes.data), np.int64(X.ctypes.data)
-        for j in range(P[M_NW]):
-            S2[j] = S[j]
-        close(S2, P, W, before, after, p)
-        status = call7(A[A_ADVANCE], (pS2, pT, pE, pX, p, np.int64(0), packed))
-        W[w] = WAITS if status == DISABLED else TRIES
-        X[X_VIOLATIONS] = 0
-        X[X_COUNTED] = 0
-        call7(A[A_ADVANCE], (pS, pT, pE, pX, p, np.int64(0), packed))
-    return W[w] == WAITS
+    pS, pS2 = np.int64(S.ctypes.data), np.int64(S2.ctypes.data)
+    pT, pE, pX = np.int64(T.ctypes.data), np.int64(E.ctypes.data), np.int64(X.ctypes.data)
+    for j in range(P[M_NW]):
+        S2[j] = S[j]
+    close(S2, P, W, before, after, p)
+    waits = call7(A[A_ADVANCE], (pS2, pT, pE, pX, p, np.int64(0), packed)) == DISABLED
+    if not waits:
+        W[w] = TRIES
+    X[X_VIOLATIONS] = 0
+    X[X_COUNTED] = 0
+    call7(A[A_ADVANCE], (pS, pT, pE, pX, p, np.int64(0), packed))
+    return waits
 
 
 @jit
@@ -318,6 +319,8 @@ def first(A, P, W, R, N, G, S, S2, T, E, X, packed, status, p, pb):  # type: ign
     if status == OK and locks_touched(W, X):
         call2(A[A_UNPACK], (packed, np.int64(S2.ctypes.data)))
         after = held(S2, P, W, p)
+        if robbed(S, S2, P, W, p, nproc):
+            G[G_LOST] = 1
         if after & ~before:
             waits = waits_for(A, P, W, S, S2, T, E, X, p, pb, packed, before, after)
     if record(W, N, X, before, after, status == DISABLED, p, nproc, waits):
@@ -359,6 +362,8 @@ def follow(A, P, W, R, N, G, S, S2, T, E, X, buf, m, n, p, pb, counts, says):  #
         if locks_touched(W, X):
             call2(A[A_UNPACK], (at + n * 8, np.int64(S2.ctypes.data)))
             after = held(S2, P, W, p)
+            if robbed(S, S2, P, W, p, nproc):
+                G[G_LOST] = 1
             if after & ~before:
                 waits = waits_for(A, P, W, S, S2, T, E, X, p, pb, at + n * 8, before, after)
         c = classify(W, R, X, before, after, p, nproc, waits)
