@@ -366,7 +366,7 @@ class Exploration:
 
         Where parents were not kept (many states, several threads), the states up to that depth are explored again.
         """
-        if self.retrace is not None and state > 0:
+        if self.retrace is not None:
             return self.retrace(state)
         out = []
         while state > 0:

@@ -136,10 +136,10 @@ def locks_touched(W, X):  # type: ignore[no-untyped-def]
 @jit
 def robbed(S, S2, P, W, p, nproc):  # type: ignore[no-untyped-def]
     """Whether the step of `p` from S to S2 changed what others hold: then a lock protects nothing."""
+    others = False
     for q in range(nproc):
-        if q != p and held(S, P, W, q) != held(S2, P, W, q):
-            return True
-    return False
+        others = others or (q != p and held(S, P, W, q) != held(S2, P, W, q))
+    return others
 
 
 @jit

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from seqfault.explore import search as k
 from seqfault.explore.engine import Executor, Exploration
 from seqfault.explore.steps import Stepper
+from seqfault.explore.tables import X_VIOLATIONS
 
 if TYPE_CHECKING:
     from seqfault.explore.frontier import Search
@@ -31,7 +32,7 @@ class Retrace:
         self.kept = len(ex.parent) > 0
 
     def __call__(self, state: int) -> Path:
-        if self.kept:
+        if self.kept or state == 0:
             at = state
         else:
             if state not in self.number:
@@ -101,6 +102,7 @@ class Retrace:
             w.S[: a.nw] = state = self.code.unpack(w.buf[0])
             stepper.run(state, p, choice)
             w.X[:] = stepper.X
+            w.X[X_VIOLATIONS] = 0
             w.buf[0] = self.code.pack(state)
             out.append((p, choice))
             if a.processes[p].role <= 1:
