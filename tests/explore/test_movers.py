@@ -533,3 +533,12 @@ def test_a_whole_exploration_if_records_do_not_settle(monkeypatch):
     monkeypatch.setattr(tiers, "TRIES", 1)
     x, y = both(adds_under_a, adds_bare)
     assert y.states == x.states and y.moved == 0
+
+
+@pytest.mark.parametrize(("role", "seed"), [(0, 5528), (1, 13920), (2, 16240)])
+def test_programs_that_once_were_told_wrong(role: int, seed: int):
+    t = texts(role)
+    init, rom = t.start(program(seed))
+    y = tiers.explore(t.automaton, init, rom, graph=True, movers=True)
+    same(tiers.explore(t.automaton, init, rom, graph=True), y)
+    shown(t.automaton, init, rom, y)

@@ -102,7 +102,6 @@ class Retrace:
             w.S[: a.nw] = state = self.code.unpack(w.buf[0])
             stepper.run(state, p, choice)
             w.X[:] = stepper.X
-            w.X[X_VIOLATIONS] = 0
             w.buf[0] = self.code.pack(state)
             out.append((p, choice))
             if a.processes[p].role <= 1:
@@ -110,6 +109,7 @@ class Retrace:
                     s.A, s.P, s.W, s.R, w.N, G, w.S, w.S[one:], w.T, w.E, w.X, w.buf.ctypes.data, k.OK, p,
                     a.processes[p].base,
                 )  # fmt: skip
+                w.X[X_VIOLATIONS] = 0
                 follow(p, says)
         s.close()
         return out
