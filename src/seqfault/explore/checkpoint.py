@@ -23,6 +23,7 @@ from seqfault.explore import search as k
 if TYPE_CHECKING:
     from seqfault.explore.frontier import Search
 
+Saved = tuple[dict[str, Any], dict[str, NDArray[Any]]]  # what `read` gives
 FORMAT = 1
 COST = 20  # seconds of exploration for each second of saving, at least
 OWN = ("th", "E", "X", "counts", "N")  # of each thread, whole
@@ -77,20 +78,30 @@ def save(s: Search, path: Path) -> None:
             f.flush()
             os.fsync(f.fileno())
         os.replace(new, path)
-    except OSError:
-        new.unlink(missing_ok=True)
+    except BaseException as e:
+        new.unlink(missing_ok=True)  # gives a full disk its room back
+        first = e.__context__
+        if isinstance(e, ValueError) and isinstance(first, OSError):  # zipfile's own, on the way out of a failed write
+            raise first from None
         raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def read(path: Path) -> Saved:
     """What is in a checkpoint.  Raises `CheckpointError`."""
     try:
         with np.load(path, allow_pickle=False) as f:
-            arrays = {name: f[name] for name in f.files}
-        meta = json.loads(arrays.pop("meta").tobytes().decode())
-        if meta["format"] != FORMAT:
-            raise CheckpointError(f"{path}: written by another version of seqfault; delete it to begin again")
-        return meta, arrays
+            meta = json.loads(f["meta"].tobytes().decode())
+            if meta["format"] != FORMAT:
+                what = f"has format {meta['format']}, and this seqfault reads {FORMAT}"
+                raise CheckpointError(f"{path} {what}; go on with the one that wrote it, or delete it to begin again")
+            return meta, {name: f[name] for name in f.files if name != "meta"}
+    except MemoryError:
+        raise CheckpointError(f"{path}: there is not enough memory for it; go on where there is more") from None
     except CheckpointError:
         raise
     except OSError as e:
@@ -132,30 +143,59 @@ def with_room(saved: NDArray[Any], fresh: NDArray[Any]) -> NDArray[Any]:
 
 
 class Keeper:
-    """Saves an exploration now and then: every `every` seconds, but no more than a twentieth of the time."""
+    """Saves an exploration now and then: every `every` seconds, but no more than a twentieth of the time.
 
-    def __init__(self, path: Path, every: float):
+    `path`: where to, or None: nowhere; `second`: the file of the exploration of everything that follows one with movers;
+    `file`: that of the two which is written now.
+    """
+
+    def __init__(self, path: Path | None, every: float):
         self.path, self.every = path, every
-        self.last = time.monotonic()
+        self.second = None if path is None else path.with_name(f"{path.name}.whole")
+        self.file = path or Path()
+        self.begun = self.last = time.monotonic()
         self.took = 0.0
         self.failed = False
 
+    def open(self, file: Path | None) -> Saved | None:
+        """From now on `file` is the one; what is in it."""
+        if file is None:
+            return None
+        self.file = file
+        self.begun = self.last = time.monotonic()
+        return read(file) if file.exists() else None
+
     def __call__(self, s: Search) -> None:
-        if time.monotonic() - self.last > max(self.every, COST * self.took):
+        if self.path is not None and time.monotonic() - self.last > max(self.every, COST * self.took):
             self.now(s)
 
     def now(self, s: Search) -> None:
         """Save; a disk that is full is told once, and does not stop the exploration."""
+        if self.path is None:
+            return
         t = time.monotonic()
         try:
-            save(s, self.path)
+            save(s, self.file)
         except OSError as e:
             if not self.failed:
-                what = f"{self.path}: {e.strerror or e}; the checkpoint before it, if any, stays"
-                print(f"seqfault: no checkpoint: {what}", file=sys.stderr)
+                what = f"{self.file}: {e.strerror or e}; the checkpoint before it, if any, stays"
+                print(f"seqfault: no checkpoint: {what}", file=sys.stderr, flush=True)
             self.failed = True
         self.last = time.monotonic()
         self.took = self.last - t
 
+    def ended(self, s: Search) -> None:
+        """Everything was seen: saved too if it took long, for what follows may be interrupted."""
+        if self.path is not None and (self.file.exists() or time.monotonic() - self.begun > self.every):
+            self.now(s)
+
     def done(self) -> None:
-        self.path.unlink(missing_ok=True)
+        """Remove the files."""
+        if self.path is not None:
+            remove(self.path)
+
+
+def remove(path: Path) -> None:
+    """Remove what a `Keeper` of that path may have written."""
+    for end in ("", ".whole", ".new", ".whole.new"):
+        path.with_name(path.name + end).unlink(missing_ok=True)

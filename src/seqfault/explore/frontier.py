@@ -9,12 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
+from seqfault.explore import interrupt
 from seqfault.explore import search as k
 from seqfault.explore.batch import begin, drive
 from seqfault.explore.engine import Exploration, Found
@@ -185,6 +187,11 @@ class Search:
         return self.level if self.threads > 1 else int(self.workers[0].th[k.T_LEVEL])
 
     @property
+    def width(self) -> int:
+        """States of the depth that is being expanded."""
+        return sum(len(p) for p in self.parts) if self.threads > 1 else int(self.workers[0].th[k.T_FRONTIER])
+
+    @property
     def waiting(self) -> int:
         """States that are not expanded yet."""
         if self.threads > 1:
@@ -289,6 +296,8 @@ class Search:
             w.more_outcomes()
 
     def _share(self, budget: int) -> bool:
+        if not self.parts:  # one that had ended
+            return False
         front = self.parts[self.at]
         few = len(front) <= FEW
         busy = [w for i, w in enumerate(self.workers) if w.th[k.T_PENDING] or w.th[k.T_HEAD] < w.th[k.T_END]]
@@ -408,6 +417,15 @@ class Search:
         return ex
 
 
+@dataclass
+class Seen(Exploration):
+    """What `progress` is told of an exploration that goes on: also how many states the depth has that is being expanded,
+    and the limit for `bytes`."""
+
+    width: int = 0
+    max_memory: int = 0
+
+
 GROWN = "a step was taken for a mover that is none"  # the exploration is to be repeated
 
 
@@ -422,20 +440,17 @@ def run(
     stopped: Callable[[Search], None] | None = None,
 ) -> Exploration:
     """Explore until everything was seen or a limit is reached.  `between(search)` is called between rounds,
-    `stopped(search)` when a limit is reached or Ctrl-C was pressed."""
-    t0 = time.perf_counter() - s.seconds
+    `stopped(search)` when a limit is reached or a signal came (interrupt.py).  `timeout` is for this call; the `seconds`
+    of the result are also those before it."""
+    begun = time.perf_counter()
+    t0 = begun - s.seconds
     budget = 20_000
     s.G[k.G_LIMIT] = max_states
     reason = ""
-    seen = Exploration(s.a)
+    seen = Seen(s.a, max_memory=max_memory)
     while True:
         before = time.perf_counter()
-        try:
-            more = s.round(budget)
-        except KeyboardInterrupt:  # it comes between kernels: everything is as it should be
-            if stopped is not None:
-                stopped(s)
-            raise
+        more = s.round(budget)
         if any(w.th[k.T_WHY] == k.WHY_GROWN for w in s.workers):
             return s.exploration(False, GROWN)
         now = time.perf_counter()
@@ -448,12 +463,15 @@ def run(
         if progress is not None:
             seen.states, seen.depth, seen.seconds = s.states, s.depth, s.seconds
             seen.transitions = sum(int(w.th[k.T_TRANSITIONS]) for w in s.workers)
+            seen.width, seen.bytes = s.width, s.bytes
             progress(seen, s.waiting)
         if not more:
             break
-        if s.states > max_states:
+        if interrupt.asked():
+            reason = interrupt.INTERRUPTED
+        elif s.states > max_states:
             reason = f"limit of {max_states:,} states"
-        elif timeout is not None and now - t0 > timeout:
+        elif timeout is not None and now - begun > timeout:
             reason = f"time limit of {timeout:g} s"
         elif s.bytes + (s.grow_needs() if s.need_table else 0) > max_memory:
             reason = f"memory limit of {max_memory / (1 << 20):,.0f} MiB"

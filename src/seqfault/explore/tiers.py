@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
-from seqfault.explore import engine
-from seqfault.explore.checkpoint import Keeper, read, restore
+from seqfault.explore import engine, interrupt
+from seqfault.explore.checkpoint import Keeper, Saved, restore
 from seqfault.explore.engine import Exploration
 from seqfault.explore.frontier import GROWN, Search, run
 from seqfault.explore.movers import W_ON, no_records
@@ -37,6 +37,7 @@ def explore(
     watcher: Watch | None = None,
     checkpoint: Path | None = None,
     every: float = 60.0,
+    keep: bool = False,
     **options: Any,
 ) -> Exploration:
     """Every state that `init` can reach: as `engine.explore`, which is tier 0 and has the other parameters.
@@ -46,18 +47,20 @@ def explore(
     None: where there are more than `MANY` states, and if that shows a violation everything is explored, for every place
     that shows it and the shortest paths.  For tier 1: `threads`; `exact` (whole states instead of fingerprints);
     `expect` (states to make room for at the start); `traced` (parents are kept while there are few states);
-    `checkpoint`: a file that it is saved to every so many seconds, at a limit and at Ctrl-C, and goes on from.  Raises
-    `CheckpointError` if that cannot be used.
+    `checkpoint`: a file that it is saved to every so many seconds, at a limit and at a signal (interrupt.py), and goes
+    on from; it is removed at the end, or left for one who will ask again (`keep`).  Raises `CheckpointError` if it
+    cannot be used.
     """
     limits: dict[str, Any] = {"max_states": max_states, "max_memory": max_memory}
     limits |= {"timeout": timeout, "progress": progress}
     if tier == 0 or watcher is not None or automaton.memory != "sc" or automaton.renames:
         return engine.explore(automaton, init, rom, watcher=watcher, **limits, **options)
     shape = {"threads": threads, "exact": exact, "expect": expect, **options}
-    keeper = Keeper(checkpoint, every) if checkpoint is not None else None
-    ex = _explore(automaton, init, rom, movers, shape, limits, keeper)
-    if keeper is not None and ex.complete:
-        keeper.done()
+    keeper = Keeper(checkpoint, every)
+    with interrupt.later():
+        ex = _explore(automaton, init, rom, movers, shape, limits, keeper)
+        if ex.complete and not keep:
+            keeper.done()
     return ex
 
 
@@ -68,52 +71,66 @@ def _explore(
     movers: bool | None,
     shape: dict[str, Any],
     limits: dict[str, Any],
-    keeper: Keeper | None,
+    keeper: Keeper,
 ) -> Exploration:
-    saved = read(keeper.path) if keeper is not None and keeper.path.exists() else None
-    moving = saved is not None and bool(saved[1]["W"][W_ON])
-    if keeper is not None:
-        limits = {**limits, "between": keeper, "stopped": keeper.now}
+    end = None if limits["timeout"] is None else time.perf_counter() + limits["timeout"]
+    most = limits["max_states"]
 
-    def search(moves: NDArray[np.int64] | None = None) -> Search:
-        nonlocal saved
+    def once(moves: NDArray[np.int64] | None = None, saved: Saved | None = None, few: bool = False) -> Once:
         s = Search(automaton, init, rom, moves=moves, **shape)
-        if saved is not None and keeper is not None:
-            restore(s, keeper.path, *saved)
-            saved = None
-        return s
+        left = None if end is None else max(0.01, end - time.perf_counter())
+        mine = {**limits, "timeout": left, "max_states": min(MANY, most) if few else most}
+        return _once(s, mine, keeper, saved, few and most > MANY)
+
+    def whole(file: Path | None) -> Exploration:
+        return once(saved=keeper.open(file))[0]
 
     if movers is False or shape.get("exclusive"):
-        return _once(search(), limits)[0]
+        return whole(keeper.path)
+    saved = keeper.open(keeper.path)
+    moving = saved is not None and bool(saved[1]["W"][W_ON])
     if movers is None and not moving:
-        few = _once(search(), {**limits, "max_states": min(MANY, limits["max_states"])})[0]
-        if few.complete or limits["max_states"] <= MANY or "states" not in few.reason:
+        few = once(saved=saved, few=True)[0]
+        if few.complete or most <= MANY or "states" not in few.reason:
             return few
-    end = None if limits["timeout"] is None else time.perf_counter() + limits["timeout"]
+        saved = None
     records = saved[1]["R"] if saved is not None and moving else no_records(automaton)
     for _ in range(TRIES):
-        if end is not None:
-            limits["timeout"] = max(0.01, end - time.perf_counter())
-        ex, learned, lost = _once(search(records), limits)
+        ex, learned, lost = once(records, saved)
+        saved = None
         if lost:
             break
         if learned is None or (not ex.complete and ex.reason != GROWN):
             if movers or not ex.complete or not ex.violations:
                 return ex
-            whole = _once(search(), limits)[0]
-            return whole if whole.complete else ex
+            everything = whole(keeper.second)
+            return everything if everything.complete else ex
         records = learned
-    return _once(search(), limits)[0]
+    return whole(keeper.second)
 
 
 MANY = 20_000_000  # states
 TRIES = 64  # how often the records of one scenario may grow, after which it is explored without
 
 
-def _once(s: Search, limits: dict[str, Any]) -> tuple[Exploration, NDArray[np.int64] | None, bool]:
-    """An exploration; the records that it made, if anything in them is new; whether it could not keep them."""
+Once = tuple[Exploration, NDArray[np.int64] | None, bool]
+
+
+def _once(s: Search, limits: dict[str, Any], keeper: Keeper, saved: Saved | None, goes_on: bool) -> Once:
+    """An exploration, from where it was `saved`; the records that it made, if anything in them is new; whether it could not
+    keep them.  `goes_on`: its limit of states is not the end."""
+
+    def stopped(s: Search) -> None:
+        if not goes_on or s.states <= limits["max_states"]:
+            keeper.now(s)
+
     try:
-        ex = run(s, **limits)
+        if saved is not None:
+            restore(s, keeper.file, *saved)
+            saved = None
+        ex = run(s, between=keeper, stopped=stopped, **limits)
+        if ex.complete:
+            keeper.ended(s)
         return ex, s.learned() if s.moving and s.G[G_GROWN] else None, bool(s.G[G_LOST])
     finally:
         s.close()
