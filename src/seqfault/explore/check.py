@@ -11,7 +11,9 @@ from typing import Any
 
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ir import Where
+from seqfault.explore.checkpoint import remove
 from seqfault.explore.engine import Exploration
+from seqfault.explore.interrupt import INTERRUPTED, asked
 from seqfault.explore.lasso import judge
 from seqfault.explore.locks import cycles
 from seqfault.explore.memory import SC, bound
@@ -39,7 +41,7 @@ LIMIT_KINDS = frozenset(
 @dataclass(frozen=True)
 class Limits:
     """How far one scenario is explored: `states`, `memory` in bytes, `seconds` (None: no limit); and how: `movers`, as
-    for `tiers.explore`; `checkpoint_every` seconds.
+    for `tiers.explore`; `checkpoint_every` seconds; `threads` that share one scenario.
     """
 
     states: int = 40_000_000
@@ -47,6 +49,7 @@ class Limits:
     seconds: float | None = None
     movers: bool | None = None
     checkpoint_every: float = 60.0
+    threads: int = 1
 
 
 @dataclass
@@ -199,6 +202,8 @@ def run_one(
         movers=limits.movers,
         checkpoint=checkpoint,
         every=limits.checkpoint_every,
+        keep=True,
+        threads=limits.threads,
         max_states=limits.states,
         max_memory=limits.memory,
         timeout=limits.seconds,
@@ -221,20 +226,24 @@ _baselines: dict[tuple[str, Limits, str, bool], tuple[set[int], set[tuple[str, s
 
 
 def baseline_of(
-    scenario: Scenario, limits: Limits, memory: str = SC, lock_waits: bool = False
+    scenario: Scenario, limits: Limits, memory: str = SC, lock_waits: bool = False, checkpoint: Path | None = None
 ) -> tuple[set[int], set[tuple[str, str]], bool]:
     """mmap-sem's outcomes and violations in a scenario under a memory model, and whether they are all."""
     key = (scenario.name, limits, memory, lock_waits)
     if key not in _baselines:
-        _, ex, vs = run_one(load(BASELINE), scenario, limits, memory=memory, lock_waits=lock_waits)
+        _, ex, vs = run_one(load(BASELINE), scenario, limits, None, memory, lock_waits, checkpoint)
         whole = ex.complete and not any(v.kind in LIMIT_KINDS for v in vs)
+        if ex.reason == INTERRUPTED:
+            return set(), set(), False
         _baselines[key] = set(ex.outcomes), {(v.kind, v.object) for v in vs}, whole
     return _baselines[key]
 
 
-def sequential_outcomes(protocol: Protocol, scenario: Scenario, limits: Limits) -> tuple[set[int], bool]:
+def sequential_outcomes(
+    protocol: Protocol, scenario: Scenario, limits: Limits, checkpoint: Path | None = None
+) -> tuple[set[int], bool]:
     """Outcomes of the sequential orders of a scenario's operations (switches only at `seq_point`; memory is `sc`)."""
-    _, ex, _ = run_one(protocol, scenario, limits, mode="seq", exclusive=True)
+    _, ex, _ = run_one(protocol, scenario, limits, checkpoint=checkpoint, mode="seq", exclusive=True)
     return set(ex.outcomes), ex.complete
 
 
@@ -250,15 +259,14 @@ def check_scenario(
 ) -> ScenarioResult:
     """Explore `scenario` under `protocol` and a memory model, apply every oracle, compare its outcomes with
     mmap-sem's under the same model (mmap-sem's with the sequential orders); with `locks`, which is for `sc` only, each
-    access with the table of locks.  `lock_waits`: as for `run_one`; `checkpoint`: as for `tiers.explore`."""
+    access with the table of locks.  `lock_waits`: as for `run_one`; `checkpoint`: as for `tiers.explore`; what it is compared
+    with has one more.  They stay: whoever keeps the result removes them (`forget`)."""
     from seqfault.explore.lockcheck import lock_violations, watch_for
 
     limits = limits or Limits()
     t0 = time.perf_counter()
     watcher = watch_for(protocol, scenario) if locks else None
-    a, ex, vs = run_one(
-        protocol, scenario, limits, progress, memory, lock_waits, checkpoint, watcher=watcher
-    )
+    a, ex, vs = run_one(protocol, scenario, limits, progress, memory, lock_waits, checkpoint, watcher=watcher)
     if watcher is not None:
         vs += lock_violations(protocol, watcher, ex)
     r = ScenarioResult(scenario.name, HOLDS, ex.states, ex.transitions, ex.depth)
@@ -270,7 +278,8 @@ def check_scenario(
         r.lock_edges.append((a.lock_classes[held], a.lock_classes[taken], f"{fn}:{line}", scenario.name))
     incomplete = "" if ex.complete else ex.reason
     if ex.complete and ex.graph is None and ex.cyclic is not False:
-        incomplete = "progress: no room for the graph of states, --max-memory"
+        room = "no room for the graph of states, --max-memory"
+        incomplete = "progress: not looked at with --threads" if limits.threads > 1 else f"progress: {room}"
     if watcher is not None and watcher.full:
         incomplete = incomplete or "too many different accesses"
     limited = [v for v in vs if v.kind in LIMIT_KINDS]
@@ -278,13 +287,15 @@ def check_scenario(
         k = limited[0]
         incomplete = bound(memory) if k.kind == "store-buffer-full" else f"{k.kind} of {k.object or 'the model'}"
     vs = [v for v in vs if v.kind not in LIMIT_KINDS]
-    if protocol.name == BASELINE:
-        allowed, whole = sequential_outcomes(protocol, scenario, limits)
-        base_vs: set[tuple[str, str]] = set()
-        against = "the sequential orders"
+    base_vs: set[tuple[str, str]] = set()
+    other = None if checkpoint is None else _other(checkpoint)
+    against = "the sequential orders" if protocol.name == BASELINE else BASELINE
+    if asked():
+        allowed, whole = set[int](), False
+    elif protocol.name == BASELINE:
+        allowed, whole = sequential_outcomes(protocol, scenario, limits, other)
     else:
-        allowed, base_vs, whole = baseline_of(scenario, limits, memory, lock_waits)
-        against = BASELINE
+        allowed, base_vs, whole = baseline_of(scenario, limits, memory, lock_waits, other)
     if whole:
         new = [(ex.outcomes[h], h) for h in ex.outcomes if h not in allowed]
         if new:
@@ -293,7 +304,7 @@ def check_scenario(
             v.detail = f"{len(new)} of {len(ex.outcomes)} outcomes are not among the {len(allowed)} of {against}"
             vs.append(v)
     elif not incomplete:
-        incomplete = f"the exploration of {against} did not finish"
+        incomplete = INTERRUPTED if asked() else f"the exploration of {against} did not finish"
     for v in vs:
         v.baseline = (v.kind, v.object) in base_vs
     r.violations = sorted(vs, key=lambda v: (v.baseline, len(v.schedule), v.kind, v.object))
@@ -301,6 +312,23 @@ def check_scenario(
     r.reason = incomplete
     r.seconds = time.perf_counter() - t0
     return r
+
+
+def _other(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f"{checkpoint.name}.other")
+
+
+def forget(checkpoint: Path) -> None:
+    """Remove what `check_scenario` saved."""
+    remove(checkpoint)
+    remove(_other(checkpoint))
+
+
+def saved(checkpoint: Path | None) -> bool:
+    """Whether `check_scenario` saved anything."""
+    if checkpoint is None:
+        return False
+    return any(f.name.startswith(checkpoint.name) and f.suffix != ".new" for f in checkpoint.parent.iterdir())
 
 
 @dataclass

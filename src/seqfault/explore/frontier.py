@@ -192,6 +192,13 @@ class Search:
         return sum(len(p) for p in self.parts) if self.threads > 1 else int(self.workers[0].th[k.T_FRONTIER])
 
     @property
+    def counted(self) -> int:
+        """States of all depths up to that one."""
+        if self.threads > 1:
+            return self.base + sum(len(p) for p in self.parts[self.at :])
+        return int(self.workers[0].th[k.T_BASE] + self.workers[0].th[k.T_FRONTIER])
+
+    @property
     def waiting(self) -> int:
         """States that are not expanded yet."""
         if self.threads > 1:
@@ -420,9 +427,10 @@ class Search:
 @dataclass
 class Seen(Exploration):
     """What `progress` is told of an exploration that goes on: also how many states the depth has that is being expanded,
-    and the limit for `bytes`."""
+    and all up to it; and the limit for `bytes`."""
 
     width: int = 0
+    counted: int = 0
     max_memory: int = 0
 
 
@@ -463,7 +471,7 @@ def run(
         if progress is not None:
             seen.states, seen.depth, seen.seconds = s.states, s.depth, s.seconds
             seen.transitions = sum(int(w.th[k.T_TRANSITIONS]) for w in s.workers)
-            seen.width, seen.bytes = s.width, s.bytes
+            seen.width, seen.counted, seen.bytes = s.width, s.counted, s.bytes
             progress(seen, s.waiting)
         if not more:
             break

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +24,8 @@ from seqfault.cli import BAD_INPUT, EXIT, BadInput, dump
 from seqfault.explore.check import Limits, Report, ScenarioResult
 from seqfault.explore.checkpoint import CheckpointError
 from seqfault.explore.engine import Exploration
+from seqfault.explore.forecast import Forecast
+from seqfault.explore.frontier import Seen
 from seqfault.explore.memory import canonical
 from seqfault.explore.model import automaton_for, program_for
 from seqfault.explore.pool import check_many
@@ -71,9 +73,11 @@ def run_check(
     lock_waits: bool = False,
     reduce: str = "auto",
     every: float = 60.0,
+    threads: int = 1,
 ) -> None:
     """`seqfault check`."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was done is kept
+    if threads > (os.cpu_count() or 1):
+        raise BadInput(f"--threads {threads}: this machine has {os.cpu_count()} processors")
     if reduce not in REDUCE:
         raise BadInput(f"--reduce {reduce!r}: auto, all or none")
     p = load(protocol)
@@ -97,7 +101,7 @@ def run_check(
         TextColumn("{task.fields[what]}"),
         TimeElapsedColumn(),
     )
-    limits = Limits(max_states, max_memory, movers=REDUCE[reduce], checkpoint_every=every)
+    limits = Limits(max_states, max_memory, movers=REDUCE[reduce], checkpoint_every=every, threads=threads)
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(p.name, total=len(scenarios), what="")
         states = 0
@@ -108,9 +112,10 @@ def run_check(
             rate = states / max(0.1, bar.tasks[0].elapsed or 0.1)
             bar.update(task, completed=n, what=f"{states:,} states {rate / 1e3:,.0f} k/s")
 
+        forecast = Forecast()
+
         def live(ex: Exploration, frontier: int) -> None:
-            rate = ex.states / max(0.1, ex.seconds)
-            bar.update(task, what=f"{ex.states:,} states {rate / 1e3:,.0f} k/s frontier {frontier:,}")
+            bar.update(task, what=progress_line(ex, frontier, forecast))
 
         try:
             report = check_many(
@@ -125,6 +130,28 @@ def run_check(
     else:
         terminal.report(console(), report, p, scenarios, verbose, examples)
     raise typer.Exit(EXIT[report.verdict])
+
+
+def amount(n: float) -> str:
+    """A number of bytes, for a progress line."""
+    return f"{n / (1 << 30):.1f}G" if n >= 1 << 30 else f"{n / (1 << 20):.0f}M"
+
+
+def progress_line(ex: Exploration, frontier: int, forecast: Forecast) -> str:
+    """States, rate, frontier, memory; and where it can be told, how many states and how much memory there will be, and how
+    long that takes."""
+    rate = ex.states / max(0.1, ex.seconds)
+    line = f"{ex.states:,} states {rate / 1e3:,.0f} k/s frontier {frontier:,} memory {amount(ex.bytes)}"
+    if not isinstance(ex, Seen):
+        return line
+    total = forecast.see(ex.depth, ex.width, ex.counted)
+    if total is None or total < ex.states:
+        return line
+    most = " (more than --max-memory)" if ex.bytes / ex.states * total > ex.max_memory else ""
+    done = max(1, ex.states - frontier)
+    left = (total - done) * ex.seconds / done
+    clock = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
+    return f"{line} of ~{amount(ex.bytes / ex.states * total)}{most}, ~{total / 1e6:.2g} M states, ~{clock} left"
 
 
 def report_json(report: Report, protocol: Protocol, scenarios: list[Scenario]) -> dict[str, Any]:
