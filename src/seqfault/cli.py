@@ -82,7 +82,8 @@ def check(
     timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for all of it.", min=0.001)] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Worker processes; 0: one a processor.", min=0)] = 0,
     resume: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep results in FILE, half-done ones beside it, and go on from there.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep results in FILE, half-done ones beside it, and go on from there."),
     ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Also the size of the automaton, every scenario, every counter.")
@@ -107,7 +108,7 @@ def check(
         float, typer.Option(metavar="S", help="With --resume: seconds between saves of what is explored.", min=0)
     ] = 60.0,
     threads: Annotated[
-        int, typer.Option(metavar="N", help="Threads that share one scenario; its progress is not looked at then.", min=1)
+        int, typer.Option(metavar="N", help="Threads that share one scenario; progress is not looked at then.", min=1)
     ] = 1,
 ) -> None:
     """Explore every interleaving of the scenarios: is the protocol right?"""

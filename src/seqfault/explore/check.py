@@ -259,8 +259,8 @@ def check_scenario(
 ) -> ScenarioResult:
     """Explore `scenario` under `protocol` and a memory model, apply every oracle, compare its outcomes with
     mmap-sem's under the same model (mmap-sem's with the sequential orders); with `locks`, which is for `sc` only, each
-    access with the table of locks.  `lock_waits`: as for `run_one`; `checkpoint`: as for `tiers.explore`; what it is compared
-    with has one more.  They stay: whoever keeps the result removes them (`forget`)."""
+    access with the table of locks.  `lock_waits`: as for `run_one`; `checkpoint`: as for `tiers.explore`; what it is
+    compared with has one more.  They stay: whoever keeps the result removes them (`forget`)."""
     from seqfault.explore.lockcheck import lock_violations, watch_for
 
     limits = limits or Limits()

@@ -145,8 +145,8 @@ def with_room(saved: NDArray[Any], fresh: NDArray[Any]) -> NDArray[Any]:
 class Keeper:
     """Saves an exploration now and then: every `every` seconds, but no more than a twentieth of the time.
 
-    `path`: where to, or None: nowhere; `second`: the file of the exploration of everything that follows one with movers;
-    `file`: that of the two which is written now.
+    `path`: where to, or None: nowhere; `second`: the file of the exploration of everything that follows one with
+    movers; `file`: that of the two which is written now.
     """
 
     def __init__(self, path: Path | None, every: float):

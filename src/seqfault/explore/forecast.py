@@ -1,7 +1,8 @@
 """How many states an exploration will have: told from how the depths have grown, and only where that can be told.
 
-The number of states at each depth rises and falls much like a bell, so its logarithm like a parabola, which is fitted to the
-depths so far.  It is an estimate for the eye: nothing is told while the fit is bad, or changes from depth to depth.
+The number of states at each depth rises and falls much like a bell, so its logarithm like a parabola, which is fitted
+to the depths so far.  It is an estimate for the eye: nothing is told before the widest depth is past, while the fit is bad,
+or while it changes from depth to depth.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import numpy as np
 
 FEWEST = 16  # depths
+PAST = 0.9  # of the widest depth
 MISFIT = 0.12  # of the logarithms, at most
 AGREE = 1.3  # the last estimates differ by such a factor at most
 LAST = 4
@@ -25,8 +27,8 @@ class Forecast:
         self._last: list[float] = []
 
     def see(self, depth: int, width: int, counted: int) -> int | None:
-        """The depth `depth` has `width` states, and all depths up to it have `counted`; the states that there will be, or
-        None where that cannot be told."""
+        """The depth `depth` has `width` states, and all depths up to it have `counted`; the states that there will
+        be, or None where that cannot be told."""
         if self.widths and depth < max(self.widths):  # another exploration
             self.__init__()  # type: ignore[misc]
         if depth not in self.widths and width > 0:
@@ -40,7 +42,7 @@ class Forecast:
     def _more(self, depth: int) -> float | None:
         """The states beyond `depth`."""
         known = sorted(self.widths)
-        if len(known) < FEWEST:
+        if len(known) < FEWEST or self.widths[depth] > PAST * max(self.widths.values()):
             return None
         known = known[-max(FEWEST, len(known) // 2) :]
         x = np.array(known, float) - depth

@@ -31,6 +31,7 @@ FULL = 0.8  # of the table, at most
 DOUBLES = 1 << 22  # slots up to which the table doubles; then it grows by a half
 TRACED = 1 << 21  # states up to which parents are kept
 CHUNK_S = 0.15
+BUDGET = 20_000  # states of the first round
 FIRST_OUTCOMES = 1 << 8
 FEW = 4 * k.BLOCK  # states that one thread does alone
 
@@ -426,8 +427,8 @@ class Search:
 
 @dataclass
 class Seen(Exploration):
-    """What `progress` is told of an exploration that goes on: also how many states the depth has that is being expanded,
-    and all up to it; and the limit for `bytes`."""
+    """What `progress` is told of an exploration that goes on: also how many states the depth has that is being
+    expanded, and all up to it; and the limit for `bytes`."""
 
     width: int = 0
     counted: int = 0
@@ -448,11 +449,11 @@ def run(
     stopped: Callable[[Search], None] | None = None,
 ) -> Exploration:
     """Explore until everything was seen or a limit is reached.  `between(search)` is called between rounds,
-    `stopped(search)` when a limit is reached or a signal came (interrupt.py).  `timeout` is for this call; the `seconds`
-    of the result are also those before it."""
+    `stopped(search)` when a limit is reached or a signal came (interrupt.py).  `timeout` is for this call; the
+    `seconds` of the result are also those before it."""
     begun = time.perf_counter()
     t0 = begun - s.seconds
-    budget = 20_000
+    budget = BUDGET
     s.G[k.G_LIMIT] = max_states
     reason = ""
     seen = Seen(s.a, max_memory=max_memory)

@@ -35,6 +35,7 @@ from seqfault.explore.model import program_for
 from seqfault.protocols import load
 from seqfault.scenarios.model import Scenario
 
+
 def _work(
     protocol: str,
     scenario: Scenario,
@@ -55,7 +56,8 @@ def _work(
         return skipped(scenario, INTERRUPTED)
 
 
-CUT_SHORT = (INTERRUPTED, "time limit", "memory limit", "limit of", "the exploration of")  # reasons after which it can go on
+# reasons after which it can go on
+CUT_SHORT = (INTERRUPTED, "time limit", "memory limit", "limit of", "the exploration of")
 SAVING_S = 120  # a worker that is told to stop may take so long to save
 
 
@@ -215,8 +217,9 @@ def check_many(
                         progress(r, len(results))
             else:
                 reason = _parallel(
-                    protocol, todo, limits, jobs, end, timeout, results, record, progress, tick, locks, memory, lock_waits
-                )
+                    protocol, todo, limits, jobs, end, timeout, results, record, progress, tick, locks, memory,
+                    lock_waits,
+                )  # fmt: skip
         except KeyboardInterrupt:
             reason = INTERRUPTED
         finally:

@@ -117,8 +117,8 @@ Once = tuple[Exploration, NDArray[np.int64] | None, bool]
 
 
 def _once(s: Search, limits: dict[str, Any], keeper: Keeper, saved: Saved | None, goes_on: bool) -> Once:
-    """An exploration, from where it was `saved`; the records that it made, if anything in them is new; whether it could not
-    keep them.  `goes_on`: its limit of states is not the end."""
+    """An exploration, from where it was `saved`; the records that it made, if anything in them is new; whether it could
+    not keep them.  `goes_on`: its limit of states is not the end."""
 
     def stopped(s: Search) -> None:
         if not goes_on or s.states <= limits["max_states"]:

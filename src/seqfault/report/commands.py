@@ -138,8 +138,8 @@ def amount(n: float) -> str:
 
 
 def progress_line(ex: Exploration, frontier: int, forecast: Forecast) -> str:
-    """States, rate, frontier, memory; and where it can be told, how many states and how much memory there will be, and how
-    long that takes."""
+    """States, rate, frontier, memory; and where it can be told, how many states and how much memory there will be, and
+    how long that takes."""
     rate = ex.states / max(0.1, ex.seconds)
     line = f"{ex.states:,} states {rate / 1e3:,.0f} k/s frontier {frontier:,} memory {amount(ex.bytes)}"
     if not isinstance(ex, Seen):
