@@ -28,7 +28,7 @@ from seqfault.scenarios import find
 SIZE = (1, 2, 2, 2)
 # a longer trial: SEQFAULT_TRIALS=50 explorations, each killed up to SEQFAULT_KILLS times, or one with SEQFAULT_KILL_SIZE=1,3,2,2
 TRIALS = int(os.environ.get("SEQFAULT_TRIALS", "1"))
-KILLS = int(os.environ.get("SEQFAULT_KILLS", "4"))
+KILLS = int(os.environ.get("SEQFAULT_KILLS", "3"))
 KILL_SIZE = tuple(map(int, os.environ.get("SEQFAULT_KILL_SIZE", "1,2,2,2").split(",")))
 CHILD = """
 import sys
@@ -40,8 +40,9 @@ checkpoint.COST = 0
 frontier.CHUNK_S = 0.02
 p = seq.program(*map(int, sys.argv[2].split(",")))
 a = compile_program(p, "full")
+print("begun", flush=True)
 ex = tiers.explore(a, a.pack(p.layout().start), a.rom(p.layout().start), mode="full", dead=False, threads=int(sys.argv[3]),
-                   exact=sys.argv[4] == "1", checkpoint=Path(sys.argv[1]), every=0.05)
+                   exact=sys.argv[4] == "1", checkpoint=Path(sys.argv[1]), every=0.02)
 print(ex.complete, ex.states, ex.transitions, ex.finals, ex.depth, sorted(ex.outcomes))
 """
 
@@ -69,8 +70,14 @@ def test_killed_at_random_moments(tmp_path, threads: int, exact: bool):
         while True:
             c = child(path, KILL_SIZE, threads, exact)
             resumed += path.exists()
+            assert c.stdout is not None and c.stdout.readline() == "begun\n"
+            before = path.stat().st_mtime_ns if path.exists() else 0
+            while rng.random() < 0.999 and c.poll() is None and mine < KILLS:  # mostly not before it saved something
+                if path.exists() and path.stat().st_mtime_ns != before:
+                    break
+                time.sleep(0.002)
             try:
-                out, _ = c.communicate(timeout=rng.uniform(0.9, 2.6) if mine < KILLS else 300)
+                out, _ = c.communicate(timeout=rng.uniform(0.0, 0.4) if mine < KILLS else 300)
                 break
             except subprocess.TimeoutExpired:
                 c.send_signal(signal.SIGKILL)
@@ -176,7 +183,7 @@ def rounds(monkeypatch, n: int) -> None:
 
 def test_every_phase_goes_on(tmp_path, monkeypatch):
     """Few states, then movers (several attempts), then everything because of a violation; interrupted in each."""
-    p, s = load("spf-seed"), find(["argued/case8-alone"])[0]
+    p, s = load("spf-seed"), find(["case6/apart-area-read-write"])[0]
     monkeypatch.setattr(tiers, "MANY", 300)
     monkeypatch.setattr(frontier, "BUDGET", 100)
     monkeypatch.setattr(frontier, "CHUNK_S", 1e9)
@@ -211,12 +218,21 @@ def test_a_time_limit_is_for_each_run(tmp_path, monkeypatch):
     assert ex.states == seq.STATES[SIZE]
 
 
-CHECK = ("spf-v5", "-s", "two-faults/munmap-two-pages", "-s", "two-faults/munmap-same-page", "--json")
+CHECK = ("spf-v5", "-s", "two-faults/munmap-all-two-pages", "-s", "two-faults/munmap-all-same-page", "--json")
+MAIN = "from seqfault.cli import main; main()"
 
 
 def check(results, *args: str):
-    cmd = [sys.executable, "-m", "seqfault.cli", "check", *CHECK, "--resume", str(results), "--checkpoint-every", "0.2", *args]
+    cmd = [sys.executable, "-c", MAIN, "check", *CHECK, "--resume", str(results), "--checkpoint-every", "0.1", *args]
     return subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def recent(path, c) -> bool:
+    """Whether a file was written after a process began."""
+    try:
+        return path.stat().st_mtime > os.stat(f"/proc/{c.pid}").st_mtime + 0.5
+    except OSError:
+        return False
 
 
 def counts(out: str):
@@ -227,25 +243,27 @@ def counts(out: str):
 def test_memory_limit_kill_and_signal_with_workers(tmp_path):
     """`check -j 2`: a memory limit, SIGKILL, SIGTERM, and at last the counts of a run that nobody disturbed."""
     f = tmp_path / "r"
-    want, _ = check(tmp_path / "undisturbed", "-j", "1").communicate()
-    c = check(f, "-j", "2", "--max-memory", "12M")
+    undisturbed = check(tmp_path / "undisturbed", "-j", "1")
+    want, _ = undisturbed.communicate()
+    c = check(f, "-j", "2", "--max-memory", "7M")
     out, _ = c.communicate()
     reasons = [s["reason"] for s in json.loads(out)["scenarios"]]
-    assert c.returncode == 3 and f"; go on with --resume {f} and a larger --max-memory" in reasons[0]
+    assert c.returncode in (1, 3) and f"; go on with --resume {f} and a larger --max-memory" in reasons[0]
     assert list(tmp_path.glob("r.*.checkpoint"))
     for number in (signal.SIGKILL, signal.SIGTERM):
         c = check(f, "-j", "2")
-        time.sleep(2.5)
+        end = time.monotonic() + 2.5
+        while c.poll() is None and time.monotonic() < end and not any(recent(x, c) for x in tmp_path.glob("r.*.checkpoint")):
+            time.sleep(0.01)
         c.send_signal(number)
         out, _ = c.communicate(timeout=100)
-        if number == signal.SIGTERM and c.returncode != 0:
-            assert c.returncode == 3
+        if number == signal.SIGTERM and "interrupted" in out:
             assert any(s["reason"] == f"interrupted; go on with --resume {f}" for s in json.loads(out)["scenarios"])
     c = check(f, "-j", "2")
     out, err = c.communicate()
-    assert c.returncode == 0, err
+    assert c.returncode == undisturbed.returncode, err
     assert counts(out) == counts(want)
-    assert [x.name for x in tmp_path.iterdir() if x.name.startswith("r")] == ["r"]
+    assert [x.name for x in tmp_path.glob("r*")] == ["r"]
 
 
 def test_only_one_at_a_time_and_damage_is_told(tmp_path):
@@ -255,7 +273,7 @@ def test_only_one_at_a_time_and_damage_is_told(tmp_path):
         c = check(f)
         _, err = c.communicate()
         assert c.returncode == 2 and err.count("\n") == 1 and "another seqfault is at work with it" in err
-    c = check(f, "-j", "1", "--max-memory", "12M")
+    c = check(f, "-j", "1", "--max-memory", "7M")
     c.communicate()
     for x in tmp_path.glob("r.*.checkpoint"):
         x.write_bytes(x.read_bytes()[:-100])
@@ -275,13 +293,13 @@ def test_a_small_disk(tmp_path):
     try:
         c = check(disk / "r", "-j", "1")
         _, err = c.communicate()
-        assert c.returncode == 0 and "no checkpoint" in err and "No space left on device" in err
+        assert c.returncode in (0, 1) and "no checkpoint" in err and "No space left on device" in err
         (disk / "r").unlink()
         with (disk / "filler").open("wb") as f, pytest.raises(OSError):
             f.write(bytes(1 << 21))
         out, err = check(disk / "r", "-j", "1").communicate()
         assert "r: No space left on device; the results from now on are not kept" in err
-        assert all(s["verdict"] == "holds" for s in json.loads(out)["scenarios"])
+        assert all(s["verdict"] != "incomplete" for s in json.loads(out)["scenarios"])
         assert (disk / "r").read_bytes() == b""
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -1,8 +1,8 @@
 """How many states an exploration will have: told from how the depths have grown, and only where that can be told.
 
 The number of states at each depth rises and falls much like a bell, so its logarithm like a parabola, which is fitted
-to the depths so far.  It is an estimate for the eye: nothing is told before the widest depth is past, while the fit is bad,
-or while it changes from depth to depth.
+to the depths so far.  It is an estimate for the eye: nothing is told before the widest depth is past, while the fit is
+bad, or while it changes from depth to depth.
 """
 
 from __future__ import annotations

@@ -104,7 +104,11 @@ def _explore(
             if movers or not ex.complete or not ex.violations:
                 return ex
             everything = whole(keeper.second)
-            return everything if everything.complete else ex
+            if everything.complete:
+                return everything
+            if everything.reason.startswith((interrupt.INTERRUPTED, "time")):  # it can go on
+                ex.complete, ex.reason = False, everything.reason
+            return ex
         records = learned
     return whole(keeper.second)
 
