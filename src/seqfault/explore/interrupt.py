@@ -53,6 +53,7 @@ def handled() -> Iterator[None]:
     finally:
         for n, h in old.items():
             signal.signal(n, h)
+        _asked = False  # what is drawn afterwards explores again
 
 
 def worker() -> None:
