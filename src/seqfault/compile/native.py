@@ -243,7 +243,7 @@ class NativeProgram:
 
 def text_of(s: Source) -> str:
     """A source and the numbers that its names stand for."""
-    numbers = [f"{k}={s.scope[k]}" for k in sorted(s.node_names()) if isinstance(s.scope.get(k), int)]
+    numbers = [f"{k}={s.scope[k]}" for k in sorted(s.names) if isinstance(s.scope.get(k), int)]
     return f"{s.file}:{s.node.lineno}\n{s.text}{numbers}"
 
 

@@ -94,7 +94,7 @@ class Program:
         h = hashlib.sha256(f"{seqfault.__version__} {compiler_hash()} {granularity}".encode())
         for s in sources:
             h.update(f"{s.file}:{s.node.lineno}\n{s.text}".encode())
-            for k in sorted(s.node_names()):
+            for k in sorted(s.names):
                 v = s.scope.get(k)
                 if isinstance(v, int):
                     h.update(f"{k}={v}".encode())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import inspect
+import linecache
 import os
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import seqfault
@@ -33,9 +34,27 @@ class Source:
     params: tuple[tuple[str, Any], ...]
     results: tuple[Any, ...]
 
-    def node_names(self) -> set[str]:
+    @cached_property
+    def names(self) -> set[str]:
         """Every name that the function reads."""
-        return {n.id for n in ast.walk(self.node) if isinstance(n, ast.Name)}
+        return {n.id for n in nodes_of([self.node]) if isinstance(n, ast.Name)}
+
+    @cached_property
+    def used(self) -> list[Any]:
+        """The types that it names, the places, structs and functions of the text that it uses."""
+        out: list[Any] = [t for _, t in self.params] + list(self.results)
+        nodes = list(code_nodes(self.node))
+        local = {p for p, _ in self.params}
+        local |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        for n in nodes:
+            if isinstance(n, ast.AnnAssign):
+                out.append(_annotation(n.annotation, self.scope, self.file))
+            if not (isinstance(n, ast.Name) and n.id in self.scope) or n.id in local:
+                continue
+            v = self.scope[n.id]
+            if isinstance(v, Place | Struct) or (inspect.isfunction(v) and not hasattr(v, "__kernel_word__")):
+                out.append(v)
+        return out
 
 
 def short_file(path: str) -> str:
@@ -66,9 +85,27 @@ def source_of(fn: Func) -> Source:
     return _instead.get(fn) or _read(fn)
 
 
-@cache
-def _read(fn: Func) -> Source:
-    file = inspect.getsourcefile(fn) or "?"
+_parsed: dict[str, tuple[list[str], dict[int, ast.stmt]]] = {}
+
+
+def _at_top(file: str, first: int) -> tuple[str, ast.stmt, int] | None:
+    """Text and tree of the definition at a line of a file, if it is not inside another; a file is parsed once."""
+    linecache.checkcache(file)
+    lines = linecache.getlines(file)
+    if file not in _parsed or _parsed[file][0] is not lines:
+        try:
+            body = ast.parse("".join(lines)).body
+        except SyntaxError:
+            body = []
+        defs = [n for n in body if isinstance(n, ast.FunctionDef)]
+        _parsed[file] = lines, {min([n.lineno, *(d.lineno for d in n.decorator_list)]): n for n in defs}
+    node = _parsed[file][1].get(first)
+    if node is None or node.end_lineno is None:
+        return None
+    return "".join(lines[first - 1 : node.end_lineno]), node, first
+
+
+def _by_lines(fn: Func, file: str) -> tuple[str, ast.stmt, int]:
     try:
         lines, first = inspect.getsourcelines(fn)
     except OSError as e:
@@ -76,7 +113,13 @@ def _read(fn: Func) -> Source:
     text = textwrap.dedent("".join(lines))
     tree = ast.parse(text)
     ast.increment_lineno(tree, first - 1)
-    node = tree.body[0]
+    return text, tree.body[0], first
+
+
+@cache
+def _read(fn: Func) -> Source:
+    file = inspect.getsourcefile(fn) or "?"
+    text, node, first = _at_top(file, fn.__code__.co_firstlineno) or _by_lines(fn, file)
     name = short_file(file)
     if not isinstance(node, ast.FunctionDef):
         raise CompileError(name, first, f"{type(node).__name__} where a function was expected", "use def")
@@ -145,12 +188,24 @@ def is_empty(src: Source) -> bool:
 
 def code_nodes(tree: ast.AST) -> Iterable[ast.AST]:
     """Every node of a function that is executed: not its annotations."""
-    work = list(getattr(tree, "body", []))
+    return nodes_of(list(getattr(tree, "body", [])), {"annotation"})
+
+
+def nodes_of(work: list[ast.AST], apart: Container[str] = ()) -> list[ast.AST]:
+    """Nodes and everything below them, but for what is in fields named in `apart`."""
+    out: list[ast.AST] = []
     while work:
         n = work.pop()
-        yield n
-        skip = getattr(n, "annotation", None)
-        work += [c for c in ast.iter_child_nodes(n) if c is not skip]
+        out.append(n)
+        for name in n._fields:
+            if name == "ctx" or name in apart:
+                continue
+            v = getattr(n, name, None)
+            if isinstance(v, ast.AST):
+                work.append(v)
+            elif isinstance(v, list):
+                work += [x for x in v if isinstance(x, ast.AST)]
+    return out
 
 
 def reach(entries: Iterable[Func], binds: Mapping[Place, Func]) -> tuple[list[Source], list[Struct]]:
@@ -173,23 +228,12 @@ def reach(entries: Iterable[Func], binds: Mapping[Place, Func]) -> tuple[list[So
             continue
         src = source_of(fn)
         seen[fn] = src
-        for _, t in src.params:
-            note(t)
-        for t in src.results:
-            note(t)
-        local = {p for p, _ in src.params}
-        local |= {n.id for n in code_nodes(src.node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-        for n in code_nodes(src.node):
-            if isinstance(n, ast.AnnAssign):
-                note(_annotation(n.annotation, src.scope, src.file))
-            if not (isinstance(n, ast.Name) and n.id in src.scope) or n.id in local:
-                continue
-            v = src.scope[n.id]
+        for v in src.used:
             if isinstance(v, Place):
                 work.append(binds.get(v, v.default))
-            elif isinstance(v, Struct):
-                note(v)
-            elif inspect.isfunction(v) and not hasattr(v, "__kernel_word__"):
+            elif inspect.isfunction(v):
                 work.append(v)
+            else:
+                note(v)
     ordered = sorted(seen.values(), key=lambda s: (s.file, s.node.lineno))
     return ordered, sorted(structs.values(), key=lambda s: s.name)
