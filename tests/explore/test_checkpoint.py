@@ -125,10 +125,10 @@ def test_what_cannot_be_used_is_named(tmp_path):
             go()
         assert path.read_bytes() == damage  # nothing is thrown away
     future = dict(np.load(path_of(whole, tmp_path)))
-    future["meta"] = np.frombuffer(future["meta"].tobytes().replace(b'"format": 1', b'"format": 2'), np.uint8)
+    future["meta"] = np.frombuffer(future["meta"].tobytes().replace(b'"format": 2', b'"format": 3'), np.uint8)
     with path.open("wb") as f:
         np.savez(f, **future)
-    with pytest.raises(CheckpointError, match=f"{path} has format 2, and this seqfault reads 1; "):
+    with pytest.raises(CheckpointError, match=f"{path} has format 3, and this seqfault reads 2; "):
         go()
     path.unlink()
     path.mkdir()

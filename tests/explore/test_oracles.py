@@ -7,12 +7,14 @@ from collections.abc import Callable
 import pytest
 
 from seqfault.compile.program import Process, Program, compile_program
+from seqfault.compile.work import MAX_CHOICES
 from seqfault.explore import tiers
 from seqfault.explore.engine import Exploration, explore
 from seqfault.explore.locks import cycles
 from seqfault.kernel import (
     BUG_ON,
     NULL,
+    choose,
     integer,
     kmem_cache_alloc,
     kmem_cache_free,
@@ -365,6 +367,31 @@ def test_double_queue():
 
 def test_endless_step_is_a_limit():
     assert kinds(explored(spins_for_ever)) == {"endless-step"}
+
+
+def chooses_without_end():
+    n: integer(0, 7) = 0
+    for _ in range(MAX_CHOICES + 1):
+        n = (n + choose(2)) % 3
+    the(world).zero = n
+
+
+def chooses_up_to_the_limit():
+    n: integer(0, 7) = 0
+    for _ in range(7):
+        n = (n + choose(2)) % 3
+    the(world).zero = n
+
+
+def chooses_among_many():
+    the(world).zero = choose(5000) % 4
+
+
+def test_too_many_choices():
+    assert kinds(explored(chooses_up_to_the_limit)) == set()
+    assert kinds(explored(chooses_without_end)) == {"too-many-choices"}
+    assert kinds(explored(chooses_among_many)) == {"too-many-choices"}
+    assert kinds(explored(*[chooses_among_many] * 3)) == {"too-many-choices"}
 
 
 def ab():

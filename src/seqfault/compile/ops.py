@@ -94,4 +94,5 @@ REPORTED = (
     "endless-step",
     "deadlock",
     "store-buffer-full",
+    "too-many-choices",
 )

@@ -508,6 +508,7 @@ class Body:
     def op_choose(self, pc: int, row: list[int]) -> bool:
         up = self.put(f"getelementptr i64, ptr %x, i64 {X_USED}")
         used = self.put(f"load i64, ptr {up}")
+        self.fail_if(self.put(f"icmp sge i64 {used}, {MAX_CHOICES}"), "too-many-choices", pc)
         dp = self.put(f"getelementptr i64, ptr %x, i64 {X_DEPTH}")
         fresh = self.put(f"icmp sge i64 {used}, {self.put(f'load i64, ptr {dp}')}")
         at = self.put(f"add i64 {used}, {X_DIGITS}")
@@ -518,7 +519,6 @@ class Body:
         radix = self.put(f"getelementptr i64, ptr %x, i64 {self.put(f'add i64 {used}, {X_RADIX}')}")
         self.do(f"store i64 {row[2]}, ptr {radix}")
         self.do(f"store i64 {self.put(f'add i64 {used}, 1')}, ptr {up}")
-        assert MAX_CHOICES
         self.set_slot(row[1], v, (0, row[2] - 1))
         return False
 

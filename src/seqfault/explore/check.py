@@ -34,7 +34,7 @@ PATH_ONLY = (
     STARVATION,
 )  # told by a whole exploration: a replay does not show them by itself
 LIMIT_KINDS = frozenset(
-    {"pool-exhausted", "endless-step", "store-buffer-full"}
+    {"pool-exhausted", "endless-step", "store-buffer-full", "too-many-choices"}
 )  # these say that the model was too small, not that the text is wrong
 
 

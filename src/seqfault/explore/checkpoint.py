@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from seqfault.explore.frontier import Search
 
 Saved = tuple[dict[str, Any], dict[str, NDArray[Any]]]  # what `read` gives
-FORMAT = 1
+FORMAT = 2
 COST = 20  # seconds of exploration for each second of saving, at least
 OWN = ("th", "E", "X", "counts", "N")  # of each thread, whole
-SCALARS = ("at", "base", "level", "traced", "peak", "seconds", "need_table")
+SCALARS = ("base", "level", "traced", "peak", "seconds", "need_table")
 
 
 class CheckpointError(Exception):

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
 from seqfault.explore.graph import CHOICE_AT, COMPLETES, RESTARTS, Graph, Recorder
-from seqfault.explore.interp import get, mix, step
+from seqfault.explore.interp import get, mix, step, violate
 from seqfault.explore.jit import jit
 from seqfault.explore.tables import (
     DISABLED,
+    K_CHOICES,
     K_DEADLOCK,
     M_CLASSES,
     M_HALT,
@@ -159,6 +160,7 @@ def expand(  # type: ignore[no-untyped-def]
     tail = ctl[C_TAIL]
     stored = ctl[C_STORED]
     nproc = P[M_PROCESSES]
+    most = SLACK // nproc
     stops = P[O_STOP]
     pcslot = P[M_PC]
     halt = P[M_HALT]
@@ -207,6 +209,7 @@ def expand(  # type: ignore[no-untyped-def]
             if alone >= 0 and role == 0 and alone != p:
                 continue
             depth = np.int64(0)
+            taken = np.int64(0)
             while True:
                 for w in range(nw):
                     B[w] = S[w]
@@ -262,6 +265,12 @@ def expand(  # type: ignore[no-untyped-def]
                 while k >= 0 and X[X_DIGITS + k] + 1 >= X[X_RADIX + k]:
                     k -= 1
                 if k < 0:
+                    break
+                taken += 1
+                if taken >= most:
+                    X[X_VIOLATIONS] = 0
+                    violate(X, P[K_CHOICES], pc, -1, 0, p)
+                    note(X, distinct, ctl, base + head, p, choice)
                     break
                 X[X_DIGITS + k] += 1
                 depth = k + 1

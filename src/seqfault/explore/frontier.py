@@ -6,9 +6,9 @@ frontier, a pause) it comes back, with the successors that it has not entered ye
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ TRACED = 1 << 21  # states up to which parents are kept
 CHUNK_S = 0.15
 BUDGET = 20_000  # states of the first round
 FIRST_OUTCOMES = 1 << 8
+TURNS = 16  # where in G the parts of the frontier have their counts
 FEW = 4 * k.BLOCK  # states that one thread does alone
 
 
@@ -144,7 +145,7 @@ class Search:
         room = max(FIRST_SLOTS, int(expect / FULL * 1.02) + threads * k.ROOM)
         self.table = np.zeros(room, np.uint64)
         self.store = np.zeros((max(2 * k.ROOM, expect) if exact else 1, self.words), np.int64)
-        self.G = np.zeros(16, np.int64)
+        self.G = np.zeros(TURNS + threads, np.int64)
         self.parent = np.zeros(4 * k.ROOM if self.traced else 1, np.int64)
         self.action = np.zeros(4 * k.ROOM if self.traced else 1, np.int64)
         self.number = np.zeros(room if self.graph else 1, np.int32)
@@ -161,8 +162,7 @@ class Search:
             w.N[:] = self.workers[0].N
         # of the depth that is being expanded
         self.parts: list[Int64] = [self.workers[0].front[:1].copy()] if threads > 1 else []
-        self.at = 0  # which of them is being expanded
-        self.base = 0  # number of its first state
+        self.base = 0  # number of the first state of the depth
         self.level = 0
         self.G[k.G_LIMIT] = 1 << 60
         self._limits()
@@ -190,20 +190,21 @@ class Search:
     @property
     def width(self) -> int:
         """States of the depth that is being expanded."""
-        return sum(len(p) for p in self.parts) if self.threads > 1 else int(self.workers[0].th[k.T_FRONTIER])
+        return sum(map(len, self.parts)) if self.threads > 1 else int(self.workers[0].th[k.T_FRONTIER])
 
     @property
     def counted(self) -> int:
         """States of all depths up to that one."""
         if self.threads > 1:
-            return self.base + sum(len(p) for p in self.parts[self.at :])
+            return self.base + sum(map(len, self.parts))
         return int(self.workers[0].th[k.T_BASE] + self.workers[0].th[k.T_FRONTIER])
 
     @property
     def waiting(self) -> int:
         """States that are not expanded yet."""
         if self.threads > 1:
-            return sum(len(p) for p in self.parts[self.at :]) + sum(int(w.th[k.T_TAIL]) for w in self.workers)
+            begun = sum(min(len(p), int(self.G[TURNS + i])) for i, p in enumerate(self.parts))
+            return sum(map(len, self.parts)) - begun + sum(int(w.th[k.T_TAIL]) for w in self.workers)
         th = self.workers[0].th
         return int(th[k.T_FRONTIER] - th[k.T_HEAD] + th[k.T_TAIL])
 
@@ -265,12 +266,11 @@ class Search:
         if len(jobs) == 1:
             fn(*jobs[0])
             return
-        threads = [threading.Thread(target=fn, args=j) for j in jobs[1:]]
-        for t in threads:
-            t.start()
-        fn(*jobs[0])
-        for t in threads:
-            t.join()
+        with ThreadPoolExecutor(len(jobs) - 1) as pool:
+            others = [pool.submit(fn, *j) for j in jobs[1:]]
+            fn(*jobs[0])
+            for t in others:
+                t.result()
 
     # -- rounds
     def round(self, budget: int) -> bool:
@@ -306,26 +306,39 @@ class Search:
     def _share(self, budget: int) -> bool:
         if not self.parts:  # one that had ended
             return False
-        front = self.parts[self.at]
-        few = len(front) <= FEW
-        busy = [w for i, w in enumerate(self.workers) if w.th[k.T_PENDING] or w.th[k.T_HEAD] < w.th[k.T_END]]
-        use = self.workers if not few else busy or self.workers[:1]
+        few = sum(map(len, self.parts)) <= FEW
+        use = self.workers
+        if few:
+            use = [w for w in use if w.th[k.T_PENDING] or w.th[k.T_HEAD] < w.th[k.T_END]] or use[:1]
         for w in use:
-            w.th[k.T_BUDGET], w.th[k.T_LEVEL], w.th[k.T_BASE] = budget, self.level, self.base
-        front = self.parts[self.at]
-        jobs = [
-            (self.A, self.P, self.W, self.R, front, len(front), w.part, self.table, self.store, self.G, w.th, *w.rest(),
-             self.parent, self.action, self.number, self.edges)
-            for w in use
-        ]  # fmt: skip
-        self._parallel(k.work, jobs)
-        whys = {int(w.th[k.T_WHY]) for w in use}
-        for w in use:
-            self._supply(w)
-        self.need_table = k.WHY_TABLE in whys
-        if whys == {k.WHY_DONE}:
-            return self._next_part()
+            w.th[k.T_BUDGET], w.th[k.T_LEVEL] = budget, self.level
+        self._parallel(self._expand, [(w,) for w in use])
+        self.need_table = any(w.th[k.T_WHY] == k.WHY_TABLE for w in use)
+        if all(w.th[k.T_WHY] == k.WHY_DONE for w in use):
+            return self._next_depth()
         return True
+
+    def _expand(self, w: Worker) -> None:
+        """A thread's share of the depth: first of one part of the frontier, then of the others."""
+        th, n = w.th, len(self.parts)
+        bases = np.cumsum([0, *map(len, self.parts)]) + self.base
+        over = 0
+        while over < n:
+            part = int(th[k.T_PART]) % n
+            front = self.parts[part]
+            th[k.T_TURN], th[k.T_BASE] = TURNS + part, bases[part]
+            k.work(
+                self.A, self.P, self.W, self.R, front, len(front), w.part, self.table, self.store, self.G, th,
+                *w.rest(), self.parent, self.action, self.number, self.edges,
+            )  # fmt: skip
+            if th[k.T_WHY] == k.WHY_DONE:
+                th[k.T_HEAD] = th[k.T_END] = 0
+                th[k.T_PART] = (part + 1) % n
+                over += 1
+            elif th[k.T_WHY] in (k.WHY_FRONTIER, k.WHY_OUTCOMES):
+                self._supply(w)
+            else:
+                return
 
     def _more_parents(self) -> None:
         if self.states > self.keep:
@@ -337,17 +350,13 @@ class Search:
         self.parent = np.concatenate([self.parent, np.zeros_like(self.parent)])
         self.action = np.concatenate([self.action, np.zeros_like(self.action)])
 
-    def _next_part(self) -> bool:
-        self.base += len(self.parts[self.at])
-        self.G[k.G_NEXT] = 0
+    def _next_depth(self) -> bool:
+        self.base += sum(map(len, self.parts))
+        self.G[TURNS:] = 0
+        used, self.parts = self.parts, []
         for w in self.workers:
             w.th[k.T_HEAD] = w.th[k.T_END] = 0
-        self.at += 1
-        if self.at < len(self.parts):
-            return True
-        used = self.parts
-        self.parts, self.at = [], 0
-        for w in self.workers:
+            w.th[k.T_PART] = len(self.parts)
             n = int(w.th[k.T_TAIL])
             if n:
                 self.parts.append(w.part[:n])

@@ -19,6 +19,7 @@ from seqfault.explore.tables import (
     DISABLED,
     ENDS,
     K_BUFFER,
+    K_CHOICES,
     K_DIV,
     K_DOUBLE_FREE,
     K_ENDLESS,
@@ -40,6 +41,7 @@ from seqfault.explore.tables import (
     M_PROCESS,
     M_REGION,
     M_USE_MASKS,
+    MAX_CHOICES,
     MAX_COUNTED,
     MAX_INSTRUCTIONS,
     MAX_VIOLATIONS,
@@ -351,6 +353,10 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             X[X_USED] = used
             return DISABLED
         elif op == 40:  # CHOOSE
+            if used >= MAX_CHOICES:
+                violate(X, P[K_CHOICES], pc, -1, 0, p)
+                X[X_USED] = used
+                return ENDS
             if used >= depth:
                 X[X_DIGITS + used] = 0
             X[X_RADIX + used] = b

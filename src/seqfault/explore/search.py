@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from seqfault.explore.interp import get, mix
+from seqfault.explore.interp import get, mix, violate
 from seqfault.explore.jit import jit_search as jit
 from seqfault.explore.movers import (
     CHAIN,
@@ -28,6 +28,7 @@ from seqfault.explore.movers import (
 from seqfault.explore.raw import call2, call5, call7, compare_and_swap, fetch_add, high, prefetch
 from seqfault.explore.tables import (
     DISABLED,
+    K_CHOICES,
     K_DEADLOCK,
     M_HALT,
     M_NW,
@@ -58,13 +59,14 @@ from seqfault.explore.tables import (
 
 BLOCK = 128  # states of the frontier that a thread takes at a time
 ROOM = 8192  # successors that it keeps before it enters them
-SLACK = 4096  # successors of one state, at most
+SLACK = 4096  # successors of one state, at most; each process has a fair share
 
 # shared between threads
 G_NEXT, G_STORED, G_STOP, G_ROOM, G_LIMIT, G_INDEX, G_GROWN, G_LOST, G_FIRST = range(9)
 # a thread's own: position in its block, successors waiting, tail of its part of the next frontier, why it came back
 T_HEAD, T_END, T_PENDING, T_TAIL, T_WHY, T_TRANSITIONS, T_FINALS, T_DISTINCT, T_OUTCOMES, T_BUDGET = range(10)
 T_LEVEL, T_BASE = 10, 11
+T_TURN, T_PART = 22, 23  # where in G the next states of its part of the frontier are counted; which part
 T_TRACED, T_EXCLUSIVE, T_FRONTIER, T_EXACT, T_SPARE, T_PARITY, T_SHARED, T_GRAPH, T_EDGES, T_MOVED = range(12, 22)
 WHY_DONE, WHY_PAUSE, WHY_FRONTIER, WHY_TABLE, WHY_OUTCOMES, WHY_GROWN = range(6)
 A_ADVANCE, A_OBSERVE, A_PACK, A_UNPACK, A_SUCCESSORS = range(5)
@@ -401,6 +403,7 @@ def work(  # type: ignore[no-untyped-def]
     nproc = P[M_PROCESSES]
     pcslot = P[M_PC]
     halt = P[M_HALT]
+    most = SLACK // nproc
     pS = np.int64(S.ctypes.data)
     pT = np.int64(T.ctypes.data)
     pE = np.int64(E.ctypes.data)
@@ -451,7 +454,7 @@ def work(  # type: ignore[no-untyped-def]
             if th[T_OUTCOMES] * 2 > outcomes.shape[0]:
                 why = WHY_OUTCOMES
                 break
-            head = fetch_add(G, 0 + G_NEXT, np.int64(BLOCK))
+            head = fetch_add(G, th[T_TURN], np.int64(BLOCK))
             if head >= nfront:
                 head = end = np.int64(nfront)
                 break
@@ -493,6 +496,7 @@ def work(  # type: ignore[no-untyped-def]
             if alone >= 0 and role == 0 and alone != p:
                 continue
             depth = np.int64(0)
+            taken = np.int64(0)
             while True:
                 X[X_COUNTED] = 0
                 status = call7(advance, (pS, pT, pE, pX, np.int64(p), depth, pB + m * n * 8))
@@ -537,6 +541,13 @@ def work(  # type: ignore[no-untyped-def]
                 while k >= 0 and X[X_DIGITS + k] + 1 >= X[X_RADIX + k]:
                     k -= 1
                 if k < 0:
+                    break
+                taken += 1
+                if taken >= most:
+                    X[X_VIOLATIONS] = 0
+                    at_pc = get(S, P, pcslot, P[i + P_BASE])
+                    violate(X, P[K_CHOICES], at_pc, -1, 0, p)
+                    note(X, distinct, dstate, th, front, head, n, np.int64(p), choice)
                     break
                 X[X_DIGITS + k] += 1
                 depth = k + 1

@@ -70,6 +70,7 @@ SLOT = 6
     K_ENDLESS,
     K_DEADLOCK,
     K_BUFFER,
+    K_CHOICES,
     M_OBS_BASE,
     M_OBSERVERS,
     M_CLASSES,
@@ -93,7 +94,7 @@ SLOT = 6
     O_MEMORY,
     M_COUNTS,
     O_COUNTS,
-) = range(42)
+) = range(43)
 HEADER = 48
 # a process in P[O_PROCS:]
 P_ENTRY, P_BASE, P_WORDS, P_ROLE, P_CPU = range(5)
