@@ -50,10 +50,11 @@ class Packing:
 
 @dataclass
 class StepText:
-    """LLVM text of an automaton's steps.  `class_of`: number of each process's class; `fuel`: whether any step has a
-    loop of its own."""
+    """LLVM text of an automaton's steps.  `packing_text`: a module of its own, unless empty; `class_of`: number of
+    each process's class."""
 
     text: str
+    packing_text: str
     class_of: list[int]
     packing: Packing
     small: bool
@@ -291,11 +292,12 @@ def step_text(a: Automaton, mode: str, use_masks: bool, track: bool = False) -> 
     for c in [*classes, *observers]:
         out.append(class_text(a, graph, c, a.stop[mode], use_masks, known, small, track))
     out.append(entry_text(a, classes, class_of, observers, packing, small))
-    out.append(pack_text(packing, a.nw))
+    pack = pack_text(packing, a.nw)
+    out.append(pack if small else "declare void @pack(ptr noalias, ptr noalias)\n")
     plain = not any(int(op) in (Op.CHOOSE, Op.COUNT) for op in a.code[:, 0])
     if small and plain and not track:
         out.append(successors_text(a, classes, packing))
-    return StepText("".join(out), class_of, packing, small, classes)
+    return StepText("".join(out), "" if small else pack, class_of, packing, small, classes)
 
 
 def class_text(

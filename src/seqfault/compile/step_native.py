@@ -26,9 +26,9 @@ ENTRIES = ("advance", "observe", "pack", "unpack", "successors")
 
 @dataclass
 class StepObject:
-    """An object file with the entries, and how states are packed."""
+    """Object files with the entries, and how states are packed."""
 
-    object: bytes
+    objects: list[bytes]
     packing: Packing
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -47,7 +47,8 @@ class StepCode:
         self.packing, self.seconds = obj.packing, obj.seconds
         t = time.perf_counter()
         engine: Any = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(1))
-        engine.add_object_file(llvm.ObjectFileRef.from_data(obj.object))
+        for x in obj.objects:
+            engine.add_object_file(llvm.ObjectFileRef.from_data(x))
         engine.finalize_object()
         self._engine = engine
         self.addresses: Int64 = np.array([engine.get_function_address(e) or 0 for e in ENTRIES], np.int64)
@@ -120,6 +121,10 @@ def compile_steps(a: Automaton, mode: str, dead: bool, track: bool = False) -> S
     optimise(mod, tm, 2 if text.small else 1)
     seconds["optimise"] = time.perf_counter() - t
     t = time.perf_counter()
-    obj = tm.emit_object(mod)
+    objects = [tm.emit_object(mod)]
+    if text.packing_text:  # small, and run once for each state and transition
+        mod, tm = llvm.parse_assembly(text.packing_text), target_machine(2)
+        optimise(mod, tm, 2)
+        objects.append(tm.emit_object(mod))
     seconds["emit"] = time.perf_counter() - t
-    return StepObject(obj, text.packing, seconds)
+    return StepObject(objects, text.packing, seconds)

@@ -27,6 +27,7 @@ from seqfault.explore.search import (
     T_EXCLUSIVE,
     T_FINALS,
     T_FRONTIER,
+    T_GRAPH,
     T_HEAD,
     T_LEVEL,
     T_MOVED,
@@ -152,10 +153,11 @@ def begin(A, P, W, R, N, init, fa, table, store, G, th, S, T, E, X, buf, counts,
         for w in range(n):
             fa[0, w] = buf[0, w]
     G[G_STORED] = 1
-    number[0] = 0
     h = k.hash_of(fa, 0, n)
     s = np.int64(high(h, np.uint64(table.shape[0])))
     table[s] = h
+    if th[T_GRAPH]:
+        number[s] = 0
     if th[T_EXACT]:
         table[s] = ((h & np.uint64(0xFFFFFF)) << np.uint64(40)) | np.uint64(1)
         for w in range(n):

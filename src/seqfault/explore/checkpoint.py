@@ -121,6 +121,7 @@ def restore(s: Search, path: Path, meta: dict[str, Any], arrays: dict[str, NDArr
     for name in ("parent", "action", "edges", "store"):
         setattr(s, name, with_room(arrays[name], getattr(s, name)))
     s.parts = [arrays[f"part{i}"] for i in range(meta["parts"])]
+    s.wholes = list(s.parts)
     for i, w in enumerate(s.workers):
         for x in OWN:
             getattr(w, x)[:] = arrays[f"{x}{i}"]

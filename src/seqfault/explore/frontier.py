@@ -22,6 +22,7 @@ from seqfault.explore.batch import begin, drive
 from seqfault.explore.engine import Exploration, Found
 from seqfault.explore.movers import NEVER, W_WAITS, no_records, with_records
 from seqfault.explore.rehash import acyclic, rehash, rehash_exact
+from seqfault.explore.room import give, more, take, zeros
 from seqfault.explore.steps import Steps, steps_of
 from seqfault.explore.tables import X_EDGES, buffer, work_array
 
@@ -31,6 +32,7 @@ FULL = 0.8  # of the table, at most
 DOUBLES = 1 << 22  # slots up to which the table doubles; then it grows by a half
 TRACED = 1 << 21  # states up to which parents are kept
 CHUNK_S = 0.15
+WORKERS_OWN = 1 << 27  # bytes of a frontier that are kept for the next exploration
 BUDGET = 20_000  # states of the first round
 FIRST_OUTCOMES = 1 << 8
 TURNS = 16  # where in G the parts of the frontier have their counts
@@ -71,7 +73,7 @@ class Worker:
             self.outcomes = np.full((FIRST_OUTCOMES, 3), -1, np.int64)
             self.ostate = np.zeros((FIRST_OUTCOMES, self.ostate.shape[1]), np.int64)
         self.outcomes[:, k.O_STATE] = -1
-        if len(self.front) + len(self.part) > 16 * k.ROOM:
+        if self.front.nbytes + self.part.nbytes > WORKERS_OWN:
             self.front = np.zeros((2 * k.ROOM, self.front.shape[1]), np.int64)
             self.part = np.zeros((2 * k.ROOM, self.front.shape[1]), np.int64)
 
@@ -143,13 +145,14 @@ class Search:
             w.reset(rom, exact, exclusive, self.traced)
             w.th[k.T_SHARED], w.th[k.T_GRAPH] = threads > 1, self.graph
         room = max(FIRST_SLOTS, int(expect / FULL * 1.02) + threads * k.ROOM)
-        self.table = np.zeros(room, np.uint64)
+        self.table = zeros(room, np.uint64)
         self.store = np.zeros((max(2 * k.ROOM, expect) if exact else 1, self.words), np.int64)
         self.G = np.zeros(TURNS + threads, np.int64)
-        self.parent = np.zeros(4 * k.ROOM if self.traced else 1, np.int64)
-        self.action = np.zeros(4 * k.ROOM if self.traced else 1, np.int64)
-        self.number = np.zeros(room if self.graph else 1, np.int32)
-        self.edges = np.zeros((4 * k.ROOM if self.graph else 1, 2), np.int32)
+        self.parent = take(4 * k.ROOM if self.traced else 1, 0)
+        self.action = take(4 * k.ROOM if self.traced else 1, 0)
+        self.parent[0] = self.action[0] = 0
+        self.number = take(room if self.graph else 1, 0, np.int32)
+        self.edges = take(4 * k.ROOM if self.graph else 1, 2, np.int32)
         self.peak = 0
         self.seconds = 0.0
         self.need_table = False
@@ -162,6 +165,7 @@ class Search:
             w.N[:] = self.workers[0].N
         # of the depth that is being expanded
         self.parts: list[Int64] = [self.workers[0].front[:1].copy()] if threads > 1 else []
+        self.wholes = list(self.parts)  # with the room behind them
         self.base = 0  # number of the first state of the depth
         self.level = 0
         self.G[k.G_LIMIT] = 1 << 60
@@ -182,6 +186,8 @@ class Search:
         for w in self.workers:
             _spare.setdefault(id(self.code), []).append(w)
         self.workers = []
+        give(self.table, self.parent, self.action, self.number, self.edges)
+        self.table = self.number = self.parent = self.action = self.edges = np.zeros(1, np.int64)
 
     @property
     def depth(self) -> int:
@@ -227,7 +233,7 @@ class Search:
     def bytes(self) -> int:
         """Of everything that grows with the states."""
         own = sum(w.part.nbytes + w.front.nbytes + w.outcomes.nbytes + w.ostate.nbytes for w in self.workers)
-        front = sum(p.nbytes for p in self.parts)
+        front = sum(p.nbytes for p in self.wholes)
         mine = (self.table, self.store, self.parent, self.action, self.number, self.edges)
         return int(sum(x.nbytes for x in mine) + own + front)
 
@@ -247,9 +253,9 @@ class Search:
             if self.states + 2 * self.threads * k.ROOM > n:
                 self.store = np.concatenate([self.store, np.zeros((bigger - n, self.words), np.int64)])
         if self.states + 2 * self.threads * k.ROOM > len(self.table) * FULL:
-            new = np.zeros(self._next_slots(), np.uint64)
+            new = zeros(self._next_slots(), np.uint64)
             old = self.table
-            numbers = np.zeros(len(new) if self.graph else 1, np.int32)
+            numbers = take(len(new) if self.graph else 1, 0, np.int32)
             cuts = np.linspace(0, len(old), self.threads + 1).astype(np.int64)
             jobs: list[tuple[Any, ...]] = []
             for i in range(self.threads):
@@ -258,6 +264,7 @@ class Search:
                 more = (self.store, self.words) if self.exact else ()
                 jobs.append((*both, *more, lo, hi, self.threads == 1))
             self._parallel(rehash_exact if self.exact else rehash, jobs)
+            give(self.table, self.number)
             self.table, self.number = new, numbers
         self._limits()
 
@@ -293,13 +300,13 @@ class Search:
         if w.th[k.T_WHY] == k.WHY_FRONTIER:
             if self.threads == 1 and w.th[k.T_PARITY]:
                 if w.th[k.T_TAIL] + k.ROOM > len(w.front):
-                    w.front = np.concatenate([w.front, np.zeros_like(w.front)])
+                    w.front = more(w.front, 2 * len(w.front), int(w.th[k.T_TAIL]))
             elif w.th[k.T_TAIL] + k.ROOM > len(w.part):
-                w.part = np.concatenate([w.part, np.zeros_like(w.part)])
+                w.part = more(w.part, 2 * len(w.part), int(w.th[k.T_TAIL]))
             if self.traced and self.states + k.ROOM > len(self.parent):
                 self._more_parents()
             if self.graph and w.th[k.T_EDGES] + k.ROOM > len(self.edges):
-                self.edges = np.concatenate([self.edges, np.zeros_like(self.edges)])
+                self.edges = more(self.edges, 2 * len(self.edges), int(w.th[k.T_EDGES]))
         elif w.th[k.T_WHY] == k.WHY_OUTCOMES:
             w.more_outcomes()
 
@@ -343,30 +350,27 @@ class Search:
     def _more_parents(self) -> None:
         if self.states > self.keep:
             self.traced = False
+            give(self.parent, self.action)
             self.parent = self.action = np.zeros(1, np.int64)
             for w in self.workers:
                 w.th[k.T_TRACED] = 0
             return
-        self.parent = np.concatenate([self.parent, np.zeros_like(self.parent)])
-        self.action = np.concatenate([self.action, np.zeros_like(self.action)])
+        self.parent = more(self.parent, 2 * len(self.parent), self.states)
+        self.action = more(self.action, 2 * len(self.action), self.states)
 
     def _next_depth(self) -> bool:
         self.base += sum(map(len, self.parts))
         self.G[TURNS:] = 0
-        used, self.parts = self.parts, []
+        spare, self.parts, self.wholes = self.wholes, [], []
         for w in self.workers:
             w.th[k.T_HEAD] = w.th[k.T_END] = 0
             w.th[k.T_PART] = len(self.parts)
             n = int(w.th[k.T_TAIL])
             if n:
                 self.parts.append(w.part[:n])
-                spare = max(used, key=len, default=None)
-                again = spare.base if spare is not None and isinstance(spare.base, np.ndarray) else None
-                if again is not None and again.shape[0] >= 2 * k.ROOM and again.ndim == 2 and again is not w.part:
-                    used = [u for u in used if u.base is not again]
-                    w.part = again
-                else:
-                    w.part = np.zeros((max(2 * k.ROOM, n), self.words), np.int64)
+                self.wholes.append(w.part)
+                spare.sort(key=len)
+                w.part = spare.pop() if spare and len(spare[-1]) >= 2 * k.ROOM else take(max(2 * k.ROOM, n), self.words)
                 w.th[k.T_TAIL] = 0
         if not self.parts:
             return False
@@ -385,7 +389,10 @@ class Search:
         ex.bytes = max(self.peak, self.bytes)
         ex.moved = sum(int(w.th[k.T_MOVED]) for w in self.workers)
         if self.graph and complete:
-            ex.cyclic = not acyclic(self.edges, int(self.workers[0].th[k.T_EDGES]), self.states)
+            n = self.states
+            room = take(n + 1, 0), take(n + 1, 0, np.int32), take(n + 1, 0, np.uint8)
+            ex.cyclic = not acyclic(self.edges, int(self.workers[0].th[k.T_EDGES]), n, *room)
+            give(*room)
         if self.traced:
             ex.parent, ex.action = self.parent[: self.states].copy(), self.action[: self.states].copy()
         if self.moving or not self.traced:

@@ -71,7 +71,7 @@ class Retrace:
                 more = s.round(1)
                 if s.need_table:
                     s.grow()
-        self.parent, self.action = s.parent, s.action
+        self.parent, self.action = s.parent.copy(), s.action.copy()
         s.close()
 
     def _with_movers(self, path: Path) -> Path:

@@ -413,6 +413,7 @@ def work(  # type: ignore[no-untyped-def]
     advance = A[A_ADVANCE]
     unpack = A[A_UNPACK]
     exclusive = th[T_EXCLUSIVE]
+    graph = th[T_GRAPH]
     moving = W[W_ON] and not exclusive
     quick = A[A_SUCCESSORS] != 0 and not exclusive
     who = np.zeros(256, np.int64)
@@ -470,6 +471,8 @@ def work(  # type: ignore[no-untyped-def]
                     h = hash_of(buf, m, n)
                     hashes[m] = h
                     prefetch(table, np.int64(high(h, slots)))
+                    if graph:
+                        prefetch(number, np.int64(high(h, slots)))
                     rec[m, 0] = head
                     rec[m, 1] = who[j]
                     m += 1
@@ -534,6 +537,8 @@ def work(  # type: ignore[no-untyped-def]
                         h = hash_of(buf, m, n)
                         hashes[m] = h
                         prefetch(table, np.int64(high(h, slots)))
+                        if graph:
+                            prefetch(number, np.int64(high(h, slots)))
                         rec[m, 0] = head
                         rec[m, 1] = p + 256 * choice
                         m += 1

@@ -1,0 +1,67 @@
+"""Arrays that grow.  Address space is taken ahead of need, so that growing copies little, and memory that was used
+stays for the next exploration, which has no page faults for it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+KEPT = 1 << 29  # bytes that are kept in all
+AHEAD = 8  # so much more address space than is asked for
+AHEAD_MOST = 1 << 28  # bytes
+
+
+class Memory(np.ndarray[Any, np.dtype[np.uint8]]):
+    """What arrays are made of; `used`: bytes that were ever in use."""
+
+    used = 0
+
+
+_kept: list[Memory] = []
+
+
+def take(rows: int, width: int, dtype: Any = np.int64) -> NDArray[Any]:
+    """An array of `rows` (each of `width` elements; 0: a number each), not initialised."""
+    shape = (rows, width) if width else (rows,)
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    fitting = [i for i, x in enumerate(_kept) if x.nbytes >= size]
+    if fitting:
+        memory = _kept.pop(min(fitting, key=lambda i: abs(_kept[i].used - size)))
+    else:  # pages cost nothing before they are used
+        memory = Memory((max(size, min(AHEAD * size, AHEAD_MOST)),), np.uint8)
+    return _array(memory, shape, size, dtype)
+
+
+def zeros(rows: int, dtype: Any = np.int64) -> NDArray[Any]:
+    """As `take`, of zeros."""
+    x = take(rows, 0, dtype)
+    x.fill(0)
+    return x
+
+
+def more(x: NDArray[Any], rows: int, used: int) -> NDArray[Any]:
+    """`x` with `rows` rows, of which the first `used` are as they were.  `x` must not be used any more."""
+    shape = (rows, *x.shape[1:])
+    size = math.prod(shape) * x.itemsize
+    if isinstance(x.base, Memory) and x.base.nbytes >= size:
+        return _array(x.base, shape, size, x.dtype)
+    out = take(rows, x.shape[1] if x.ndim == 2 else 0, x.dtype)
+    out[:used] = x[:used]
+    give(x)
+    return out
+
+
+def give(*arrays: NDArray[Any]) -> None:
+    """Keep what arrays of `take` are made of; nobody uses them any more."""
+    for x in arrays:
+        m = x.base
+        if isinstance(m, Memory) and not any(k is m for k in _kept) and m.used + sum(k.used for k in _kept) <= KEPT:
+            _kept.append(m)
+
+
+def _array(memory: Memory, shape: tuple[int, ...], size: int, dtype: Any) -> NDArray[Any]:
+    memory.used = max(memory.used, size)
+    return np.ndarray(shape, dtype, memory)
