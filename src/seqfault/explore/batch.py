@@ -133,7 +133,8 @@ def begin(A, P, W, R, N, init, fa, table, store, G, th, S, T, E, X, buf, counts,
     table[:] = 0
     outcomes[:, O_STATE] = -1
     G[:] = 0
-    N[:] = R
+    for i in range(N.shape[0]):  # `N[:] = R` takes a second and a half to compile
+        N[i] = R[i]
     for j in (T_HEAD, T_END, T_PENDING, T_TAIL, T_TRANSITIONS, T_FINALS, T_DISTINCT, T_OUTCOMES, T_LEVEL, T_BASE,
         T_PARITY, T_EDGES, T_MOVED):
         th[j] = 0
@@ -204,7 +205,8 @@ def batch(  # type: ignore[no-untyped-def]
             if G[k.G_LOST]:
                 why = np.int64(k.WHY_TABLE)
             elif G[k.G_GROWN] and why in (WHY_DONE, WHY_GROWN):
-                R[:] = N
+                for i in range(N.shape[0]):
+                    R[i] = N[i]
                 why = np.int64(WHY_GROWN)
         more = filled[B_OUTCOMES] + th[T_OUTCOMES]
         if filled[B_VIOLATIONS] + MAX_DISTINCT > violations.shape[0] or more > found.shape[0]:
