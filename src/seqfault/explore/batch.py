@@ -107,7 +107,7 @@ def drive(  # type: ignore[no-untyped-def]
 def begin(A, P, W, R, N, init, fa, table, store, G, th, S, T, E, X, buf, counts, outcomes,
     number):  # type: ignore[no-untyped-def]
     """Make everything as at the start of an exploration from the packed state `init`: each process has done the local
-    work before its first step, which nobody can see."""
+    work before its first step, which nobody can see.  `table` is empty already."""
     n = fa.shape[1]
     pS, pT, pE, pX = (
         np.int64(S.ctypes.data), np.int64(T.ctypes.data), np.int64(E.ctypes.data), np.int64(X.ctypes.data),
@@ -130,7 +130,6 @@ def begin(A, P, W, R, N, init, fa, table, store, G, th, S, T, E, X, buf, counts,
     X[X_VIOLATIONS] = 0
     X[X_COUNTED] = 0
     X[X_EDGES:] = 0
-    table[:] = 0
     outcomes[:, O_STATE] = -1
     G[:] = 0
     for i in range(N.shape[0]):  # `N[:] = R` takes a second and a half to compile
@@ -192,6 +191,7 @@ def batch(  # type: ignore[no-untyped-def]
         while why == WHY_GROWN and again < TRIES:
             again += 1
             counts[:] = 0
+            table[:] = 0
             begin(A, P, W, R, N, inits[s], fa, table, store, G, th, S, T, E, X, buf, counts, outcomes, number)
             G[k.G_ROOM] = room
             G[k.G_LIMIT] = np.int64(1) << 60

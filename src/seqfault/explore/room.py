@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 KEPT = 1 << 29  # bytes that are kept in all
 AHEAD = 8  # so much more address space than is asked for
 AHEAD_MOST = 1 << 28  # bytes
+LAZY = 1 << 26  # bytes from which pages are better zeroed by whoever touches them first
 
 
 class Memory(np.ndarray[Any, np.dtype[np.uint8]]):
@@ -37,6 +38,8 @@ def take(rows: int, width: int, dtype: Any = np.int64) -> NDArray[Any]:
 
 def zeros(rows: int, dtype: Any = np.int64) -> NDArray[Any]:
     """As `take`, of zeros."""
+    if rows * np.dtype(dtype).itemsize >= LAZY:
+        return np.zeros(rows, dtype)
     x = take(rows, 0, dtype)
     x.fill(0)
     return x

@@ -15,6 +15,7 @@ from seqfault.mm.fault_around import FAULT_AROUND_PAGES, do_fault_around
 from seqfault.mm.filemap import filemap_fault
 from seqfault.mm.frames import (
     PageAnon,
+    __SetPageUptodate,
     alloc_page,
     get_page,
     linear_page_index,
@@ -135,6 +136,7 @@ def do_anonymous_page(vmf: ptr[vm_fault]) -> fault_t:
     p = alloc_page()
     if not p:
         return VM_FAULT_OOM
+    __SetPageUptodate(p)
     entry = mk_pte(p, vma.vm_page_prot)
     if vma.vm_flags & VM_WRITE:
         entry = pte_mkwrite(pte_mkdirty(entry))
@@ -172,6 +174,7 @@ def wp_page_copy(vmf: ptr[vm_fault]) -> fault_t:
     if new_page:
         if old_page:
             new_page.data = old_page.data  # cow_user_page; without old_page it is the zero page's copy
+        __SetPageUptodate(new_page)
         if pte_map_lock(vmf):
             ret = 0
             if fault_pte(vmf) == vmf.orig_pte:
@@ -325,6 +328,7 @@ def do_cow_fault(vmf: ptr[vm_fault]) -> fault_t:
         put_page(vmf.cow_page)
         return ret
     vmf.cow_page.data = vmf.page.data
+    __SetPageUptodate(vmf.cow_page)
     ret = finish_fault(vmf)
     put_page(vmf.page)
     if ret & (VM_FAULT_ERROR | VM_FAULT_NOPAGE | VM_FAULT_RETRY):

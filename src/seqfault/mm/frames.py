@@ -18,6 +18,7 @@ from seqfault.kernel import (
     place,
     pool_object,
     ptr,
+    smp_wmb,
 )
 from seqfault.kernel.task import NR_CPUS, might_sleep
 from seqfault.mm.slab import mm_alloc_fails
@@ -77,6 +78,11 @@ def get_page(p: ptr[page]):
 def put_page(p: ptr[page]):
     if fetch_add(p.refcount, -1) == 1:
         free_page(p)
+
+
+def __SetPageUptodate(p: ptr[page]):
+    """What the page holds is seen before the page is (the flag itself nobody asks for)."""
+    smp_wmb()
 
 
 def set_page_dirty(p: ptr[page]):
