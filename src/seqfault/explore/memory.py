@@ -8,42 +8,44 @@ words and the processes that it needs; the names here choose among them.
 from __future__ import annotations
 
 from seqfault.compile.automaton import Automaton
-from seqfault.explore import memory_pso as pso
+from seqfault.explore import memory_buffers as buffers
 from seqfault.explore.tables import MEMORY_MODELS
 
 SC = "sc"
-WAIT, FULL = pso.WAIT, pso.FULL
-# what the interpreter calls when M_MEMORY is not sc; a second such model makes each of these a choice by M_MEMORY
-blocked, may_load, load, store, fence = pso.blocked, pso.may_load, pso.load, pso.store, pso.fence
-leavers, flush, pending, object_of = pso.leavers, pso.flush, pso.pending, pso.object_of
+WAIT, FULL = buffers.WAIT, buffers.FULL
+# what the interpreter calls when M_MEMORY is not sc; a model without buffers makes each of these a choice by M_MEMORY
+blocked, may_load, load, store, fence = buffers.blocked, buffers.may_load, buffers.load, buffers.store, buffers.fence
+leavers, flush, pending, object_of = buffers.leavers, buffers.flush, buffers.pending, buffers.object_of
 
 
 def canonical(name: str) -> str:
-    """The name of a memory model: ``sc``, ``pso``, or ``pso:N`` with buffers of N stores.  Raises `ValueError`."""
+    """The name of a memory model: ``sc``, ``tso``, ``pso``; ``tso:N``, ``pso:N`` with buffers of N stores.  Raises
+    `ValueError`."""
     model, colon, number = name.partition(":")
     if model not in MEMORY_MODELS:
         raise ValueError(f"no memory model {model!r}; there are {', '.join(MEMORY_MODELS)}")
     if not colon:
         return model
-    if model == SC or not number.isdigit() or not 1 <= int(number) <= pso.MOST:
-        raise ValueError(f"memory model {name!r}: write sc, pso, or pso:N with 1 to {pso.MOST} stores a buffer")
-    return model if int(number) == pso.DEFAULT_CAPACITY else f"{model}:{int(number)}"
+    if model == SC or not number.isdigit() or not 1 <= int(number) <= buffers.MOST:
+        known = f"sc, tso, pso, or tso:N, pso:N with 1 to {buffers.MOST} stores a buffer"
+        raise ValueError(f"memory model {name!r}: write {known}")
+    return model if int(number) == buffers.DEFAULT_CAPACITY else f"{model}:{int(number)}"
 
 
 def capacity(name: str) -> int:
     """Stores in a buffer of that model."""
-    return int(name.partition(":")[2] or pso.DEFAULT_CAPACITY)
+    return int(name.partition(":")[2] or buffers.DEFAULT_CAPACITY)
 
 
 def bound(name: str) -> str:
     """What a limit of that model is called."""
-    return f"a store buffer was full (room for {capacity(name)}); --memory pso:N has more"
+    return f"a store buffer was full (room for {capacity(name)}); --memory {name.partition(':')[0]}:N has more"
 
 
 def with_memory(a: Automaton, name: str) -> Automaton:
     """The automaton `a` (of `sc`) under the memory model `name`.  Raises `ValueError` for a name that is none."""
     name = canonical(name)
-    return a if name == SC else pso.layered(a, capacity(name))
+    return a if name == SC else buffers.layered(a, capacity(name), name.startswith("tso"))
 
 
 __all__ = ["FULL", "SC", "WAIT", "bound", "canonical", "capacity", "with_memory"]

@@ -1,11 +1,14 @@
-"""PSO: each CPU has a buffer of stores, which reach memory later: those of one address in order, others in any order.
+"""TSO and PSO: each CPU has a buffer of stores, which reach memory later.  TSO: in their order.  PSO: those of one
+address in order, others in any order.
 
-What is derived from it: SPARC V9's Partial Store Order (The SPARC Architecture Manual, version 9, chapter 8 and
-appendix D), with the kernel's barriers for its STBAR and MEMBAR.  docs/engine.md has the rules.
+x86-TSO is that of Sewell, Sarkar, Owens, Zappa Nardelli and Myreen (CACM 53(7), 2010), with the kernel's barriers as
+arch/x86/include/asm/barrier.h makes them; PSO is SPARC V9's (The SPARC Architecture Manual, version 9, chapter 8 and
+appendix D), with the kernel's barriers for its STBAR and MEMBAR.  docs/memory-models.md has the rules.
 
 A buffer is part of the state: a header word (how many stores; two flags), then an entry for each store, the
 eldest epoch first and by address within one.  A barrier raises the epoch of the stores after it; only stores of
 the eldest epoch may leave.  Barriers that separate nothing are not kept, so two states that behave alike are one.
+Under TSO each store has an epoch of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ WMB = 1 << 60  # a barrier stands after the last entry
 MB = 1 << 61  # the CPU does nothing more before its buffer is empty
 # P[O_MEMORY:]: what is fixed, then the word of the buffer of each process (-1: it has none), then for each
 # cell the cell that tells whether its object lives (-1: always), the struct and the object
-U_CAPACITY, U_STRIDE, U_ADDR_BITS, U_TAG_BITS, U_FLUSH_PC, U_BUFFERS = range(6)
+U_CAPACITY, U_STRIDE, U_ADDR_BITS, U_TAG_BITS, U_FLUSH_PC, U_FIFO, U_BUFFERS = range(7)
 EPOCH_BITS = 4
 FULL_BARRIERS = (1, 5)  # Op.FENCE: smp_mb, smp_mb__after_spinlock
 WMB_FENCE = 3
@@ -76,9 +79,12 @@ def blocked(B, P, p, pc):  # type: ignore[no-untyped-def]
 
 @jit
 def may_load(B, P, addr, order, p):  # type: ignore[no-untyped-def]
-    """A read-modify-write looks at memory itself, and so waits for an own store of that address."""
+    """A read-modify-write looks at memory itself, and so waits for an own store of that address; under TSO, where it is
+    locked, for the whole buffer."""
     m = buffer_of(P, p)
     if m >= 0 and order >= 4 and order <= 5:
+        if P[P[O_MEMORY] + U_FIFO]:
+            return count(B, m) == 0
         for i in range(count(B, m)):
             if address(B, P, m, i) == addr:
                 return False
@@ -106,7 +112,7 @@ def store(B, P, addr, raw, order, p):  # type: ignore[no-untyped-def]
         return DONE
     if order >= 4:
         if n:
-            if order >= 5:  # a full barrier
+            if order >= 5 or P[P[O_MEMORY] + U_FIFO]:  # a full barrier
                 return WAIT
             # it must not pass a barrier, nor a store of its own address
             if B[m] & WMB or epoch(B, P, m, n - 1) > 0:
@@ -122,7 +128,7 @@ def store(B, P, addr, raw, order, p):  # type: ignore[no-untyped-def]
     mine = np.int64(0)
     if n:
         mine = epoch(B, P, m, n - 1)
-        if order == 3 or B[m] & WMB:
+        if order == 3 or B[m] & WMB or P[u + U_FIFO]:
             mine += 1
     at = n
     while at > 0 and epoch(B, P, m, at - 1) == mine and address(B, P, m, at - 1) > addr:
@@ -147,7 +153,8 @@ def fence(B, P, kind, p):  # type: ignore[no-untyped-def]
     m = buffer_of(P, p)
     if m >= 0 and count(B, m):
         if kind == 3:
-            B[m] |= WMB
+            if not P[P[O_MEMORY] + U_FIFO]:
+                B[m] |= WMB
         elif kind == 1 or kind == 5:
             B[m] |= MB
 
@@ -213,9 +220,9 @@ def pending(B, P, first, last, p):  # type: ignore[no-untyped-def]
 
 
 # -- the automaton with buffers
-def layered(a: Automaton, capacity: int) -> Automaton:
+def layered(a: Automaton, capacity: int, fifo: bool = False) -> Automaton:
     """`a` with a buffer of `capacity` stores for each CPU (and each process that is bound to none) that buffers any
-    store, as words of the state, and a process for each that lets its stores leave.
+    store, as words of the state, and a process for each that lets its stores leave; `fifo`: in their order (TSO).
 
     Raises `ValueError` for a capacity outside 1 to 15.
     """
@@ -266,8 +273,8 @@ def layered(a: Automaton, capacity: int) -> Automaton:
         where=[*a.where, Where("a store leaves its buffer", "", 0)],
         access=[*a.access, None],
         state_bits=a.state_bits + 64 * more,
-        memory="pso" if capacity == DEFAULT_CAPACITY else f"pso:{capacity}",
-        memory_table=[capacity, stride, addr_bits, tag, flush_pc, *at, *objects],
+        memory=("tso" if fifo else "pso") + (f":{capacity}" if capacity != DEFAULT_CAPACITY else ""),
+        memory_table=[capacity, stride, addr_bits, tag, flush_pc, int(fifo), *at, *objects],
     )
 
 
