@@ -93,7 +93,7 @@ def check(
     locks: Annotated[bool, typer.Option("--locks", help="Also hold every access against the table of locks.")] = False,
     memory: Annotated[
         str,
-        typer.Option(metavar="sc|tso|pso|pso:N", help="The memory model; N: how many stores a CPU's buffer holds (4)."),
+        typer.Option(metavar="sc|tso|pso", help="The memory model; tso:N, pso:N: N stores in a buffer at most."),
     ] = "sc",
     lock_starvation: Annotated[
         bool, typer.Option("--lock-starvation", help="A CPU that others keep from a lock for ever is starved, too.")

@@ -36,8 +36,8 @@ def test_report_and_json_name_the_model(capsys, monkeypatch):
 @pytest.mark.parametrize(
     "args,says",
     [
-        (("--memory", "tso"), "no memory model 'tso'; there are sc, pso"),
-        (("--memory", "pso:99"), "1 to 15"),
+        (("--memory", "lkmm"), "no memory model 'lkmm'; there are sc, tso, pso"),
+        (("--memory", "pso:99"), "1 to 63"),
         (("--memory", "pso", "--locks"), "--locks"),
     ],
 )

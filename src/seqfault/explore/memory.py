@@ -19,8 +19,8 @@ leavers, flush, pending, object_of = buffers.leavers, buffers.flush, buffers.pen
 
 
 def canonical(name: str) -> str:
-    """The name of a memory model: ``sc``, ``tso``, ``pso``; ``tso:N``, ``pso:N`` with buffers of N stores.  Raises
-    `ValueError`."""
+    """The name of a memory model: ``sc``, ``tso``, ``pso``; ``tso:N``, ``pso:N`` with buffers of N stores (63
+    otherwise).  Raises `ValueError`."""
     model, colon, number = name.partition(":")
     if model not in MEMORY_MODELS:
         raise ValueError(f"no memory model {model!r}; there are {', '.join(MEMORY_MODELS)}")
@@ -29,17 +29,18 @@ def canonical(name: str) -> str:
     if model == SC or not number.isdigit() or not 1 <= int(number) <= buffers.MOST:
         known = f"sc, tso, pso, or tso:N, pso:N with 1 to {buffers.MOST} stores a buffer"
         raise ValueError(f"memory model {name!r}: write {known}")
-    return model if int(number) == buffers.DEFAULT_CAPACITY else f"{model}:{int(number)}"
+    return f"{model}:{int(number)}"
 
 
 def capacity(name: str) -> int:
-    """Stores in a buffer of that model."""
-    return int(name.partition(":")[2] or buffers.DEFAULT_CAPACITY)
+    """Stores in a buffer of that model, at most."""
+    return int(name.partition(":")[2] or buffers.MOST)
 
 
 def bound(name: str) -> str:
     """What a limit of that model is called."""
-    return f"a store buffer was full (room for {capacity(name)}); --memory {name.partition(':')[0]}:N has more"
+    more = f"; --memory {name.partition(':')[0]} has more" if capacity(name) < buffers.MOST else ""
+    return f"a store buffer was full (room for {capacity(name)}){more}"
 
 
 def with_memory(a: Automaton, name: str) -> Automaton:

@@ -25,7 +25,7 @@ from seqfault.explore.memory_sc import load as sc_load
 from seqfault.explore.memory_sc import store as sc_store
 from seqfault.explore.tables import M_PROCESSES, O_MEMORY
 
-DEFAULT_CAPACITY, MOST = 4, 15
+MOST = 63  # stores in a buffer
 DONE, WAIT, FULL = 0, 1, 2
 # the header of a buffer, above the bits that say where its process stands
 COUNT_AT = 40
@@ -34,7 +34,7 @@ MB = 1 << 61  # the CPU does nothing more before its buffer is empty
 # P[O_MEMORY:]: what is fixed, then the word of the buffer of each process (-1: it has none), then for each
 # cell the cell that tells whether its object lives (-1: always), the struct and the object
 U_CAPACITY, U_STRIDE, U_ADDR_BITS, U_TAG_BITS, U_FLUSH_PC, U_FIFO, U_BUFFERS = range(7)
-EPOCH_BITS = 4
+EPOCH_BITS = 6
 FULL_BARRIERS = (1, 5)  # Op.FENCE: smp_mb, smp_mb__after_spinlock
 WMB_FENCE = 3
 
@@ -46,7 +46,7 @@ def buffer_of(P, p):  # type: ignore[no-untyped-def]
 
 @jit
 def count(B, m):  # type: ignore[no-untyped-def]
-    return (B[m] >> COUNT_AT) & 15
+    return (B[m] >> COUNT_AT) & MOST
 
 
 @jit
@@ -58,7 +58,7 @@ def address(B, P, m, i):  # type: ignore[no-untyped-def]
 @jit
 def epoch(B, P, m, i):  # type: ignore[no-untyped-def]
     u = P[O_MEMORY]
-    return (B[m + 1 + i * P[u + U_STRIDE]] >> P[u + U_ADDR_BITS]) & 15
+    return (B[m + 1 + i * P[u + U_STRIDE]] >> P[u + U_ADDR_BITS]) & MOST
 
 
 @jit
@@ -224,7 +224,7 @@ def layered(a: Automaton, capacity: int, fifo: bool = False) -> Automaton:
     """`a` with a buffer of `capacity` stores for each CPU (and each process that is bound to none) that buffers any
     store, as words of the state, and a process for each that lets its stores leave; `fifo`: in their order (TSO).
 
-    Raises `ValueError` for a capacity outside 1 to 15.
+    Raises `ValueError` for a capacity outside 1 to 63.
     """
     if not 1 <= capacity <= MOST:
         raise ValueError(f"a store buffer of {capacity} stores; from 1 to {MOST}")
@@ -273,7 +273,7 @@ def layered(a: Automaton, capacity: int, fifo: bool = False) -> Automaton:
         where=[*a.where, Where("a store leaves its buffer", "", 0)],
         access=[*a.access, None],
         state_bits=a.state_bits + 64 * more,
-        memory=("tso" if fifo else "pso") + (f":{capacity}" if capacity != DEFAULT_CAPACITY else ""),
+        memory=("tso" if fifo else "pso") + (f":{capacity}" if capacity != MOST else ""),
         memory_table=[capacity, stride, addr_bits, tag, flush_pc, int(fifo), *at, *objects],
     )
 
