@@ -96,6 +96,12 @@ class Worker:
             self.outcomes[s], self.ostate[s] = old[i], states[i]
 
 
+def larger(x: NDArray[Any]) -> int:
+    """Rows of an array that is to grow: doubled, or a quarter more where address space was taken ahead (room.py)."""
+    n = len(x)
+    return 2 * n if n < 1 << 18 else n + n // 4
+
+
 _spare: dict[int, list[Worker]] = {}  # of each code, for the next exploration
 
 
@@ -300,13 +306,13 @@ class Search:
         if w.th[k.T_WHY] == k.WHY_FRONTIER:
             if self.threads == 1 and w.th[k.T_PARITY]:
                 if w.th[k.T_TAIL] + k.ROOM > len(w.front):
-                    w.front = more(w.front, 2 * len(w.front), int(w.th[k.T_TAIL]))
+                    w.front = more(w.front, larger(w.front), int(w.th[k.T_TAIL]))
             elif w.th[k.T_TAIL] + k.ROOM > len(w.part):
-                w.part = more(w.part, 2 * len(w.part), int(w.th[k.T_TAIL]))
+                w.part = more(w.part, larger(w.part), int(w.th[k.T_TAIL]))
             if self.traced and self.states + k.ROOM > len(self.parent):
                 self._more_parents()
             if self.graph and w.th[k.T_EDGES] + k.ROOM > len(self.edges):
-                self.edges = more(self.edges, 2 * len(self.edges), int(w.th[k.T_EDGES]))
+                self.edges = more(self.edges, larger(self.edges), int(w.th[k.T_EDGES]))
         elif w.th[k.T_WHY] == k.WHY_OUTCOMES:
             w.more_outcomes()
 
@@ -355,8 +361,8 @@ class Search:
             for w in self.workers:
                 w.th[k.T_TRACED] = 0
             return
-        self.parent = more(self.parent, 2 * len(self.parent), self.states)
-        self.action = more(self.action, 2 * len(self.action), self.states)
+        self.parent = more(self.parent, larger(self.parent), self.states)
+        self.action = more(self.action, larger(self.action), self.states)
 
     def _next_depth(self) -> bool:
         self.base += sum(map(len, self.parts))
