@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 from program import ANON, HEAP, PAGE, RW, Program, R, at
 
-from seqfault.kernel import the
+from seqfault.kernel import pool_object, the
+from seqfault.mm.file import truncate_inode_pages_range
+from seqfault.mm.lru import lru_add_drain
 from seqfault.mm.msync import EBUSY
 from seqfault.mm.opcodes import *
 from seqfault.mm.pgtable import pte_at, pte_dirty, vm_normal_page
+from seqfault.mm.truncate import unmap_mapping_range
 from seqfault.mm.types import (
     EACCES,
     EAGAIN,
@@ -25,6 +28,8 @@ from seqfault.mm.types import (
     VM_MERGEABLE,
     VM_SEALED,
     VM_WIPEONFORK,
+    file,
+    page,
     task_mm,
 )
 
@@ -414,10 +419,57 @@ def test_msync_cleans_pages_of_a_file_on_disk(each) -> None:
 
     each.mmap(10, 2, RW, UAPI_MAP_SHARED, 2)
     each.mmap(12, 1, RW, UAPI_MAP_SHARED, 0)
-    for page in (10, 11, 12):
-        each.write(page, 1)
+    for n in (10, 11, 12):
+        each.write(n, 1)
     assert each.call(OP_MSYNC, at(10), PAGE, MS_ASYNC) == 0 and dirty(10)
     assert each.call(OP_MSYNC, at(11), 2 * PAGE, MS_SYNC) == 0
-    assert [dirty(page) for page in (10, 11, 12)] == [True, False, True]
+    assert [dirty(page) for n in (10, 11, 12)] == [True, False, True]
     each.write(11, 2)
     assert dirty(11)
+
+
+def test_what_was_written_back_is_read_again(each) -> None:
+    """Once the clean page is dropped; a hole that the file gets meanwhile reads as zero."""
+    each.call(OP_FTRUNCATE, 2, 2 * PAGE)
+    each.mmap(10, 2, RW, UAPI_MAP_SHARED, 2)
+    for at_page in (10, 11):
+        each.write(at_page, 7)
+    assert each.call(OP_MSYNC, at(10), 2 * PAGE, MS_SYNC) == 0
+    with each.machine:
+        f = pool_object(file, 2)
+        unmap_mapping_range(f, 0, 2, True)
+        truncate_inode_pages_range(f, 0, 2)
+    assert each.read(10) == each.read(11) == 7
+    each.call(OP_FTRUNCATE, 2, PAGE)
+    each.call(OP_FTRUNCATE, 2, 2 * PAGE)
+    assert (each.read(10), each.read(11)) == (7, 0)
+
+
+def test_the_end_of_a_page_that_has_a_block_is_made_dirty(p) -> None:
+    """Of a file that ends in it; of a hole there is nothing to write."""
+    p.call(OP_FTRUNCATE, 2, 8 * PAGE)
+    p.mmap(10, 8, RW, UAPI_MAP_SHARED, 2)
+    assert p.read(17) == 0 and p.call(OP_MSYNC, at(10), 8 * PAGE, MS_SYNC) == 0
+
+    def dirty(index: int) -> bool:
+        with p.machine:
+            return bool(pool_object(page, pool_object(file, 2).pages[index]).dirty)
+
+    p.call(OP_FTRUNCATE, 2, 7 * PAGE + 1)
+    assert not dirty(7)
+    p.call(OP_FTRUNCATE, 2, 5 * PAGE + 1)
+    assert dirty(5) and not dirty(4)
+
+
+def test_pages_of_ramfs_are_unevictable() -> None:
+    """Locked or not, and after they were unlocked."""
+    p = Program(601, RA_PAGES=0)
+    p.mmap(10, 2, RW, UAPI_MAP_SHARED, 2)
+    p.write(10, 1)
+    p.write(11, 1)
+    p.mlock(11, 1)
+    p.call(OP_MUNLOCK, at(11), PAGE)
+    with p.machine:
+        lru_add_drain()
+        marks = [(q.unevictable, q.mlocked) for q in (pool_object(page, pool_object(file, 2).pages[i]) for i in (0, 1))]
+    assert marks == [(True, False), (True, False)]

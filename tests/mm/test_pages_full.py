@@ -12,7 +12,7 @@ from seqfault.kernel.machine import KernelBug, Ptr
 from seqfault.mm.lru import lru_add_drain
 from seqfault.mm.observe import uapi_observed
 from seqfault.mm.opcodes import *
-from seqfault.mm.pgtable import pte_at, pte_dirty, pte_is_guard, pte_pfn, pte_present, pte_write
+from seqfault.mm.pgtable import pte_at, pte_dirty, pte_is_guard, pte_pfn, pte_present, pte_write, vm_normal_page
 from seqfault.mm.truncate import EFBIG
 from seqfault.mm.types import (
     EFAULT,
@@ -551,3 +551,16 @@ def test_a_file_that_somebody_still_has_when_all_have_left_is_told(p, field) -> 
         setattr(pool_object(file, 0), field, 7)
     with pytest.raises(KernelBug, match="BUG_ON"):
         p.call(OP_START)
+
+
+def test_a_locked_page_that_could_not_be_paged_out_is_counted_anew(p) -> None:
+    """It goes back to its list without its count, so that the next unlock is the last."""
+    p.mmap(10, 3)
+    p.write(10, 1)
+    p.mlock(10, 3)
+    p.mremap(12, 1, 1, MREMAP_MAYMOVE | MREMAP_DONTUNMAP)  # which unlocks all that stays
+    assert p.madvise(10, 1, MADV_PAGEOUT) == 0 and p.mlock(10, 1) == 0
+    with p.machine:
+        lru_add_drain()
+        first = vm_normal_page(pte(p, 10))
+        assert (first.mlocked, first.mlock_count) == (True, 1)

@@ -20,13 +20,13 @@ from seqfault.kernel import (
 from seqfault.mm.frames import set_page_dirty
 from seqfault.mm.madvise import sys_madvise
 from seqfault.mm.pgtable import PTE_READ, PTE_WRITE, pmd_index, pte_at, pte_index, pte_mkdirty, pte_pfn
-from seqfault.mm.readahead import RA_PAGES
 from seqfault.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
 from seqfault.mm.types import (
     FULL,
     NR_CPUS,
     NR_OPS,
     PTRS_PER_PTE,
+    RA_PAGES,
     SIGSEGV,
     VM_EXEC,
     cpu_tlb,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from seqfault.kernel import NULL, array, integer, ptr, struct, the
 from seqfault.mm.frames import get_page, put_page
 from seqfault.mm.pgtable import pmd_next_used, pte_at, pte_present, vm_normal_page
-from seqfault.mm.types import FULL, LINUX, VM_LOCKED, page, pte_t, vm_area_struct, vma_mm, vpn_t
+from seqfault.mm.types import FULL, LINUX, RA_PAGES, VM_LOCKED, page, pte_t, vm_area_struct, vma_mm, vpn_t
 
 PAGEVEC_SIZE = 31  # commit 9cecde80aae0 (6.9); 15 before
 MOST = 31
@@ -35,14 +35,22 @@ def folio_batch_size() -> integer(0, MOST):
     return 15
 
 
+def folio_evictable(p: ptr[page]) -> bool:
+    """mm/internal.h.  Nothing takes the pages of a file on ramfs away: its mapping is AS_UNEVICTABLE."""
+    mapping = p.mapping_file
+    if RA_PAGES == 0 and mapping and not mapping.shmem:
+        return False
+    return not p.mlocked
+
+
 def lru_add_move():
     """Put the new pages on the LRU lists (lru_add): who locks one is not counted yet."""
     b = the(cpu_fbatches)
     for i in range(b.nr_add):
         p = b.lru_add[i]
         b.lru_add[i] = NULL
-        if p.mlocked:
-            p.unevictable = True
+        p.unevictable = not folio_evictable(p)
+        if p.unevictable:
             p.mlock_count = 0
         p.lru = True
         put_page(p)
@@ -53,13 +61,14 @@ def mlock_page(p: ptr[page]):
     """__mlock_folio.  A page that is on no list yet is left alone."""
     if not p.lru:
         return
-    if not p.mlocked:  # unlocked in the same batch, before: it is not locked then, though a locked VMA maps it
+    if folio_evictable(p):  # unlocked in the same batch, before: it is not locked then, though a locked VMA maps it
         p.unevictable = False
     elif p.unevictable:
-        p.mlock_count += 1
+        if p.mlocked:
+            p.mlock_count += 1
     else:
         p.unevictable = True
-        p.mlock_count = 1
+        p.mlock_count = 1 if p.mlocked else 0
 
 
 def mlock_new_page(p: ptr[page]):
@@ -78,7 +87,7 @@ def munlock_page(p: ptr[page]):
         if p.mlock_count != 0:
             return
     p.mlocked = False
-    if p.lru:
+    if p.lru and folio_evictable(p):
         p.unevictable = False
 
 
@@ -123,6 +132,12 @@ def folio_add_lru(p: ptr[page]):
         b.nr_add += 1
         if b.nr_add == folio_batch_size():
             lru_add_move()
+
+
+def folio_putback_lru(p: ptr[page]):
+    """A page that was taken from its list goes back by way of the batch: who has it locked is not counted any more."""
+    p.lru = False
+    folio_add_lru(p)
 
 
 def mlock_folio_add(p: ptr[page], what: integer(0, 2)):

@@ -182,7 +182,6 @@ def dontunmap_complete(vrm: ptr[vma_remap_struct], new_vma: ptr[vm_area_struct])
     vma.vm_flags &= ~(VM_LOCKED | VM_LOCKONFAULT)
     if new_vma != vma and vma.vm_start == vrm.addr and vma.vm_end == vrm.addr + vrm.old_len:
         unlink_anon_vmas(vma)
-        vma.anon_vma = NULL
         if LINUX < 618 and not vma.vm_file:
             vma.vm_pgoff = vma.vm_start  # as in 6.1.192
 

@@ -8,12 +8,13 @@ is not.
 
 from __future__ import annotations
 
-from seqfault.kernel import NULL, Size, index_of, integer, pool_object, ptr
+from seqfault.kernel import NULL, index_of, integer, pool_object, ptr
 from seqfault.mm.file import file_mapping
 from seqfault.mm.frames import alloc_page
 from seqfault.mm.lru import folio_add_lru
 from seqfault.mm.types import (
     LINUX,
+    RA_PAGES,
     VM_EXEC,
     VM_HUGEPAGE,
     VM_RAND_READ,
@@ -26,7 +27,6 @@ from seqfault.mm.types import (
 )
 
 NO_MARK = (1 << 52) - 1
-RA_PAGES = Size("RA_PAGES", 32)  # read_ahead_kb of the disk, in pages; 0: it has none (ramfs)
 MAX_ORDER = 9
 
 order_t = integer(0, 63, "order_t")
@@ -45,9 +45,11 @@ def find_get_page(f: ptr[file], index: pgoff_t) -> ptr[page]:
 
 
 def page_cache_alloc(mapping: ptr[file], index: pgoff_t) -> ptr[page]:
-    """A page of zeros in the cache at `index`, where none was; NULL when memory is short."""
+    """A page in the cache at `index`, where none was, as it is on disk; NULL when memory is short."""
     p = alloc_page()
     if p:
+        if mapping.blocks[index] != 0:
+            p.data = mapping.blocks[index] - 1
         p.index = index
         p.mapping_file = mapping
         mapping.pages[index] = index_of(p)
@@ -121,6 +123,13 @@ def page_cache_ra_order(f: ptr[file], order: order_t):
     do_page_cache_ra(mapping, index, f.ra_size - (index - f.ra_start), f.ra_async)
 
 
+def get_next_ra_size(size: pgoff_t, most: pgoff_t) -> pgoff_t:
+    """The next window.  After none there is none: a mark that nobody set (PG_reclaim) reads nothing."""
+    if size < most // 16:
+        return 4 * size
+    return min(2 * size, most)
+
+
 def page_cache_async_ra(f: ptr[file], p: ptr[page]):
     """A page was marked, to have what follows read: the next window if it is this one's mark, else from the first hole
     on."""
@@ -134,6 +143,7 @@ def page_cache_async_ra(f: ptr[file], p: ptr[page]):
     index: pgoff_t = p.index
     if index == f.ra_start + f.ra_size - f.ra_async:
         f.ra_start += f.ra_size
+        f.ra_size = get_next_ra_size(f.ra_size, RA_PAGES)
     else:
         hole: pgoff_t = index + 1
         while hole < mapping.i_size and mapping.pages[hole] != 0:
@@ -141,19 +151,26 @@ def page_cache_async_ra(f: ptr[file], p: ptr[page]):
         if hole - index > RA_PAGES:
             return
         f.ra_start = hole
-    f.ra_size = RA_PAGES
-    f.ra_async = RA_PAGES
+        f.ra_size = get_next_ra_size(hole - index + RA_PAGES, RA_PAGES)
+    f.ra_async = f.ra_size
     f.ra_order = min(f.ra_order + 2, MAX_ORDER)
     page_cache_ra_order(f, f.ra_order)
 
 
 def block_truncate_page(mapping: ptr[file], index: pgoff_t):
-    """ext4 zeroes what is behind the end in the last page, and brings it into the cache for that.  The page of a hole
-    is not read even then."""
-    if RA_PAGES != 0 and not mapping.shmem and mapping.pages[index] == 0:
+    """ext4 zeroes what is behind the end in the last page, and brings it into the cache for that, without saying that
+    it was read.  Where it has a block it is dirty then; a hole is zero as it is."""
+    if RA_PAGES == 0 or mapping.shmem:
+        return
+    p: ptr[page] = NULL
+    if mapping.pages[index] != 0:
+        p = pool_object(page, mapping.pages[index])
+    else:
         p = page_cache_alloc(mapping, index)
         if p:
             p.not_uptodate = True
+    if p and mapping.blocks[index] != 0:
+        p.dirty = True
 
 
 def force_page_cache_readahead(f: ptr[file], start: pgoff_t, nr_to_read: pgoff_t):

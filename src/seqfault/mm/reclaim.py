@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from seqfault.kernel import ptr
 from seqfault.mm.frames import PageAnon, page_remove_rmap, put_page
-from seqfault.mm.lru import lru_add_drain
+from seqfault.mm.lru import folio_putback_lru, lru_add_drain
 from seqfault.mm.pgtable import pmd_index, pmd_next_used, pte_at, pte_dirty, pte_index, pte_present, vm_normal_page
-from seqfault.mm.readahead import RA_PAGES
-from seqfault.mm.types import VM_DROPPABLE, errno_t, page, pte_t, vm_area_struct, vma_mm, vpn_t
+from seqfault.mm.types import RA_PAGES, VM_DROPPABLE, errno_t, page, pte_t, vm_area_struct, vma_mm, vpn_t
 
 
 def try_to_unmap(vma: ptr[vm_area_struct], addr: vpn_t, p: ptr[page]):
@@ -68,9 +67,11 @@ def madvise_pageout(vma: ptr[vm_area_struct], start: vpn_t, end: vpn_t) -> errno
         pte: pte_t = pte_at(mm, addr)
         if pte_present(pte):
             p = vm_normal_page(pte)
-            # A page may be unevictable though its VMA is not locked any more (MREMAP_DONTUNMAP).
-            if p and p.mapcount == 1 and not p.unevictable:
-                if PageAnon(p):
+            if p and p.mapcount == 1:
+                # A page may be unevictable though its VMA is not locked any more (MREMAP_DONTUNMAP).
+                if p.unevictable:
+                    folio_putback_lru(p)
+                elif PageAnon(p):
                     reclaim_anon_page(vma, addr, pte, p)
                 else:
                     reclaim_file_page(vma, addr, p)

@@ -10,13 +10,14 @@ from seqfault.kernel import NULL, integer, pool_object, ptr
 from seqfault.mm.file import file_mapping, i_mmap_lock_write, i_mmap_unlock_write, truncate_inode_pages_range
 from seqfault.mm.frames import set_page_dirty
 from seqfault.mm.memory import unmap_single_vma
-from seqfault.mm.readahead import RA_PAGES, block_truncate_page, find_get_page, page_cache_alloc
+from seqfault.mm.readahead import block_truncate_page, find_get_page, page_cache_alloc
 from seqfault.mm.tlb import tlb_finish_mmu, tlb_gather_mmu
 from seqfault.mm.types import (
     ENOMEM,
     EOPNOTSUPP,
     FILE_PAGES,
     NR_MMS,
+    RA_PAGES,
     data_t,
     errno_t,
     file,
@@ -69,6 +70,11 @@ def truncate_partial_page(mapping: ptr[file], index: pgoff_t, shrunk: bool):
         set_page_dirty(p)
 
 
+def free_blocks(mapping: ptr[file], start: pgoff_t, end: pgoff_t):
+    for i in range(start, end):
+        mapping.blocks[i] = 0
+
+
 def do_ftruncate(f: ptr[file], pages: pgoff_t, tail: page_offset_t) -> errno_t:
     """Set the size to `pages` whole pages and `tail` bytes.  Private copies behind the end go too."""
     mapping = file_mapping(f)
@@ -84,6 +90,7 @@ def do_ftruncate(f: ptr[file], pages: pgoff_t, tail: page_offset_t) -> errno_t:
     if old > size:
         unmap_mapping_range(mapping, size, old, True)
         truncate_inode_pages_range(mapping, size, old)
+        free_blocks(mapping, size, old)
     if old > size or (old == size and (old_tail == 0 or (tail != 0 and old_tail >= tail))):
         if tail != 0:
             truncate_partial_page(mapping, size - 1, old > size or old_tail != tail)
@@ -109,6 +116,7 @@ def vfs_punch_hole(f: ptr[file], start: pgoff_t, end: pgoff_t) -> errno_t:
     if start < end:
         unmap_mapping_range(mapping, start, end, False)
         truncate_inode_pages_range(mapping, start, min(end, mapping.i_size))
+        free_blocks(mapping, start, min(end, mapping.i_size))
     return 0
 
 

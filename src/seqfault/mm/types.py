@@ -35,6 +35,8 @@ LINUX = Size("LINUX", 412)
 FULL = Size("FULL", 0)
 # How many files a program has open; shared anonymous memory takes those that follow.
 NR_TEST_FILES = Size("NR_TEST_FILES", 6)
+# read_ahead_kb of the disk, in pages; 0: it has none (ramfs).
+RA_PAGES = Size("RA_PAGES", 32)
 
 vpn_t = integer(0, NR_PAGES, "vpn_t")
 pgoff_t = integer(0, PGOFF_MAX, "pgoff_t")
@@ -153,7 +155,7 @@ class file:
 
     Only with FULL: `f_mapping`, whose page cache it shares (NULL: its own); `f_mode`, 1 reading, 2 writing; `i_size`
     counts the last, partial page, `i_tail` the bytes in it (0: whole); `shmem`: no readahead; `nrpages`: cached; the
-    file_ra_state.
+    file_ra_state; `blocks`: what was written back of each page, plus one (0: it has no block).
     """
 
     f_count: count_t  # atomic
@@ -170,6 +172,7 @@ class file:
     ra_async: full_count_t  # none
     ra_order: full_count_t  # none
     pages: array[pfn_t, FILE_PAGES]  # never
+    blocks: array[integer(0, FULL * (NR_VALUES + 1)), FILE_PAGES]  # never
 
 
 @struct(pool=NR_FRAMES)

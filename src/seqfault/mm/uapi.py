@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from seqfault.kernel import BUG_ON, NULL, Size, array, emit, pool_object, ptr, struct, the
 from seqfault.mm.exit import exit_mmap
+from seqfault.mm.file import i_mmap_lock_write, i_mmap_unlock_write
 from seqfault.mm.filemap import mm_init
 from seqfault.mm.fork import dup_mm
 from seqfault.mm.ksys import (
@@ -138,7 +139,13 @@ def resize(number: s64, pages: pgoff_t):
 
 
 def test_files():
-    """The files as they are when a program starts: two with holes, and one that was written."""
+    """The files as they are when a program starts: two with holes, and one that was written, all newly opened."""
+    for i in range(min(NR_TEST_FILES, NR_FILES)):
+        f = pool_object(file, i)
+        f.ra_start = 0
+        f.ra_size = 0
+        f.ra_async = 0
+        f.ra_order = 0
     resize(0, 8)
     resize(1, 4)
     resize(DISK_FILE, DISK_PAGES)
@@ -216,7 +223,9 @@ def uapi_restart() -> s64:
     if TEST_FILES:
         for i in range(min(NR_TEST_FILES, NR_FILES)):
             f = pool_object(file, i)  # nobody maps it any more, and only who opened it has it
+            i_mmap_lock_write(f)
             BUG_ON(f.i_mmap_vmas != 0)
+            i_mmap_unlock_write(f)
             BUG_ON(f.f_count != 1)
         test_files()
     uapi_start()

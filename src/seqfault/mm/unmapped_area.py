@@ -9,13 +9,13 @@ from __future__ import annotations
 from seqfault.kernel import NULL, ptr
 from seqfault.mm.opcodes import UAPI_MAP_FIXED, UAPI_MAP_SHARED
 from seqfault.mm.rbtree import gap_before, gap_in_subtree, rb_last
-from seqfault.mm.readahead import RA_PAGES
 from seqfault.mm.stack import STACK_GUARD_GAP
 from seqfault.mm.types import (
     ENOMEM,
     IS_ERR_VALUE,
     LINUX,
     NR_PAGES,
+    RA_PAGES,
     VM_GROWSDOWN,
     addr_or_errno_t,
     file,

@@ -18,9 +18,9 @@ from seqfault.mm.pgtable import (
     pte_present,
     pte_unmap_unlock,
 )
-from seqfault.mm.readahead import RA_PAGES, find_get_page
 from seqfault.mm.types import (
     NR_MMS,
+    RA_PAGES,
     VM_SHARED,
     file,
     mm_struct,
@@ -68,8 +68,11 @@ def vfs_fsync_range(f: ptr[file], start: pgoff_t, end: pgoff_t):
         return
     index: pgoff_t = start
     while index < end and index < mapping.i_size:
-        p = find_get_page(mapping, index)
-        if p:
+        if mapping.pages[index] != 0:
+            p = pool_object(page, mapping.pages[index])
             page_mkclean(mapping, p, index)
-            p.dirty = False
+            if p.dirty:
+                mapping.blocks[index] = p.data + 1
+                p.dirty = False
+                p.readahead = False  # PG_reclaim
         index += 1
