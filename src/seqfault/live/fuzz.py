@@ -35,6 +35,7 @@ from seqfault.mm.opcodes import ABSENT, MADV_PAGEOUT, NAMES, OP_MADVISE, OP_STAR
 Int64 = NDArray[np.int64]
 CHUNK_ROWS = 10_000
 AGAIN = 6  # how often a difference must show
+AFRESH = 8  # how often a program that was disturbed is begun again
 DISTURBED_SECONDS = 20.0  # and for how long, where others may cause it
 
 
@@ -245,36 +246,50 @@ def disturbance(m: Mismatch | None, row: Int64) -> str:
 def run_chunk(
     pair: Pair, plan: Plan, first: int, count: int, seal: bool, note: Callable[[str], None] | None = None, most: int = 1
 ) -> Tally:
-    """Programs `first` to `first + count` - 1.  Stops at `most` differences."""
+    """Programs `first` to `first + count` - 1.  Stops at `most` differences.
+
+    A program that something disturbed is run again from its start, as often as `AFRESH`, and each of its operations is
+    counted once; only what lies behind a disturbance that came each time is not compared.
+    """
     t = Tally()
     rows = programs(plan, first, count, seal)
     size = plan.program_ops + 1
-    at = 0
+    at = counted = 0
+    disturbed: Counter[int] = Counter()
     m0, k0 = pair.model_seconds, pair.kernel_seconds
     while at < len(rows):
         before = Counter(pair.model.machine.counters)
         both = pair.run(rows[at:])
         t.counters += Counter(pair.model.machine.counters) - before
-        tally_results(t, rows[at:], both.stream, both.offsets, both.compared)
-        starts = (both.compared + size - 1) // size
-        t.ops += both.compared - starts
-        t.programs += starts
+        upto = at + both.compared
+        if upto > counted:
+            tally_results(t, rows[counted:], both.stream, both.offsets[counted - at :], upto - counted)
+            starts = (upto + size - 1) // size - (counted + size - 1) // size
+            t.ops += upto - counted - starts
+            t.programs += starts
+            counted = upto
         if both.at < 0:
             break
-        program = (at + both.at) // size
-        part = rows[program * size : at + both.at + 1]
+        program = upto // size
+        part = rows[program * size : upto + 1]
         about = both.message or f"{both.mismatch}"
         found = examine(pair, part, first + program, note) if pair.differing([part])[0] >= 0 else None
-        cause = disturbance(both.mismatch, part[-1])
-        if found is None and cause:
-            t.disturbed[cause] += 1
-        elif found is None:
-            t.unstable.append(f"program {first + program}, operation {len(part) - 1}, {row_text(part[-1])}: {about}")
-        else:
+        at = (program + 1) * size
+        if found is not None:
             t.found.append(found)
             if len(t.found) >= most:
                 break
-        at = (program + 1) * size
+        else:
+            cause = disturbance(both.mismatch, part[-1])
+            if cause:
+                t.disturbed[cause] += 1
+            else:
+                where = f"program {first + program}, operation {len(part) - 1}, {row_text(part[-1])}"
+                t.unstable.append(f"{where}: {about}")
+            disturbed[program] += 1
+            if disturbed[program] <= AFRESH:
+                at = program * size
+        counted = max(counted, at)
     t.model_seconds, t.kernel_seconds = pair.model_seconds - m0, pair.kernel_seconds - k0
     return t
 

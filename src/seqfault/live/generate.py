@@ -13,37 +13,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.jit import make_jit
+from seqfault.live.profiles import (
+    ADVICE_TABLE,
+    FILE_ADVICE,
+    FILES,
+    FORKS,
+    KINDS,
+    LIMITS,
+    PROFILE_SHARE,
+    PROFILES,
+    STACKS,
+    UNTOUCHED,
+)
 from seqfault.mm.opcodes import (
     MADV_COLD,
-    MADV_DODUMP,
-    MADV_DOFORK,
-    MADV_DONTDUMP,
-    MADV_DONTFORK,
     MADV_DONTNEED,
-    MADV_DONTNEED_LOCKED,
-    MADV_FREE,
-    MADV_GUARD_INSTALL,
-    MADV_GUARD_REMOVE,
     MADV_HUGEPAGE,
-    MADV_KEEPONFORK,
     MADV_NOHUGEPAGE,
-    MADV_NORMAL,
     MADV_PAGEOUT,
-    MADV_POPULATE_READ,
-    MADV_POPULATE_WRITE,
-    MADV_RANDOM,
     MADV_REMOVE,
-    MADV_SEQUENTIAL,
-    MADV_WILLNEED,
-    MADV_WIPEONFORK,
+    MS_SYNC,
     OP_BRK,
     OP_EXIT,
     OP_FORK,
     OP_FTRUNCATE,
     OP_MADVISE,
     OP_MAP_COUNT,
-    OP_MINCORE,
-    OP_MLOCK,
     OP_MLOCK2,
     OP_MLOCKALL,
     OP_MMAP,
@@ -51,9 +46,7 @@ from seqfault.mm.opcodes import (
     OP_MREMAP,
     OP_MSEAL,
     OP_MSYNC,
-    OP_MUNLOCK,
     OP_MUNLOCKALL,
-    OP_MUNMAP,
     OP_PWRITE,
     OP_READ,
     OP_RLIMIT_AS,
@@ -75,45 +68,13 @@ from seqfault.mm.opcodes import (
 )
 
 Int64 = NDArray[np.int64]
-jit = make_jit("generate", [Path(__file__), Path(__file__).parents[1] / "mm" / "opcodes.py"])
+HERE = Path(__file__).parent
+jit = make_jit("generate", [HERE / "generate.py", HERE / "profiles.py", HERE.parent / "mm" / "opcodes.py"])
 
 ROW = 8
 PAGE = 4096
 HUGE_PAGES = 512  # of a huge page
 RECENT = 8  # ranges used before; behind them the latest again
-ADVICE_OFTEN = (
-    MADV_DONTNEED, MADV_DONTNEED, MADV_DONTNEED, MADV_FREE, MADV_FREE, MADV_DONTFORK, MADV_DONTFORK, MADV_DOFORK,
-    MADV_DOFORK, MADV_GUARD_INSTALL, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE, MADV_RANDOM, MADV_SEQUENTIAL,
-    MADV_NORMAL, MADV_WIPEONFORK, MADV_KEEPONFORK, MADV_DONTDUMP, MADV_DODUMP, MADV_HUGEPAGE, MADV_NOHUGEPAGE,
-    MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_DONTNEED_LOCKED, MADV_WILLNEED, MADV_COLD, MADV_PAGEOUT,
-    MADV_REMOVE,
-)  # fmt: skip
-ADVICE_OF_FILES = (
-    MADV_PAGEOUT, MADV_PAGEOUT, MADV_REMOVE, MADV_WILLNEED, MADV_RANDOM, MADV_SEQUENTIAL, MADV_NORMAL, MADV_DONTNEED,
-)  # fmt: skip
-ADVICE_TABLE = np.array(ADVICE_OFTEN, np.int64)
-FILE_ADVICE = np.array(ADVICE_OF_FILES, np.int64)
-# what a program is about, chosen once for each
-PLAIN, UNTOUCHED, FILES, FORKS, STACKS, LIMITS, SEALS, LOCKS = range(8)
-WEIGHTS = (
-    OP_MMAP, OP_MUNMAP, OP_MPROTECT, OP_MREMAP, OP_MADVISE, OP_MLOCK, OP_MLOCK2, OP_MUNLOCK, OP_BRK, OP_FORK, OP_EXIT,
-    OP_READ, OP_WRITE, OP_FTRUNCATE, OP_RLIMIT_AS, OP_MSEAL, OP_MINCORE, OP_MSYNC, OP_MLOCKALL, OP_MUNLOCKALL,
-    OP_PWRITE,
-)  # fmt: skip
-#            mmap unm mpr mrm mad mlk ml2 mul brk frk ext  rd  wr trc lim sea mnc msy mla mua pwr
-_PROFILES = {
-    PLAIN: ((230, 80, 190, 70, 110, 12, 6, 12, 16, 3, 6, 70, 150, 4, 1, 0, 10, 6, 1, 2, 4)),
-    UNTOUCHED: ((260, 100, 330, 90, 110, 20, 8, 25, 20, 0, 0, 3, 5, 0, 2, 0, 4, 4, 2, 3, 0)),
-    FILES: ((250, 70, 120, 60, 110, 10, 5, 12, 4, 3, 6, 110, 130, 40, 1, 0, 30, 20, 1, 2, 40)),
-    FORKS: ((180, 60, 120, 70, 110, 8, 4, 8, 10, 40, 30, 120, 200, 12, 1, 0, 6, 4, 1, 2, 10)),
-    STACKS: ((230, 90, 120, 60, 60, 10, 6, 10, 12, 6, 8, 110, 160, 4, 2, 0, 6, 4, 1, 2, 4)),
-    LIMITS: ((250, 70, 190, 90, 70, 20, 8, 15, 40, 6, 8, 40, 80, 4, 30, 0, 4, 4, 4, 6, 2)),
-    SEALS: ((220, 80, 160, 90, 120, 10, 5, 10, 16, 4, 6, 60, 110, 4, 1, 12, 6, 6, 1, 2, 4)),
-    LOCKS: ((200, 70, 150, 80, 90, 60, 40, 60, 20, 16, 20, 50, 90, 10, 1, 0, 6, 12, 12, 14, 4)),
-}
-PROFILES = np.array([_PROFILES[i] for i in range(8)], np.int64)
-KINDS = np.array(WEIGHTS, np.int64)
-PROFILE_SHARE = np.array([22, 16, 21, 16, 7, 7, 4, 7], np.int64)
 
 
 @dataclass(frozen=True)
@@ -284,7 +245,7 @@ def some_file(state):  # type: ignore[no-untyped-def]
 
 
 @jit
-def mmap_row(row, state, recent, spans, nr_pages, profile, huge):  # type: ignore[no-untyped-def]
+def mmap_row(row, state, recent, spans, nr_pages, profile, huge, disk, last):  # type: ignore[no-untyped-def]
     start, n = pick(state, recent, spans, nr_pages)
     flags = np.int64(0)
     fd = np.int64(-1)
@@ -308,6 +269,9 @@ def mmap_row(row, state, recent, spans, nr_pages, profile, huge):  # type: ignor
             off = rnd(state, 10)
         elif rnd(state, 2) == 0:
             off = off % 8
+        at_end = profile == FILES and last[1] > 0 and rnd(state, 6) == 0
+        if at_end and not (huge and last[0] == 2):
+            fd, off, n = last[0], max(np.int64(0), (last[1] - 1) // PAGE - rnd(state, 2)), min(n, 1 + rnd(state, 3))
         off *= PAGE
     else:
         flags |= UAPI_MAP_ANONYMOUS
@@ -362,6 +326,8 @@ def mmap_row(row, state, recent, spans, nr_pages, profile, huge):  # type: ignor
         flags |= UAPI_MAP_SHARED_VALIDATE | (np.int64(1) << (21 + rnd(state, 5)))
     elif bad == 8:
         flags |= UAPI_MAP_GROWSDOWN
+    if shared and fd == 2 and flags & UAPI_MAP_FIXED and bad > 8:
+        disk[0], disk[1] = start, n
     row[2], row[3], row[4], row[5], row[6], row[7] = addr, size, prot, flags, fd, off
     return start, n
 
@@ -450,6 +416,9 @@ def fill_program(  # type: ignore[no-untyped-def]
     profile = weighted(state, share)
     # Large folios are not modelled: what MADV_HUGEPAGE makes of a file on disk does not occur.
     huge = state[0] >> np.uint64(62) == 0
+    # Nor what reading ahead makes of holes behind a page that was paged out while it was dirty: where pages are paged
+    # out the file on disk gets no holes, and nothing of it is written back.
+    out = rnd(state, 2) == 0
     rows[0, 0] = OP_START
     begin = 1
     if map_count and len(rows) > 1:
@@ -459,6 +428,8 @@ def fill_program(  # type: ignore[no-untyped-def]
         begin = 2
     large = rnd(state, 3) if nr_pages > 4 * HUGE_PAGES else np.int64(0)  # mappings of huge pages' size to come
     ends = np.array([8, 4, 6], np.int64) * PAGE  # of each file, as ftruncate has set it
+    last = np.zeros(2, np.int64)  # the file whose size changed last, and its end
+    disk = np.zeros(2, np.int64)  # where the file on disk was mapped last, to be written back
     child = False
     head = rnd(state, RECENT)
     if rnd(state, 4) == 0:
@@ -477,7 +448,7 @@ def fill_program(  # type: ignore[no-untyped-def]
             who = np.int64(1)
         start, n = np.int64(0), np.int64(0)
         if op == OP_MMAP:
-            start, n = mmap_row(row, state, recent, spans, nr_pages, profile, huge)
+            start, n = mmap_row(row, state, recent, spans, nr_pages, profile, huge, disk, last)
             if large > 0 and rnd(state, 25) == 0:
                 large -= 1
                 n = np.int64(0)
@@ -498,6 +469,8 @@ def fill_program(  # type: ignore[no-untyped-def]
         elif op in (OP_READ, OP_WRITE):
             start, n = pick(state, recent, spans, nr_pages)
             page = start + rnd(state, n)
+            if profile == FILES and disk[1] > 0 and rnd(state, 6) == 0:
+                page = disk[0] + rnd(state, disk[1])
             if profile == STACKS and rnd(state, 3) == 0:
                 page = max(np.int64(1), start - 1 - rnd(state, 3))
             row[2] = WINDOW_BASE + page * PAGE
@@ -526,7 +499,7 @@ def fill_program(  # type: ignore[no-untyped-def]
         elif op == OP_FTRUNCATE:
             row[2] = some_file(state)
             r = rnd(state, 12)
-            if r < 3 and 0 <= row[2] < 3:  # as many pages as it has, if nothing else made it longer
+            if r < 4 and 0 <= row[2] < 3:  # as many pages as it has, if nothing else made it longer
                 row[3] = (ends[row[2]] + PAGE - 1) // PAGE * PAGE
                 if r > 0 and row[3] > 0:
                     row[3] -= rnd(state, PAGE)
@@ -535,13 +508,25 @@ def fill_program(  # type: ignore[no-untyped-def]
                 row[3] = rnd(state, 7 if r < 7 else 13 if r < 9 or row[2] == 2 else 60) * PAGE
                 if rnd(state, 3) == 0:
                     row[3] += 1 + rnd(state, PAGE - 1)
+            if out and row[2] == 2:
+                row[3] = min(row[3], ends[2])
             if 0 <= row[2] < 3:
                 ends[row[2]] = row[3]
+                last[0], last[1] = row[2], row[3]
             if rnd(state, 60) == 0:
                 row[3] = np.int64(-1)
         elif op == OP_PWRITE:
             row[2] = some_file(state)
             row[3] = rnd(state, 12) if rnd(state, 60) > 0 else np.int64(-1)
+            if last[1] > 0 and rnd(state, 3) == 0:
+                row[2] = last[0]
+            if 0 <= row[2] < 3 and rnd(state, 3) == 0:  # at the end
+                row[3] = max(np.int64(0), (ends[row[2]] + PAGE - 1) // PAGE - rnd(state, 3))
+                row[3] = min(row[3], np.int64(12 if row[2] == 2 else 59))
+            if out and row[2] in (2, 5) and row[3] * PAGE >= ends[2]:
+                row[2] = 0
+            if 0 <= row[2] < 3 and row[3] >= 0:
+                ends[row[2]] = max(ends[row[2]], row[3] * PAGE + 1)
             row[4] = 1 + rnd(state, 255)
         elif op == OP_RLIMIT_AS:
             row[2] = rnd(state, 24) if rnd(state, 3) > 0 else np.int64(-1)
@@ -566,6 +551,10 @@ def fill_program(  # type: ignore[no-untyped-def]
                     row[4] = FILE_ADVICE[rnd(state, len(FILE_ADVICE))]
                 if row[4] == MADV_HUGEPAGE and not huge:
                     row[4] = MADV_NOHUGEPAGE
+                if row[4] == MADV_PAGEOUT and not out:
+                    row[4] = MADV_COLD
+                if row[4] == MADV_REMOVE and out:
+                    row[4] = MADV_DONTNEED
                 if rnd(state, 200) == 0:
                     row[4] = 26 + rnd(state, 60)
             elif op == OP_MLOCK2:
@@ -577,6 +566,11 @@ def fill_program(  # type: ignore[no-untyped-def]
                     row[4] = 4 + rnd(state, 3)
                 elif sync == 2:
                     row[4] = 8
+                if profile == FILES and disk[1] > 0 and rnd(state, 4) == 0:
+                    start, n = disk[0], disk[1]
+                    row[2], row[3], row[4] = WINDOW_BASE + start * PAGE, n * PAGE, MS_SYNC
+                if out:
+                    row[4] &= ~np.int64(MS_SYNC)
             elif op == OP_MSEAL and rnd(state, 10) == 0:
                 row[4] = 1
         row[0], row[1] = op, who

@@ -1,0 +1,85 @@
+"""What random programs are about: how often each operation comes, and which advice."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from seqfault.mm.opcodes import (
+    MADV_COLD,
+    MADV_DODUMP,
+    MADV_DOFORK,
+    MADV_DONTDUMP,
+    MADV_DONTFORK,
+    MADV_DONTNEED,
+    MADV_DONTNEED_LOCKED,
+    MADV_FREE,
+    MADV_GUARD_INSTALL,
+    MADV_GUARD_REMOVE,
+    MADV_HUGEPAGE,
+    MADV_KEEPONFORK,
+    MADV_NOHUGEPAGE,
+    MADV_NORMAL,
+    MADV_PAGEOUT,
+    MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE,
+    MADV_RANDOM,
+    MADV_REMOVE,
+    MADV_SEQUENTIAL,
+    MADV_WILLNEED,
+    MADV_WIPEONFORK,
+    OP_BRK,
+    OP_EXIT,
+    OP_FORK,
+    OP_FTRUNCATE,
+    OP_MADVISE,
+    OP_MINCORE,
+    OP_MLOCK,
+    OP_MLOCK2,
+    OP_MLOCKALL,
+    OP_MMAP,
+    OP_MPROTECT,
+    OP_MREMAP,
+    OP_MSEAL,
+    OP_MSYNC,
+    OP_MUNLOCK,
+    OP_MUNLOCKALL,
+    OP_MUNMAP,
+    OP_PWRITE,
+    OP_READ,
+    OP_RLIMIT_AS,
+    OP_WRITE,
+)
+
+ADVICE_OFTEN = (
+    MADV_DONTNEED, MADV_DONTNEED, MADV_DONTNEED, MADV_FREE, MADV_FREE, MADV_DONTFORK, MADV_DONTFORK, MADV_DOFORK,
+    MADV_DOFORK, MADV_GUARD_INSTALL, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE, MADV_RANDOM, MADV_SEQUENTIAL,
+    MADV_NORMAL, MADV_WIPEONFORK, MADV_KEEPONFORK, MADV_DONTDUMP, MADV_DODUMP, MADV_HUGEPAGE, MADV_NOHUGEPAGE,
+    MADV_POPULATE_READ, MADV_POPULATE_WRITE, MADV_DONTNEED_LOCKED, MADV_WILLNEED, MADV_COLD, MADV_PAGEOUT,
+    MADV_REMOVE,
+)  # fmt: skip
+ADVICE_OF_FILES = (
+    MADV_PAGEOUT, MADV_PAGEOUT, MADV_REMOVE, MADV_WILLNEED, MADV_RANDOM, MADV_SEQUENTIAL, MADV_NORMAL, MADV_DONTNEED,
+)  # fmt: skip
+ADVICE_TABLE = np.array(ADVICE_OFTEN, np.int64)
+FILE_ADVICE = np.array(ADVICE_OF_FILES, np.int64)
+# what a program is about, chosen once for each
+PLAIN, UNTOUCHED, FILES, FORKS, STACKS, LIMITS, SEALS, LOCKS = range(8)
+WEIGHTS = (
+    OP_MMAP, OP_MUNMAP, OP_MPROTECT, OP_MREMAP, OP_MADVISE, OP_MLOCK, OP_MLOCK2, OP_MUNLOCK, OP_BRK, OP_FORK, OP_EXIT,
+    OP_READ, OP_WRITE, OP_FTRUNCATE, OP_RLIMIT_AS, OP_MSEAL, OP_MINCORE, OP_MSYNC, OP_MLOCKALL, OP_MUNLOCKALL,
+    OP_PWRITE,
+)  # fmt: skip
+#            mmap unm mpr mrm mad mlk ml2 mul brk frk ext  rd  wr trc lim sea mnc msy mla mua pwr
+_PROFILES = {
+    PLAIN: ((230, 80, 190, 70, 110, 12, 6, 12, 16, 3, 6, 70, 150, 4, 1, 0, 10, 6, 1, 2, 4)),
+    UNTOUCHED: ((260, 100, 330, 90, 110, 20, 8, 25, 20, 0, 0, 3, 5, 0, 2, 0, 4, 4, 2, 3, 0)),
+    FILES: ((250, 70, 120, 60, 110, 10, 5, 12, 4, 3, 6, 110, 130, 40, 1, 0, 30, 20, 1, 2, 40)),
+    FORKS: ((180, 60, 120, 70, 110, 8, 4, 8, 10, 40, 30, 120, 200, 12, 1, 0, 6, 4, 1, 2, 10)),
+    STACKS: ((230, 90, 120, 60, 60, 10, 6, 10, 12, 6, 8, 110, 160, 4, 2, 0, 6, 4, 1, 2, 4)),
+    LIMITS: ((250, 70, 190, 90, 70, 20, 8, 15, 40, 6, 8, 40, 80, 4, 30, 0, 4, 4, 4, 6, 2)),
+    SEALS: ((220, 80, 160, 90, 120, 10, 5, 10, 16, 4, 6, 60, 110, 4, 1, 12, 6, 6, 1, 2, 4)),
+    LOCKS: ((200, 70, 150, 80, 90, 60, 40, 60, 20, 16, 20, 50, 90, 10, 1, 0, 6, 12, 12, 14, 4)),
+}
+PROFILES = np.array([_PROFILES[i] for i in range(8)], np.int64)
+KINDS = np.array(WEIGHTS, np.int64)
+PROFILE_SHARE = np.array([22, 16, 21, 16, 7, 7, 4, 7], np.int64)
