@@ -15,19 +15,18 @@ from seqfault.live.compare import TOTALS, WHAT
 from seqfault.live.fuzz import NOT_PROVOKED, Pair, examine, run_chunk
 from seqfault.live.generate import Geometry, Plan, programs
 from seqfault.live.model import ModelSide, PlainSide, errnos, program_for
-from seqfault.live.mutants import (
-    Mutant,
+from seqfault.live.mutants import Mutant, draw
+from seqfault.live.script import parse_script, row_text
+from seqfault.live.study import (
     MutantModel,
     Recorded,
     SameCode,
     Unchanged,
     covered_lines,
-    draw,
     record,
     try_mutant,
     unreached,
 )
-from seqfault.live.script import parse_script, row_text
 from seqfault.mm.uapi import uapi_step
 
 G = Geometry()
@@ -40,6 +39,25 @@ def test_no_difference_from_the_live_kernel(pair):
     assert not t.unstable
     assert t.ops == 20_000
     assert all(t.counters[f"vma_merge/case{i}"] for i in range(1, 9))
+
+
+def test_a_program_that_was_disturbed_is_run_again(pair, monkeypatch):
+    """Each operation is counted once, though the first answer to one of them did not come again."""
+    ask, asked = pair.kernel.run, []
+
+    def answer(rows):
+        stream, offsets, why = ask(rows)
+        if not asked:
+            stream[offsets[100]] += 1
+        asked.append(len(rows))
+        return stream, offsets, why
+
+    plan = Plan(seed=2026)
+    expected = run_chunk(pair, plan, 0, 2, True)
+    monkeypatch.setattr(pair.kernel, "run", answer)
+    t = run_chunk(pair, plan, 0, 2, True)
+    assert len(t.unstable) == 1 and t.unstable[0].startswith("program 0, operation 100,") and not t.found
+    assert (t.ops, t.programs, t.results) == (500, 2, expected.results)
 
 
 @pytest.mark.parametrize("release", [412, 601, 618])
