@@ -36,7 +36,7 @@ ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
 ORACLES = {
     "count", "seq_point", "might_sleep", "check", "BUG_ON", "validate_mm", "smp_wmb", "smp_rmb", "smp_mb", "barrier",
     "free_page_check", "flush_check", "cpu_relax", "preempt_disable", "preempt_enable", "vm_fault_clear",
-    "flush_tlb_range", "flush_tlb_page", "tlb_flush_mmu_tlbonly",
+    "flush_tlb_range", "flush_tlb_page", "tlb_flush_mmu_tlbonly", "__SetPageUptodate",
 }  # fmt: skip
 # What they are told of a range matters to other CPUs' TLBs only.
 TLB = {"tlb_gather_mmu", "tlb_finish_mmu", "tlb_start_vma", "tlb_end_vma", "tlb_remove_tlb_entry", "flush_tlb_range"}
