@@ -92,7 +92,7 @@ from seqfault.live.text.calls import (
 from seqfault.live.text.files import measure_fault_around, open_files, reset_files
 from seqfault.live.text.guest import run_as_first_process
 from seqfault.live.text.observe import open_own
-from seqfault.live.text.perform import limit_stack
+from seqfault.live.text.perform import limit_stack, lru_add_drain
 from seqfault.live.text.place import (
     catch_signals,
     drop_system_mappings,
@@ -228,6 +228,7 @@ def run_program(s: ptr[runner], first: int, last: int) -> bool:
     """Rows [first, last) in a process of their own; whether there was room for the records."""
     tick(s)
     reset_files(s)
+    lru_add_drain()  # the program may run on another processor, and stay there
     tick_to(s, H_TICKS + 6)
     store64(C_ROW, first)
     store64(C_LOST, 0)
