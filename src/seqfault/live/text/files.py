@@ -19,6 +19,7 @@ from seqfault.live.abi import (
 )
 from seqfault.live.text.calls import (
     NR_CLOSE,
+    NR_FADVISE64,
     NR_FTRUNCATE,
     NR_MEMFD_CREATE,
     NR_MUNMAP,
@@ -29,6 +30,7 @@ from seqfault.live.text.calls import (
     O_RDONLY,
     O_RDWR,
     O_WRONLY,
+    POSIX_FADV_DONTNEED,
     PROT_READ,
     SHARED,
     SYNC_FILE_RANGE_WRITE_AND_WAIT,
@@ -101,7 +103,8 @@ def reset_files(s: ptr[runner]):
         call2(NR_FTRUNCATE, FD_TEST + 2, 6 * PAGE_SIZE)
         # what is being written back is not paged out: let it end
         syscall6(NR_SYNC_FILE_RANGE, FD_TEST + 2, 0, 0, SYNC_FILE_RANGE_WRITE_AND_WAIT, 0, 0)
-        syscall6(277, FD_TEST + 2, 0, 0, 1, 0, 0)
+        # nor does page 0 stay, with the marks that a lock may have left on it
+        syscall6(NR_FADVISE64, FD_TEST + 2, 0, 0, POSIX_FADV_DONTNEED, 0, 0)
     # dirty, even where they were written back since
     for i in range(6):
         write_byte(s, FD_TEST + 2, i, DISK_BYTE + i)
