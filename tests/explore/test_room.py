@@ -5,9 +5,15 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 
 from seqfault.explore import room
 from seqfault.explore.rehash import acyclic, peeled
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_kept", [])
 
 
 def test_growing_keeps_what_was_there():

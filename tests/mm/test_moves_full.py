@@ -423,7 +423,7 @@ def test_msync_cleans_pages_of_a_file_on_disk(each) -> None:
         each.write(n, 1)
     assert each.call(OP_MSYNC, at(10), PAGE, MS_ASYNC) == 0 and dirty(10)
     assert each.call(OP_MSYNC, at(11), 2 * PAGE, MS_SYNC) == 0
-    assert [dirty(page) for n in (10, 11, 12)] == [True, False, True]
+    assert [dirty(n) for n in (10, 11, 12)] == [True, False, True]
     each.write(11, 2)
     assert dirty(11)
 
