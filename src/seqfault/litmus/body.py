@@ -21,7 +21,8 @@ from seqfault.litmus.tree import (
 )
 
 PRECEDENCE = [
-    ("||",), ("&&",), ("|",), ("^",), ("&",), ("==", "!="), ("<", ">", "<=", ">="), ("<<", ">>"), ("+", "-"), ("*", "/", "%")
+    ("||",), ("&&",), ("|",), ("^",), ("&",), ("==", "!="), ("<", ">", "<=", ">="), ("<<", ">>"), ("+", "-"),
+    ("*", "/", "%"),
 ]  # fmt: skip
 UNROLLED = 64  # turns of one loop
 STATEMENTS = 20_000  # of one thread, loops unrolled
@@ -316,6 +317,8 @@ class Body:
             return Const(int(word == "true"))
         if t.peek().text != "(":
             t.next()
+            if word in self.globals - self.params - self.locals and t.now.text != "[" and t.peek(-2).text != "&":
+                raise t.fail(f"{word} is shared, but no parameter of this thread; add `int *{word}` to its head", line)
             return Reg(word)
         address, rest = self.arguments()
         value = words.value_of(word, address, rest, line) if address is not None else None

@@ -241,7 +241,7 @@ class _Parser:
                 if place.thread >= len(test.threads):
                     raise t.fail(f"{place}: there is no thread P{place.thread}", t.now.line)
             else:
-                self.sizes[place.name] = max(self.sizes.get(place.name, 1), place.index + 1)
+                self.sizes[place.name] = max(self.sizes.get(place.name, 1), place.cell + 1)
 
     def locations(self) -> tuple[Place, ...]:
         t = self.t

@@ -3,7 +3,7 @@
 The dialect is that of tools/memory-model (Linux 6.1): `linux-kernel.def` for the words, herd7's C for the rest. Words
 are already resolved here: there is one node for a kind of event, whatever it was called.
 
-An **address** is `Address(name, index)`; an `int x` is its cell 0. A **value** is an `int` (64 bits, signed) or an
+An **address** is `Address(name, cell)`; an `int x` is its cell 0. A **value** is an `int` (64 bits, signed) or an
 `Address`. Local variables and parameters are registers of their thread; a parameter holds the address of the shared
 variable of its name unless the initial state says otherwise.
 """
@@ -26,10 +26,10 @@ class Address(NamedTuple):
     """A cell of a shared variable; `x` is `Address("x", 0)`."""
 
     name: str
-    index: int = 0
+    cell: int = 0
 
     def __str__(self) -> str:
-        return self.name if not self.index else f"{self.name}[{self.index}]"
+        return self.name if not self.cell else f"{self.name}[{self.cell}]"
 
 
 Value = int | Address

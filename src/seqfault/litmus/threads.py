@@ -1,0 +1,375 @@
+"""What a thread may do alone: its executions, for every value that its reads could return.
+
+The events and dependencies are those of herd7's C semantics with linux-kernel.def (Linux 6.1): a branch is a control
+dependency of what stands in it, not of what follows it; a read-modify-write is two events; `mb` orders stand between
+two full fences; a `cmpxchg` that fails is a relaxed read.
+
+Which values a read could return is found as a fixpoint: at first those of the initial state, then also what the
+threads write when their reads return those, and so on. A value that an execution computes has passed through each
+of its writes at most once, so as many rounds as there are writes are enough, also for a counter that grows in each.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from seqfault.litmus.tree import (
+    Address,
+    Assign,
+    Binary,
+    Choose,
+    Const,
+    Eval,
+    Expr,
+    Fence,
+    If,
+    IsLocked,
+    Litmus,
+    LitmusError,
+    Load,
+    Lock,
+    Reg,
+    Rmw,
+    SrcuLock,
+    SrcuSync,
+    SrcuUnlock,
+    Stmt,
+    Store,
+    Thread,
+    TryLock,
+    Unary,
+    Unlock,
+    Value,
+)
+from seqfault.litmus.values import Undefined, binary, truth, unary
+
+INITIAL = 1 << 62  # among the writers of a value: the initial state
+
+
+class Incomplete(Exception):
+    """A limit came first; the argument says which."""
+
+
+@dataclass(slots=True)
+class Limits:
+    """Where judging ends without a verdict.
+
+    Attributes:
+        candidates: candidate executions, and executions of one thread.
+        deadline: of `time.monotonic`; None for no end.
+    """
+
+    candidates: int = 10_000_000
+    deadline: float | None = None
+    seen: int = 0
+
+    def count(self, n: int = 1) -> None:
+        """Note `n` candidates.
+
+        Raises:
+            Incomplete: the limit or the deadline is passed.
+        """
+        before = self.seen
+        self.seen += n
+        if self.seen > self.candidates:
+            raise Incomplete(f"the limit of {self.candidates} candidate executions")
+        if self.deadline is not None and before >> 6 != self.seen >> 6 and time.monotonic() > self.deadline:
+            raise Incomplete("the time limit")
+
+
+@dataclass(slots=True)
+class Event:
+    """One event of one thread.
+
+    `kind`: ``R``, ``W``, ``F``, the lock events of lock.cat (``LKR LKW UL LF RU``) and ``SRCU``.
+    `tag`: ``plain once acquire release noreturn``, or for ``F`` and ``SRCU`` which one (linux-kernel.bell).
+    `addr`, `data`, `ctrl`: which earlier events of the thread it depends on, as bits.
+    `atomic`: in the set ``RMW``. `pair`: of the write of an RMW, the index of its read, else -1.
+    """
+
+    kind: str
+    tag: str
+    address: Address | None
+    value: Value
+    line: int
+    addr: int = 0
+    data: int = 0
+    ctrl: int = 0
+    atomic: bool = False
+    pair: int = -1
+
+
+@dataclass(slots=True)
+class Trace:
+    """An execution of one thread: events in program order, registers at the end, flags of what is undefined."""
+
+    events: list[Event] = field(default_factory=list)
+    registers: dict[str, Value] = field(default_factory=dict)
+    flags: set[str] = field(default_factory=set)
+
+
+Writers = dict[Address, dict[Value, int]]
+Valued = tuple[Value, int]  # a value and the reads that it comes from
+
+
+class _Walk:
+    """One execution of a thread; `prefix` says what is chosen where there is a choice."""
+
+    def __init__(self, test: Litmus, thread: Thread, writers: Writers, prefix: list[int]) -> None:
+        self.test, self.thread, self.writers, self.prefix = test, thread, writers, prefix
+        self.options: list[int] = []
+        self.chosen: list[int] = []
+        self.trace = Trace()
+        self.ctrl = 0
+        self.own: dict[Address, Value] = {}
+        self.env: dict[str, Valued] = {p: (Address(p), 0) for p in thread.params}
+        for (number, name), value in test.registers.items():
+            if number == thread.number:
+                self.env[name] = (value, 0)
+
+    def run(self) -> Trace | None:
+        """The execution, or None if coherence alone forbids it."""
+        if not self.block(self.thread.body):
+            return None
+        self.trace.registers = {name: v for name, (v, _) in self.env.items()}
+        return self.trace
+
+    def choose(self, n: int) -> int:
+        at = len(self.options)
+        self.options.append(n)
+        self.chosen.append(self.prefix[at] if at < len(self.prefix) else 0)
+        return self.chosen[-1]
+
+    def event(
+        self, kind: str, tag: str, line: int, address: Address | None = None, value: Value = 0, **more: int
+    ) -> int:
+        e = Event(kind, tag, address, value, line, ctrl=self.ctrl | more.pop("control", 0), addr=more.get("addr", 0))
+        e.data, e.atomic, e.pair = more.get("data", 0), bool(more.get("atomic", 0)), more.get("pair", -1)
+        self.trace.events.append(e)
+        return len(self.trace.events) - 1
+
+    def place(self, of: Expr) -> tuple[Address, int]:
+        value, deps = self.value(of)
+        if isinstance(value, int):
+            self.trace.flags.add("null-dereference" if value == 0 else "wild-dereference")
+            return Address(f"({value})"), deps
+        if value not in self.test.init:
+            self.trace.flags.add("out-of-bounds")
+        return value, deps
+
+    # statements; False when a read has no value that it could return
+
+    def block(self, body: tuple[Stmt, ...]) -> bool:
+        return all(self.statement(s) for s in body)
+
+    def statement(self, s: Stmt) -> bool:
+        try:
+            self.statement_(s)
+        except _Impossible:
+            return False
+        return True
+
+    def statement_(self, s: Stmt) -> None:
+        match s:
+            case Assign(name, value, _):
+                self.env[name] = self.value(value)
+            case Eval(value, _):
+                self.value(value)
+            case Store(order, address, value, line):
+                at, addr = self.place(address)
+                v, data = self.value(value)
+                self.write(at, order, v, line, addr, data)
+            case Fence(kind, line):
+                self.event("F", kind, line)
+            case If(cond, then, other, _):
+                v, deps = self.value(cond)
+                outer = self.ctrl
+                self.ctrl |= deps
+                if not self.block(then if truth(v) else other):
+                    raise _Impossible
+                self.ctrl = outer
+            case Lock(address, line):
+                self.lock(*self.place(address), line)
+            case Unlock(address, line):
+                at, addr = self.place(address)
+                self.event("UL", "release", line, at, 0, addr=addr)
+            case SrcuUnlock(address, index, line):
+                at, addr = self.place(address)
+                v, data = self.value(index)
+                self.event("SRCU", "srcu-unlock", line, at, v, addr=addr, data=data)
+            case SrcuSync(address, line):
+                at, addr = self.place(address)
+                self.event("SRCU", "sync-srcu", line, at, addr=addr)
+
+    def lock(self, at: Address, addr: int, line: int) -> None:
+        r = self.event("LKR", "acquire", line, at, 0, addr=addr)
+        self.event("LKW", "once", line, at, 1, addr=addr, pair=r)
+
+    def write(self, at: Address, tag: str, v: Value, line: int, addr: int, data: int, **more: int) -> int:
+        self.own[at] = v
+        return self.event("W", tag, line, at, v, addr=addr, data=data, **more)
+
+    def read(self, at: Address, tag: str, line: int, addr: int, atomic: bool = False) -> tuple[Value, int]:
+        """A read of a value that another thread writes, or that is the thread's own last (coherence)."""
+        me = 1 << self.thread.number
+        known = self.writers.get(at) or {0: INITIAL}
+        if at in self.own:
+            mine = self.own[at]
+            can = [v for v, who in known.items() if who & ~me & ~INITIAL or v == mine]
+            if mine not in known:
+                can.append(mine)
+        else:
+            can = [v for v, who in known.items() if who & ~me]
+        if not can:
+            raise _Impossible
+        v = can[self.choose(len(can)) if len(can) > 1 else 0]
+        return v, self.event("R", tag, line, at, v, addr=addr, atomic=atomic)
+
+    # expressions
+
+    def value(self, e: Expr) -> Valued:
+        match e:
+            case Const(v):
+                return v, 0
+            case Reg(name):
+                return self.env.get(name, (0, 0))
+            case Unary(op, of):
+                v, deps = self.value(of)
+                return self.defined(lambda: unary(op, v)), deps
+            case Binary(op, left, right):
+                a, one = self.value(left)
+                b, two = self.value(right)
+                return self.defined(lambda: binary(op, a, b)), one | two
+            case Choose(cond, then, other):
+                v, deps = self.value(cond)
+                a, one = self.value(then)
+                b, two = self.value(other)
+                return (a if truth(v) else b), deps | one | two
+            case Load(order, address, line):
+                at, addr = self.place(address)
+                v, i = self.read(at, order, line, addr)
+                return v, 1 << i
+            case Rmw():
+                return self.rmw(e)
+            case TryLock(address, line):
+                at, addr = self.place(address)
+                if self.choose(2):
+                    self.lock(at, addr, line)
+                    return 1, 0
+                return 0, 1 << self.event("LF", "once", line, at, 1, addr=addr)
+            case IsLocked(address, line):
+                at, addr = self.place(address)
+                yes = self.choose(2)
+                return yes, 1 << self.event("LF" if yes else "RU", "once", line, at, yes, addr=addr)
+            case SrcuLock(address, line):
+                at, addr = self.place(address)
+                index = (self.thread.number + 1) * 307 + len(self.trace.events) * 599  # herd7's, no two the same
+                self.event("SRCU", "srcu-lock", line, at, index, addr=addr)
+                return index, 0
+
+    def defined(self, compute: object) -> Value:
+        try:
+            out: Value = compute()  # type: ignore[operator]
+        except Undefined as u:
+            self.trace.flags.add(str(u))
+            return 0
+        return out
+
+    def rmw(self, e: Rmw) -> Valued:
+        at, addr = self.place(e.address)
+        operand, data = self.value(e.operand)
+        expected, control = self.value(e.expected) if e.expected is not None else (0, 0)
+        # the fence before is there only if there is a write; it is taken back below
+        fenced = e.order == "mb"
+        if fenced:
+            self.event("F", "mb", e.line)
+        order = e.order if e.order in ("acquire", "noreturn") else "once"
+        old, r = self.read(at, order, e.line, addr, atomic=True)
+        fails = (e.kind == "cmpxchg" and old != expected) or (e.kind == "add_unless" and old == expected)
+        if fails:
+            if fenced:
+                del self.trace.events[r - 1]
+                r -= 1
+            self.trace.events[r].tag = "once"
+            return (0 if e.gives == "bool" else old), 1 << r
+        new = operand
+        if e.kind in ("op", "add_unless"):
+            new = self.defined(lambda: binary(e.op, old, operand))
+            data |= 1 << r
+        tag = "release" if e.order == "release" else "once"
+        self.write(at, tag, new, e.line, addr, data, atomic=True, control=control, pair=r)
+        if fenced:
+            self.event("F", "mb", e.line)
+        gives = {"old": old, "new": new, "bool": 1, "none": 0}[e.gives]
+        return gives, (data | 1 << r if e.kind == "op" else 1 << r)
+
+
+class _Impossible(Exception):
+    """Coherence forbids what was chosen."""
+
+
+def traces(test: Litmus, thread: Thread, writers: Writers, limits: Limits) -> Iterator[Trace]:
+    """Every execution of one thread whose reads return values of `writers`."""
+    prefix: list[int] = []
+    while True:
+        walk = _Walk(test, thread, writers, prefix)
+        trace = walk.run()
+        limits.count()
+        if trace is not None:
+            yield trace
+        prefix, options = walk.chosen, walk.options
+        while prefix and prefix[-1] + 1 == options[len(prefix) - 1]:
+            prefix.pop()
+        if not prefix:
+            return
+        prefix[-1] += 1
+
+
+def executions(test: Litmus, limits: Limits) -> list[list[Trace]]:
+    """The executions of each thread of `test`.
+
+    Raises:
+        Incomplete: `limits` are passed.
+        LitmusError: a spinlock or an srcu_struct is read or written as a variable.
+    """
+    writers: Writers = {at: {v: INITIAL} for at, v in test.init.items()}
+    rounds = 0
+    while True:
+        out = [list(traces(test, t, writers, limits)) for t in test.threads]
+        grown = False
+        writes = 0
+        for number, of in enumerate(out):
+            for trace in of:
+                for e in trace.events:
+                    if e.kind == "W" and e.address is not None:
+                        known = writers.setdefault(e.address, {0: INITIAL})
+                        before = known.get(e.value, 0)
+                        known[e.value] = before | 1 << number
+                        grown |= before != known[e.value]
+            writes += max((sum(e.kind == "W" for e in t.events) for t in of), default=0)
+        rounds += 1
+        if not grown or rounds > writes:
+            _one_use(test, out)
+            return out
+
+
+def _one_use(test: Litmus, out: list[list[Trace]]) -> None:
+    """lock.cat's flag mixed-lock-accesses, as an error."""
+    uses: dict[str, tuple[str, int]] = {}
+    words = {"lock": "a spinlock", "srcu": "an srcu_struct", "variable": "a variable"}
+    for of in out:
+        for trace in of:
+            for e in trace.events:
+                if e.address is None:
+                    continue
+                use = "variable" if e.kind in "RW" else "srcu" if e.kind == "SRCU" else "lock"
+                first = uses.setdefault(e.address.name, (use, e.line))
+                if first[0] != use:
+                    raise LitmusError(
+                        test.file,
+                        e.line,
+                        f"{e.address.name} is used as {words[use]} here and as {words[first[0]]} in line {first[1]}; "
+                        "use two names",
+                    )
