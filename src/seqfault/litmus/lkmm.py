@@ -1,16 +1,17 @@
 """The Linux kernel memory model: one execution, judged.
 
 A transcription of tools/memory-model/linux-kernel.bell, linux-kernel.cat and lock.cat of Linux 6.1; each relation has
-the name that it has there, with `_` for `-`. Paper: Alglave, Maranget, McKenney, Parri, Stern, "Frightening Small Children
-and Disconcerting Grown-ups: Concurrency in the Linux Kernel", ASPLOS 2018. The one addition, for
+the name that it has there, with `_` for `-`. Paper: Alglave, Maranget, McKenney, Parri, Stern, "Frightening Small
+Children and Disconcerting Grown-ups: Concurrency in the Linux Kernel", ASPLOS 2018. The one addition, for
 `smp_mb__after_srcu_read_unlock()`, is the clause of `mb` that Linux 6.4 has for it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-from seqfault.litmus.relations import Edge, Relation, Rows, acyclic, closure, cycle, seq
+from seqfault.litmus.relations import Edge, Relation, Rows, acyclic, cycle, seq
 from seqfault.litmus.threads import Event, Trace
 from seqfault.litmus.tree import Address
 
@@ -261,7 +262,7 @@ class Execution:
             return Outcome(Broken("propagation", around(pb)))
         self.rcu_fence = Relation([0] * s.n)
         self.rb = self.rcu_fence
-        if s.has_rcu or s.gp:
+        if s.has_rcu or (s.gp and s.Plain):  # of grace periods alone, propagation says the same
             self.rcu()
             for a, row in enumerate(self.rb.rows):
                 if row >> a & 1:
@@ -341,7 +342,7 @@ class Execution:
 def around(relation: Relation) -> list[Edge]:
     """A shortest cycle of a relation, spelt out."""
     path = cycle(relation.rows)
-    return [e for a, b in zip(path, path[1:], strict=False) for e in relation.spell(a, b)]
+    return [e for a, b in pairwise(path) for e in relation.spell(a, b)]
 
 
-__all__ = ["INIT", "Broken", "Execution", "Outcome", "Skeleton", "closure"]
+__all__ = ["INIT", "Broken", "Execution", "Outcome", "Skeleton"]

@@ -155,11 +155,14 @@ class _Parser:
                     t.next()
                 t.need(")")
                 return v
+            at = Address(word)
             if t.take("["):
                 at = Address(word, t.number())
                 t.need("]")
-                return at
-            return Address(word)
+                if not 0 <= at.cell < LONGEST_ARRAY:
+                    raise t.fail(f"an array has 1 to {LONGEST_ARRAY} elements")
+            self.sizes[word] = max(self.sizes.get(word, 1), at.cell + 1)
+            return at
         return t.number("a value")
 
     # the threads

@@ -6,7 +6,8 @@ Each relation remembers what it was made from, so that a pair can be spelt out a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from itertools import pairwise
 
 Rows = list[int]
 Edge = tuple[int, int, str]
@@ -97,7 +98,7 @@ class Relation:
         if a == b:
             return []
         path = shortest(self.parts[0].rows, a, b)
-        return [e for x, y in zip(path, path[1:], strict=False) for e in self.parts[0].spell(x, y)]
+        return [e for x, y in pairwise(path) for e in self.parts[0].spell(x, y)]
 
 
 def seq(left: Rows, right: Rows) -> Rows:
@@ -148,17 +149,8 @@ def acyclic(rows: Rows) -> bool:
     return True
 
 
-def union(many: Iterable[Rows], n: int) -> Rows:
-    """All pairs of `many` relations over `n` events."""
-    out = [0] * n
-    for rows in many:
-        for a, row in enumerate(rows):
-            out[a] |= row
-    return out
-
-
 def shortest(rows: Rows, start: int, end: int) -> list[int]:
-    """The events on a shortest way from `start` to `end`, both included, of at least one step; empty if there is none."""
+    """The events on a shortest way of at least one step, `start` and `end` included; empty if there is none."""
     before: dict[int, int] = {}
     front = [start]
     while front:

@@ -117,8 +117,8 @@ Valued = tuple[Value, int]  # a value and the reads that it comes from
 class _Walk:
     """One execution of a thread; `prefix` says what is chosen where there is a choice."""
 
-    def __init__(self, test: Litmus, thread: Thread, writers: Writers, prefix: list[int]) -> None:
-        self.test, self.thread, self.writers, self.prefix = test, thread, writers, prefix
+    def __init__(self, test: Litmus, thread: Thread, writers: Writers, prefix: list[int], pruned: bool) -> None:
+        self.test, self.thread, self.writers, self.prefix, self.pruned = test, thread, writers, prefix, pruned
         self.options: list[int] = []
         self.chosen: list[int] = []
         self.trace = Trace()
@@ -215,7 +215,9 @@ class _Walk:
         """A read of a value that another thread writes, or that is the thread's own last (coherence)."""
         me = 1 << self.thread.number
         known = self.writers.get(at) or {0: INITIAL}
-        if at in self.own:
+        if not self.pruned:
+            can = list(known)
+        elif at in self.own:
             mine = self.own[at]
             can = [v for v, who in known.items() if who & ~me & ~INITIAL or v == mine]
             if mine not in known:
@@ -310,11 +312,11 @@ class _Impossible(Exception):
     """Coherence forbids what was chosen."""
 
 
-def traces(test: Litmus, thread: Thread, writers: Writers, limits: Limits) -> Iterator[Trace]:
+def traces(test: Litmus, thread: Thread, writers: Writers, limits: Limits, pruned: bool = True) -> Iterator[Trace]:
     """Every execution of one thread whose reads return values of `writers`."""
     prefix: list[int] = []
     while True:
-        walk = _Walk(test, thread, writers, prefix)
+        walk = _Walk(test, thread, writers, prefix, pruned)
         trace = walk.run()
         limits.count()
         if trace is not None:
@@ -327,8 +329,8 @@ def traces(test: Litmus, thread: Thread, writers: Writers, limits: Limits) -> It
         prefix[-1] += 1
 
 
-def executions(test: Litmus, limits: Limits) -> list[list[Trace]]:
-    """The executions of each thread of `test`.
+def executions(test: Litmus, limits: Limits, pruned: bool = True) -> list[list[Trace]]:
+    """The executions of each thread of `test`; `pruned`: without those that coherence of the thread alone forbids.
 
     Raises:
         Incomplete: `limits` are passed.
@@ -337,7 +339,7 @@ def executions(test: Litmus, limits: Limits) -> list[list[Trace]]:
     writers: Writers = {at: {v: INITIAL} for at, v in test.init.items()}
     rounds = 0
     while True:
-        out = [list(traces(test, t, writers, limits)) for t in test.threads]
+        out = [list(traces(test, t, writers, limits, pruned)) for t in test.threads]
         grown = False
         writes = 0
         for number, of in enumerate(out):

@@ -1,0 +1,224 @@
+"""Candidate executions: which write each read reads from, and in which order the writes of a cell are.
+
+Coherence and atomicity look at one cell at a time (every edge of ``po-loc | com`` stays in its cell), so the choices of
+each cell are found alone, already coherent, and multiplied; `pruned=False` gives every choice, for comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import permutations, product
+from typing import NamedTuple
+
+from seqfault.litmus.lkmm import Skeleton
+from seqfault.litmus.relations import acyclic
+from seqfault.litmus.threads import Limits, Trace
+from seqfault.litmus.tree import Address, Value
+
+
+class Choice(NamedTuple):
+    """What is chosen for one cell: sources of its reads; its writes in coherence order, the initial one first."""
+
+    rf: tuple[tuple[int, int], ...]
+    order: tuple[int, ...]
+
+
+def combinations(traces: list[list[Trace]], init: dict[Address, Value], limits: Limits) -> Iterator[list[Trace]]:
+    """One execution of each thread, such that every value that is read is written by one of them or initial."""
+    keys: dict[tuple[Address, Value], int] = {}
+
+    def mask(t: Trace, kind: str) -> int:
+        out = 0
+        for e in t.events:
+            if e.kind == kind and e.address is not None:
+                out |= 1 << keys.setdefault((e.address, e.value), len(keys))
+        return out
+
+    needs = [[mask(t, "R") for t in of] for of in traces]
+    gives = [[mask(t, "W") for t in of] for of in traces]
+    initial = sum(1 << i for (a, v), i in keys.items() if init.get(a, 0) == v)
+    rest = [0] * (len(traces) + 1)
+    for n in reversed(range(len(traces))):
+        rest[n] = rest[n + 1]
+        for g in gives[n]:
+            rest[n] |= g
+
+    def pick(n: int, chosen: list[Trace], need: int, given: int) -> Iterator[list[Trace]]:
+        if n == len(traces):
+            yield list(chosen)
+            return
+        for i, t in enumerate(traces[n]):
+            limits.count()
+            more, has = need | needs[n][i], given | gives[n][i]
+            if more & ~(has | rest[n + 1]):
+                continue
+            chosen.append(t)
+            yield from pick(n + 1, chosen, more, has)
+            chosen.pop()
+
+    return pick(0, [], 0, initial)
+
+
+def by_cell(s: Skeleton) -> dict[Address, list[int]]:
+    """The accesses of each cell, in the order of their numbers."""
+    out: dict[Address, list[int]] = {}
+    for i, e in enumerate(s.events):
+        if s.M >> i & 1 and e.address is not None:
+            out.setdefault(e.address, []).append(i)
+    return out
+
+
+def choices(s: Skeleton, cell: list[int], limits: Limits, pruned: bool = True) -> Iterator[Choice]:
+    """The choices of one cell; `pruned` leaves out those that coherence or atomicity forbids."""
+    if s.locks and any(s.events[i].kind in ("LKR", "LKW", "UL", "LF", "RU") for i in cell):
+        return _lock_choices(s, cell, limits, pruned)
+    return _variable_choices(s, cell, limits) if pruned else _every_choice(s, cell, limits)
+
+
+def _variable_choices(s: Skeleton, cell: list[int], limits: Limits) -> Iterator[Choice]:
+    """Coherence of a variable.
+
+    Along each thread, the place in coherence order that an access sees never falls, and rises at a write; the write of
+    an RMW comes right after what its read reads from.
+    """
+    first = cell[0]
+    threads: dict[int, list[int]] = {}
+    for i in cell[1:]:
+        threads.setdefault(s.thread[i], []).append(i)
+    writes = {t: [i for i in of if s.W >> i & 1] for t, of in threads.items()}
+    partner = {b: a for a, b in s.rmw.pairs()}
+    value = [e.value for e in s.events]
+
+    def orders(order: list[int], at: dict[int, int]) -> Iterator[list[int]]:
+        limits.count()
+        done = True
+        for t, of in writes.items():
+            if at[t] < len(of):
+                done = False
+                w = of[at[t]]
+                if w in partner and value[partner[w]] != value[order[-1]]:
+                    continue
+                yield from orders([*order, w], at | {t: at[t] + 1})
+        if done:
+            yield order
+
+    for order in orders([first], dict.fromkeys(writes, 0)):
+        place = {w: k for k, w in enumerate(order)}
+        sources: list[list[tuple[tuple[int, int], ...]]] = []
+        for of in threads.values():
+            found: list[tuple[tuple[int, int], ...]] = []
+            _along(s, of, 0, 0, order, place, partner, (), found)
+            sources.append(found)
+        for chosen in product(*sources):
+            limits.count()
+            yield Choice(tuple(pair for part in chosen for pair in part), tuple(order))
+
+
+def _along(
+    s: Skeleton,
+    of: list[int],
+    k: int,
+    low: int,
+    order: list[int],
+    place: dict[int, int],
+    partner: dict[int, int],
+    rf: tuple[tuple[int, int], ...],
+    found: list[tuple[tuple[int, int], ...]],
+) -> None:
+    """Sources for the reads of one thread from its `k`th access on, none before place `low`."""
+    if k == len(of):
+        found.append(rf)
+        return
+    i = of[k]
+    if s.W >> i & 1:
+        if place[i] > low:
+            if i in partner and dict(rf)[partner[i]] != order[place[i] - 1]:
+                return
+            _along(s, of, k + 1, place[i], order, place, partner, rf, found)
+        return
+    v = s.events[i].value
+    for p in range(low, len(order)):
+        if s.events[order[p]].value == v:
+            _along(s, of, k + 1, p, order, place, partner, (*rf, (i, order[p])), found)
+
+
+def _every_choice(s: Skeleton, cell: list[int], limits: Limits) -> Iterator[Choice]:
+    writes = [i for i in cell[1:] if s.W >> i & 1]
+    reads = [i for i in cell if s.R >> i & 1]
+    sources = [[w for w in [cell[0], *writes] if s.events[w].value == s.events[r].value] for r in reads]
+    for order in permutations(writes):
+        for chosen in product(*sources):
+            limits.count()
+            yield Choice(tuple(zip(reads, chosen, strict=True)), (cell[0], *order))
+
+
+def _lock_choices(s: Skeleton, cell: list[int], limits: Limits, pruned: bool) -> Iterator[Choice]:
+    """lock.cat: the order of the critical sections, and what spin_trylock and spin_is_locked see."""
+    kind = {i: s.events[i].kind for i in cell}
+    sections: list[tuple[int, int, int | None]] = []  # LKR, LKW, UL
+    held: dict[int, int] = {}
+    unheld: list[int] = []
+    for i in cell[1:]:
+        t = s.thread[i]
+        if kind[i] == "LKR":
+            if t in held:
+                return  # lock-nest: a lock that the thread holds is never had
+            held[t] = len(sections)
+            sections.append((i, i + 1, None))
+        elif kind[i] == "UL":
+            if t in held:
+                n = held.pop(t)
+                sections[n] = (*sections[n][:2], i)
+            else:
+                unheld.append(i)
+    if unheld:
+        s.flags.add("unmatched-unlock")
+    if len(held) > 1:
+        return  # unmatched-locks: all but one wait for ever
+    last = sections.pop(next(iter(held.values()))) if held else None
+    seers = [i for i in cell if kind[i] in ("LF", "RU")]
+    sources = [_seen_by(s, i, cell, kind) for i in seers]
+    for perm in permutations(sections):
+        limits.count()
+        order, rf = [cell[0]], []
+        for lkr, lkw, ul in [*perm, *([last] if last else [])]:
+            rf.append((lkr, order[-1]))
+            order.append(lkw)
+            if ul is not None:
+                order.append(ul)
+        for chosen in product(*sources):
+            limits.count()
+            choice = Choice((*rf, *zip(seers, chosen, strict=True)), tuple(order))
+            if not pruned or _coherent(s, cell, choice):
+                yield choice
+
+
+def _seen_by(s: Skeleton, r: int, cell: list[int], kind: dict[int, str]) -> list[int]:
+    """lock.cat's rfi-lf, rfe-lf and rf-ru: where a failed trylock or a spin_is_locked may read from."""
+    mine = [i for i in cell if s.thread[i] == s.thread[r] and i < r and kind[i] in ("LKW", "UL")]
+    held = bool(mine) and kind[mine[-1]] == "LKW"
+    others = [i for i in cell[1:] if s.thread[i] != s.thread[r]]
+    if kind[r] == "LF":
+        return [mine[-1]] if held else [i for i in others if kind[i] == "LKW"]
+    own = [i for i in mine if kind[i] == "UL"]
+    # an UL with a later lock of the same thread before the read is not seen
+    own = [i for i in own if not any(i < k and kind[k] == "LKW" for k in mine)]
+    return [cell[0], *[i for i in others if kind[i] == "UL"], *own]
+
+
+def _coherent(s: Skeleton, cell: list[int], choice: Choice) -> bool:
+    """``acyclic po-loc | com`` within one cell."""
+    rows = [0] * s.n
+    inside = sum(1 << i for i in cell)
+    for i in cell:
+        rows[i] = s.po_loc.rows[i] & inside
+    later = 0
+    after = {}
+    for w in reversed(choice.order):
+        after[w] = later
+        rows[w] |= later
+        later |= 1 << w
+    for r, w in choice.rf:
+        rows[w] |= 1 << r
+        rows[r] |= after.get(w, 0)
+    return acyclic(rows)
