@@ -20,8 +20,9 @@ MAY = {
     "space": {"kernel", "mm", "protocols", "compile"},
     "live": {"kernel", "mm", "protocols", "compile", "space"},
     "trace": {"kernel", "mm", "protocols", "compile", "space"},
+    "litmus": {"cli"},
     "report": {"kernel", "mm", "protocols", "scenarios", "compile", "models", "explore", "live", "space", "trace", "cli"},
-    "cli": {"kernel", "compile", "explore", "protocols", "scenarios", "report"},
+    "cli": {"kernel", "compile", "explore", "protocols", "scenarios", "report", "litmus"},
 }
 LONGEST = 650
 

@@ -268,6 +268,25 @@ def retrace(
     run_retrace(recording, maps, events, release, json, verbose)
 
 
+@app.command()
+def litmus(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE|DIR...", help="C litmus files of the kernel; all *.litmus of a directory."),
+    ],
+    json: Json = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also the cycle that forbids the state, and which accesses race.")
+    ] = False,
+    timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for each file.", min=0.001)] = None,
+    max_candidates: Annotated[int, typer.Option(help="Candidate executions of each file.", min=1)] = 10_000_000,
+) -> None:
+    """Judge litmus tests by the kernel's memory model, as herd7 does."""
+    from seqfault.litmus.command import run_litmus
+
+    run_litmus(paths, json, verbose, timeout, max_candidates)
+
+
 export_app = typer.Typer(
     help="A model or a scenario in the words of another tool.", no_args_is_help=True, rich_markup_mode=None
 )
