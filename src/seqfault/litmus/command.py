@@ -13,7 +13,7 @@ import typer
 
 from seqfault.cli import BAD_INPUT, BadInput, dump, fail
 from seqfault.litmus import show
-from seqfault.litmus.judge import Candidate, Verdict, forbidden, judge
+from seqfault.litmus.judge import Candidate, Verdict, as_expected, forbidden, judge
 from seqfault.litmus.lkmm import Broken
 from seqfault.litmus.parse import parse
 from seqfault.litmus.threads import Incomplete, Limits
@@ -109,8 +109,7 @@ def examine(file: Path, explain: bool, timeout: float | None, max_candidates: in
     except Incomplete as e:
         out.outcome, out.message = "incomplete", f"{file}: incomplete: {e} came first"
     else:
-        same = test.result == verdict.observation
-        out.outcome = "unsaid" if test.result is None else "expected" if same else "different"
+        out.outcome = {None: "unsaid", True: "expected", False: "different"}[as_expected(test, verdict)]
     return out
 
 

@@ -39,6 +39,15 @@ class Verdict:
         return "Never" if not self.positive else "Sometimes" if self.negative else "Always"
 
 
+def as_expected(test: Litmus, verdict: Verdict) -> bool | None:
+    """Whether the file's ``Result:`` is what the model says; None if the file does not say."""
+    if test.result == "DEADLOCK":
+        return not verdict.states
+    if test.result == "DATARACE":
+        return "data-race" in verdict.flags
+    return None if test.result is None else test.result == verdict.observation
+
+
 def holds_for(test: Litmus, verdict: Verdict) -> bool:
     """herd7's ``Ok``: the condition with its quantifier."""
     kind = test.condition.kind if test.condition else "forall"

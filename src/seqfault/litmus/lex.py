@@ -22,7 +22,7 @@ TOKEN = re.compile(
 )
 BLANK = re.compile(r"[ \t\r\n\f\v]+")
 SECTIONS = {"exists", "forall", "filter", "locations"}
-RESULT = re.compile(r"\bResult:\s*(Never|Sometimes|Always)\b", re.IGNORECASE)
+RESULT = re.compile(r"\bResult:\s*(Never|Sometimes|Always|DEADLOCK|DATARACE)\b", re.IGNORECASE)
 HEADER = re.compile(r"C[ \t]+(\S[^\n]*)")
 LONGEST = 1 << 20
 
@@ -132,5 +132,5 @@ class _Lexer:
         tokens.append(Token("end", "the end of the file", self.line))
         if section == "head":
             raise self.fail("no initial state; write `{}` after the header")
-        found = [r[1].capitalize() for c in self.comments if (r := RESULT.search(c))]
+        found = [r[1] if r[1].isupper() else r[1].capitalize() for c in self.comments if (r := RESULT.search(c))]
         return Lexed(name, tokens, found[0] if found else None)

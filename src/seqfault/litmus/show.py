@@ -19,8 +19,8 @@ AXIOM = {
 }
 ROLE = {
     "addr": "ppo", "data": "ppo", "ctrl": "ppo", "addr;wmb": "ppo", "rfi": "ppo", "fri": "ppo", "coi": "ppo",
-    "rmb": "fence", "acq-po": "fence", "wmb": "cumul-fence", "po-rel": "cumul-fence", "po-unlock-lock-po": "cumul-fence",
-    "mb": "strong-fence", "gp": "strong-fence",
+    "rmb": "fence", "acq-po": "fence", "wmb": "cumul-fence", "po-rel": "cumul-fence",
+    "po-unlock-lock-po": "cumul-fence", "mb": "strong-fence", "gp": "strong-fence",
 }  # fmt: skip
 
 

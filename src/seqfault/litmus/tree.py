@@ -375,7 +375,8 @@ class Litmus:
         condition: what is asked; None asks nothing.
         filter: executions that do not satisfy it are left out.
         locations: more places that the states show.
-        result: the file's own ``Result:`` line in a comment, if it has one: Never, Sometimes or Always.
+        result: the file's own ``Result:`` line in a comment, if it has one: Never, Sometimes, Always, DEADLOCK (no
+            execution ends) or DATARACE.
         source: the lines of the file.
     """
 
