@@ -20,10 +20,12 @@ from seqfault.litmus.tree import (
     Unary,
 )
 
-PRECEDENCE = [
-    ("||",), ("&&",), ("|",), ("^",), ("&",), ("==", "!="), ("<", ">", "<=", ">="), ("<<", ">>"), ("+", "-"),
-    ("*", "/", "%"),
-]  # fmt: skip
+PRECEDENCE = {
+    op: level
+    for level, ops in enumerate(["||", "&&", "|", "^", "&", "==,!=", "<,>,<=,>=", "<<,>>", "+,-", "*,/,%"])
+    for op in ops.split(",")
+}  # fmt: skip
+LONGEST_CHAIN = 300  # operators of one expression
 UNROLLED = 64  # turns of one loop
 STATEMENTS = 20_000  # of one thread, loops unrolled
 DEEPEST = 100  # nested brackets
@@ -239,13 +241,14 @@ class Body:
         self.depth -= 1
         return cond
 
-    def binary(self, level: int) -> Expr:
-        if level == len(PRECEDENCE):
-            return self.unary()
-        left = self.binary(level + 1)
-        while self.t.now.kind == "op" and self.t.now.text in PRECEDENCE[level]:
+    def binary(self, lowest: int) -> Expr:
+        left, chain = self.unary(), 0
+        while self.t.now.kind == "op" and (level := PRECEDENCE.get(self.t.now.text, -1)) >= lowest:
             op = self.t.next()
             left = Binary(op.text, left, self.binary(level + 1), op.line)
+            chain += 1
+            if chain > LONGEST_CHAIN:
+                raise self.t.fail(f"more than {LONGEST_CHAIN} operators in a row; write it in several statements")
         return left
 
     def unary(self) -> Expr:

@@ -138,9 +138,14 @@ class _Parser:
             kind = t.types()
             while t.take("*"):
                 pass
+            self.depth += 1
+            if self.depth > 100:
+                raise t.fail("more than 100 nested brackets in a value")
             inner = None if kind else self.value()
             t.need(")")
-            return self.value() if inner is None else inner
+            value = self.value() if inner is None else inner
+            self.depth -= 1
+            return value
         if t.take("&") or t.now.kind == "id":
             word = t.name("a variable's name")
             if word in ("NULL", "false", "true"):
