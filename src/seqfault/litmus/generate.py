@@ -52,16 +52,16 @@ def generate(seed: int, edges: int | None = None) -> str:
 
     Args:
         seed: what the cycle is drawn from.
-        edges: length of the cycle, at least 3; by default drawn from 3 to 8.
+        edges: length of the cycle, at least 4; by default drawn from 4 to 8.
 
     Raises:
-        ValueError: `edges` is less than 3.
+        ValueError: `edges` is less than 4.
     """
-    if edges is not None and edges < 3:
-        raise ValueError("a cycle has at least 3 edges")
+    if edges is not None and edges < 4:
+        raise ValueError("a cycle has at least 4 edges: two threads, two cells")
     r = random.Random(seed)
     while True:
-        cycle = _cycle(r, edges or r.randint(3, 8))
+        cycle = _cycle(r, edges or r.randint(4, 8))
         if cycle is not None:
             return _text(f"gen{seed}", cycle)
 

@@ -5,8 +5,10 @@ dependency of what stands in it, not of what follows it; a read-modify-write is 
 two full fences; a `cmpxchg` that fails is a relaxed read.
 
 Which values a read could return is found as a fixpoint: at first those of the initial state, then also what the
-threads write when their reads return those, and so on. A value that an execution computes has passed through each
-of its writes at most once, so as many rounds as there are writes are enough, also for a counter that grows in each.
+threads write when their reads return those, and so on. Both ways of a branch are taken then, because in a cycle of
+reads and writes each may be what makes the other happen, and it is for the model to forbid that. A value that an
+execution computes has passed through each of its writes at most once, so as many rounds as there are writes are enough,
+also for a counter that grows in each.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from seqfault.litmus.tree import (
     Address,
@@ -114,11 +117,19 @@ Writers = dict[Address, dict[Value, int]]
 Valued = tuple[Value, int]  # a value and the reads that it comes from
 
 
+class How(NamedTuple):
+    """`pruned`: without what coherence of the thread alone forbids. `guess`: both ways of each branch."""
+
+    pruned: bool = True
+    guess: bool = False
+
+
 class _Walk:
     """One execution of a thread; `prefix` says what is chosen where there is a choice."""
 
-    def __init__(self, test: Litmus, thread: Thread, writers: Writers, prefix: list[int], pruned: bool) -> None:
-        self.test, self.thread, self.writers, self.prefix, self.pruned = test, thread, writers, prefix, pruned
+    def __init__(self, test: Litmus, thread: Thread, writers: Writers, prefix: list[int], how: How) -> None:
+        self.test, self.thread, self.writers, self.prefix = test, thread, writers, prefix
+        self.pruned, self.guess = how
         self.options: list[int] = []
         self.chosen: list[int] = []
         self.trace = Trace()
@@ -141,6 +152,9 @@ class _Walk:
         self.options.append(n)
         self.chosen.append(self.prefix[at] if at < len(self.prefix) else 0)
         return self.chosen[-1]
+
+    def decide(self, known: bool) -> bool:
+        return bool(self.choose(2)) if self.guess else known
 
     def event(
         self, kind: str, tag: str, line: int, address: Address | None = None, value: Value = 0, **more: int
@@ -187,7 +201,7 @@ class _Walk:
                 v, deps = self.value(cond)
                 outer = self.ctrl
                 self.ctrl |= deps
-                if not self.block(then if truth(v) else other):
+                if not self.block(then if self.decide(truth(v)) else other):
                     raise _Impossible
                 self.ctrl = outer
             case Lock(address, line):
@@ -289,7 +303,7 @@ class _Walk:
             self.event("F", "mb", e.line)
         order = e.order if e.order in ("acquire", "noreturn") else "once"
         old, r = self.read(at, order, e.line, addr, atomic=True)
-        fails = (e.kind == "cmpxchg" and old != expected) or (e.kind == "add_unless" and old == expected)
+        fails = e.kind in ("cmpxchg", "add_unless") and self.decide((old != expected) == (e.kind == "cmpxchg"))
         if fails:
             if fenced:
                 del self.trace.events[r - 1]
@@ -312,11 +326,11 @@ class _Impossible(Exception):
     """Coherence forbids what was chosen."""
 
 
-def traces(test: Litmus, thread: Thread, writers: Writers, limits: Limits, pruned: bool = True) -> Iterator[Trace]:
+def traces(test: Litmus, thread: Thread, writers: Writers, limits: Limits, how: How) -> Iterator[Trace]:
     """Every execution of one thread whose reads return values of `writers`."""
     prefix: list[int] = []
     while True:
-        walk = _Walk(test, thread, writers, prefix, pruned)
+        walk = _Walk(test, thread, writers, prefix, how)
         trace = walk.run()
         limits.count()
         if trace is not None:
@@ -337,24 +351,29 @@ def executions(test: Litmus, limits: Limits, pruned: bool = True) -> list[list[T
         LitmusError: a spinlock or an srcu_struct is read or written as a variable.
     """
     writers: Writers = {at: {v: INITIAL} for at, v in test.init.items()}
-    rounds = 0
-    while True:
-        out = [list(traces(test, t, writers, limits, pruned)) for t in test.threads]
+    rounds, grown = 0, True
+    while grown:
         grown = False
         writes = 0
-        for number, of in enumerate(out):
-            for trace in of:
+        for t in test.threads:
+            most = 0
+            for trace in traces(test, t, writers, limits, How(pruned, guess=True)):
+                count = 0
                 for e in trace.events:
                     if e.kind == "W" and e.address is not None:
+                        count += 1
                         known = writers.setdefault(e.address, {0: INITIAL})
                         before = known.get(e.value, 0)
-                        known[e.value] = before | 1 << number
+                        known[e.value] = before | 1 << t.number
                         grown |= before != known[e.value]
-            writes += max((sum(e.kind == "W" for e in t.events) for t in of), default=0)
+                most = max(most, count)
+            writes += most
         rounds += 1
-        if not grown or rounds > writes:
-            _one_use(test, out)
-            return out
+        if rounds > writes:
+            break
+    out = [list(traces(test, t, writers, limits, How(pruned))) for t in test.threads]
+    _one_use(test, out)
+    return out
 
 
 def _one_use(test: Litmus, out: list[list[Trace]]) -> None:
