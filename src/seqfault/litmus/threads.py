@@ -355,9 +355,10 @@ def executions(test: Litmus, limits: Limits, pruned: bool = True) -> list[list[T
     while grown:
         grown = False
         writes = 0
+        known_before = {at: dict(values) for at, values in writers.items()}
         for t in test.threads:
             most = 0
-            for trace in traces(test, t, writers, limits, How(pruned, guess=True)):
+            for trace in traces(test, t, known_before, limits, How(pruned, guess=True)):
                 count = 0
                 for e in trace.events:
                     if e.kind == "W" and e.address is not None:
