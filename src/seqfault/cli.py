@@ -280,11 +280,14 @@ def litmus(
     ] = False,
     timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for each file.", min=0.001)] = None,
     max_candidates: Annotated[int, typer.Option(help="Candidate executions of each file.", min=1)] = 10_000_000,
+    machine: Annotated[
+        bool, typer.Option("--machine", help="Also run it, step by step: are the final states those of the axioms?")
+    ] = False,
 ) -> None:
     """Judge litmus tests by the kernel's memory model, as herd7 does."""
     from seqfault.litmus.command import run_litmus
 
-    run_litmus(paths, json, verbose, timeout, max_candidates)
+    run_litmus(paths, json, verbose, timeout, max_candidates, machine)
 
 
 export_app = typer.Typer(

@@ -15,7 +15,9 @@ from seqfault.cli import BAD_INPUT, BadInput, dump, fail
 from seqfault.litmus import show
 from seqfault.litmus.judge import Candidate, Verdict, as_expected, forbidden, judge
 from seqfault.litmus.lkmm import Broken
+from seqfault.litmus.machine import final_states
 from seqfault.litmus.parse import parse
+from seqfault.litmus.paths import Refused
 from seqfault.litmus.threads import Incomplete, Limits
 from seqfault.litmus.tree import Litmus, LitmusError
 
@@ -34,14 +36,17 @@ class Tested:
     test: Litmus | None = None
     verdict: Verdict | None = None
     found: tuple[Candidate, Broken] | None = None
+    machine: str = ""  # "equal", "different: ..." or why it did not run
     seconds: float = 0.0
 
 
-def run_litmus(paths: list[str], json: bool, verbose: bool, timeout: float | None, max_candidates: int) -> None:
-    """Judge files and directories.
+def run_litmus(
+    paths: list[str], json: bool, verbose: bool, timeout: float | None, max_candidates: int, machine: bool = False
+) -> None:
+    """Judge files and directories; with `machine` run them on the operational machine too, and compare final states.
 
-    Exit code 0: every file that says its result has it; 1: one has another; 2: one could not be read (the others were
-    still judged); 3: a limit came first.
+    Exit code 0: every file that says its result has it; 1: one has another, or the machine reaches other states; 2: one
+    could not be read (the others were still judged); 3: a limit came first.
 
     Raises:
         BadInput: a path that is not there, a directory without litmus files.
@@ -49,10 +54,13 @@ def run_litmus(paths: list[str], json: bool, verbose: bool, timeout: float | Non
     files = [(f, Path(p).is_dir()) for p in paths for f in _files(Path(p))]
     many = any(listed for _, listed in files)
     counts: Counter[str] = Counter()
+    ran: Counter[str] = Counter()
     objects: list[dict[str, Any]] = []
     for file, listed in files:
-        one = examine(file, verbose or json, timeout, max_candidates)
+        one = examine(file, verbose or json, timeout, max_candidates, machine)
         counts[one.outcome] += 1
+        if one.machine:
+            ran[one.machine.partition(":")[0]] += 1
         if json:
             objects.append(_object(one))
         elif one.test is None or one.verdict is None:
@@ -67,10 +75,12 @@ def run_litmus(paths: list[str], json: bool, verbose: bool, timeout: float | Non
     elif many or len(files) > 1:
         words = {"expected": "as their Result: says", "different": "different", "unsaid": "without Result:",
                  "incomplete": "incomplete", "bad": "not read"}  # fmt: skip
+        if machine:
+            print("machine: " + ", ".join(f"{n} {what}" for what, n in sorted(ran.items())))
         print(f"{len(files)} files: " + ", ".join(f"{counts[k]} {w}" for k, w in words.items() if counts[k]))
     code = (
         BAD_INPUT if counts["bad"]
-        else DIFFERENT if counts["different"]
+        else DIFFERENT if counts["different"] or ran["different"]
         else INCOMPLETE if counts["incomplete"]
         else 0
     )  # fmt: skip
@@ -88,8 +98,11 @@ def _files(path: Path) -> list[Path]:
     return [path]
 
 
-def examine(file: Path, explain: bool, timeout: float | None, max_candidates: int) -> Tested:
-    """Read and judge one file; `explain` also looks for the cycle that forbids the state asked about."""
+def examine(
+    file: Path, explain: bool, timeout: float | None, max_candidates: int, machine: bool = False
+) -> Tested:
+    """Read and judge one file; `explain` also looks for the cycle that forbids the state asked about; `machine`: also
+    run it (machine.py)."""
     start = time.monotonic()
     out = Tested(str(file), "bad")
     limits = Limits(max_candidates, None if timeout is None else start + timeout)
@@ -100,6 +113,8 @@ def examine(file: Path, explain: bool, timeout: float | None, max_candidates: in
         reached = verdict.negative if test.condition and test.condition.kind == "forall" else verdict.positive
         if explain and not reached:
             out.found = forbidden(test, Limits(max_candidates, limits.deadline))
+        if machine:
+            out.machine = _machine(test, verdict, Limits(max_candidates, limits.deadline))
     except LitmusError as e:
         out.message = str(e)
     except UnicodeDecodeError as e:
@@ -113,11 +128,27 @@ def examine(file: Path, explain: bool, timeout: float | None, max_candidates: in
     return out
 
 
+def _machine(test: Litmus, verdict: Verdict, limits: Limits) -> str:
+    try:
+        states = final_states(test, limits)
+    except Refused as e:
+        return f"refused: {e}"
+    except Incomplete as e:
+        return f"incomplete: {e} came first"
+    allowed = set(verdict.states)
+    if states == allowed:
+        return "equal"
+    more, less = (", ".join(map(str, sorted(x, key=str)[:3])) for x in (states - allowed, allowed - states))
+    return f"different: more {more or 'none'}; less {less or 'none'}"
+
+
 def _report(one: Tested, verbose: bool) -> list[str]:
     assert one.test is not None and one.verdict is not None
     lines = show.report(one.test, one.verdict, one.seconds)
     if one.outcome == "different":
         lines.append(f"Different from the file's Result: {one.test.result}")
+    if one.machine:
+        lines.append(f"Machine {one.test.name} {one.machine}")
     if verbose:
         lines += show.races(one.test, one.verdict)
         if one.found:
@@ -131,10 +162,12 @@ def _line(one: Tested) -> str:
     v = one.verdict
     said = {"expected": "", "unsaid": " (no Result:)", "different": f" DIFFERENT: Result: {one.test.result}"}
     flags = "".join(f" Flag {f}" for f in sorted(v.flags))
-    return f"{one.test.name} {v.observation} {v.positive} {v.negative}{flags}{said[one.outcome]}"
+    machine = f" Machine {one.machine}" if one.machine else ""
+    return f"{one.test.name} {v.observation} {v.positive} {v.negative}{flags}{said[one.outcome]}{machine}"
 
 
 def _object(one: Tested) -> dict[str, Any]:
     if one.test is None or one.verdict is None or one.message:
         return {"file": one.file, "outcome": one.outcome, "message": one.message}
-    return {"outcome": one.outcome, **show.as_json(one.test, one.verdict, one.seconds, one.found)}
+    more = {"machine": one.machine} if one.machine else {}
+    return {"outcome": one.outcome, **more, **show.as_json(one.test, one.verdict, one.seconds, one.found)}
