@@ -293,6 +293,8 @@ class Machine:
                 carried = join(carried, d.carried, d.know)
             if a.kind in "WU":
                 own = join(own, d.carried)
+        if o.order == "release" and atomic:  # its own read is before it, too
+            carried = join(carried, know)
         dep = self.zero
         for k, d in enumerate(row):
             if d is not None and way.ops[k].reg and way.ops[k].reg in o.addr | o.data:
