@@ -11,7 +11,7 @@ from itertools import permutations, product
 from typing import NamedTuple
 
 from seqfault.litmus.lkmm import Skeleton
-from seqfault.litmus.relations import acyclic
+from seqfault.litmus.relations import acyclic, bits
 from seqfault.litmus.threads import Limits, Trace
 from seqfault.litmus.tree import Address, Value
 
@@ -37,26 +37,43 @@ def combinations(traces: list[list[Trace]], init: dict[Address, Value], limits: 
     needs = [[mask(t, "R") for t in of] for of in traces]
     gives = [[mask(t, "W") for t in of] for of in traces]
     initial = sum(1 << i for (a, v), i in keys.items() if init.get(a, 0) == v)
-    rest = [0] * (len(traces) + 1)
-    for n in reversed(range(len(traces))):
-        rest[n] = rest[n + 1]
-        for g in gives[n]:
-            rest[n] |= g
+    givers: list[dict[int, list[int]]] = []  # of each thread: which executions write a value
+    for of in gives:
+        index: dict[int, list[int]] = {}
+        for i, given in enumerate(of):
+            for b in bits(given):
+                index.setdefault(1 << b, []).append(i)
+        givers.append(index)
+    every = [0] * len(traces)
+    for t, of in enumerate(gives):
+        for given in of:
+            every[t] |= given
 
-    def pick(n: int, chosen: list[Trace], need: int, given: int) -> Iterator[list[Trace]]:
-        if n == len(traces):
-            yield list(chosen)
+    def pick(chosen: dict[int, int], need: int, given: int, avoid: tuple[int, ...]) -> Iterator[dict[int, int]]:
+        """`avoid`: values that a thread must not write, because the executions that write them had their turn."""
+        limits.count()
+        left = [t for t in range(len(traces)) if t not in chosen]
+        if not left:
+            if not need & ~given:
+                yield chosen
             return
-        for i, t in enumerate(traces[n]):
-            limits.count()
-            more, has = need | needs[n][i], given | gives[n][i]
-            if more & ~(has | rest[n + 1]):
-                continue
-            chosen.append(t)
-            yield from pick(n + 1, chosen, more, has)
-            chosen.pop()
+        missing = need & ~given
+        for t in left:
+            missing &= ~every[t]
+        if missing:
+            return
+        missing = need & ~given
+        wanted = missing & -missing
+        # a value that is read and not yet written says whose turn it is
+        turns = left if wanted else [min(left, key=lambda t: len(traces[t]))]
+        for t in turns:
+            for i in givers[t].get(wanted, []) if wanted else range(len(traces[t])):
+                if not gives[t][i] & avoid[t]:
+                    yield from pick(chosen | {t: i}, need | needs[t][i], given | gives[t][i], avoid)
+            avoid = (*avoid[:t], avoid[t] | wanted, *avoid[t + 1 :])
 
-    return pick(0, [], 0, initial)
+    for chosen in pick({}, 0, initial, (0,) * len(traces)):
+        yield [of[chosen[t]] for t, of in enumerate(traces)]
 
 
 def by_cell(s: Skeleton) -> dict[Address, list[int]]:

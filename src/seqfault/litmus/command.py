@@ -22,6 +22,7 @@ from seqfault.litmus.threads import Incomplete, Limits
 from seqfault.litmus.tree import Litmus, LitmusError
 
 DIFFERENT, INCOMPLETE = 1, 3
+EXPLAINED = 1_000_000  # candidates that are looked at for a cycle to show
 # "expected" and "different" are of files that say what their result is
 OUTCOMES = ("expected", "different", "unsaid", "incomplete", "bad")
 
@@ -37,6 +38,7 @@ class Tested:
     verdict: Verdict | None = None
     found: tuple[Candidate, Broken] | None = None
     machine: str = ""  # "equal", "different: ..." or why it did not run
+    unexplained: str = ""  # why there is no cycle although the state is not reached
     seconds: float = 0.0
 
 
@@ -112,7 +114,7 @@ def examine(
         out.test, out.verdict, out.seconds = test, verdict, time.monotonic() - start
         reached = verdict.negative if test.condition and test.condition.kind == "forall" else verdict.positive
         if explain and not reached:
-            out.found = forbidden(test, Limits(max_candidates, limits.deadline))
+            out.found, out.unexplained = _why(test, Limits(min(max_candidates, EXPLAINED), limits.deadline))
         if machine:
             out.machine = _machine(test, verdict, Limits(max_candidates, limits.deadline))
     except LitmusError as e:
@@ -142,6 +144,14 @@ def _machine(test: Litmus, verdict: Verdict, limits: Limits) -> str:
     return f"different: more {more or 'none'}; less {less or 'none'}"
 
 
+def _why(test: Litmus, limits: Limits) -> tuple[tuple[Candidate, Broken] | None, str]:
+    try:
+        found = forbidden(test, limits)
+    except Incomplete as e:
+        return None, f"the cycle was not found: {e} came first"
+    return found, "" if found or test.condition is None else "no candidate execution ends so"
+
+
 def _report(one: Tested, verbose: bool) -> list[str]:
     assert one.test is not None and one.verdict is not None
     lines = show.report(one.test, one.verdict, one.seconds)
@@ -153,6 +163,8 @@ def _report(one: Tested, verbose: bool) -> list[str]:
         lines += show.races(one.test, one.verdict)
         if one.found:
             lines += show.why(one.test, one.found)
+        elif one.unexplained:
+            lines.append(f"Forbidden: {one.unexplained}")
         lines.append(f"Candidates {one.test.name} {one.verdict.candidates}")
     return lines
 

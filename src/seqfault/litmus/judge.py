@@ -108,12 +108,23 @@ def candidates(test: Litmus, limits: Limits, pruned: bool = True) -> Iterator[Ca
         Incomplete: `limits` are passed.
         LitmusError: a cell is used both as a lock and as a variable.
     """
+    known: dict[tuple[object, ...], Skeleton] = {}
     for combination in combinations(executions(test, limits, pruned), test.init, limits):
-        s = Skeleton(combination, test.init)
+        key = tuple(_shape(t) for t in combination)
+        s = Skeleton.like(known[key], combination) if key in known else Skeleton(combination, test.init)
+        known.setdefault(key, s)
         cells = [list(choices(s, cell, limits, pruned)) for cell in by_cell(s).values()]
         if not all(cells):
             continue
         yield from _multiply(s, combination, cells, limits, pruned)
+
+
+def _shape(trace: Trace) -> tuple[object, ...]:
+    """All of an execution of a thread that the static relations depend on; of values, only SRCU's."""
+    return tuple(
+        (e.kind, e.tag, e.address, e.addr, e.data, e.ctrl, e.pair, e.atomic, e.value if e.kind == "SRCU" else 0)
+        for e in trace.events
+    )
 
 
 def _multiply(

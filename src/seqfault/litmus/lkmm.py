@@ -8,6 +8,7 @@ Children and Disconcerting Grown-ups: Concurrency in the Linux Kernel", ASPLOS 2
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -64,6 +65,15 @@ class Skeleton:
         self.sets()
         self.program_order()
         self.static()
+
+    @classmethod
+    def like(cls, other: Skeleton, combination: list[Trace]) -> Skeleton:
+        """The skeleton of executions that differ from another's in the values of reads and writes alone."""
+        s = copy(other)
+        initial = other.events[: len(other.events) - sum(len(t.events) for t in combination)]
+        s.events = [*initial, *(e for t in combination for e in t.events)]
+        s.flags = set(other.flags)
+        return s
 
     def where(self, *kinds: str) -> int:
         """The events of some kinds, or of some tags written ``kind:tag`` or ``:tag``."""
