@@ -14,10 +14,12 @@ also for a counter that grows in each.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from seqfault.litmus.relations import bits
 from seqfault.litmus.tree import (
     Address,
     Assign,
@@ -351,29 +353,45 @@ def executions(test: Litmus, limits: Limits, pruned: bool = True) -> list[list[T
         LitmusError: a spinlock or an srcu_struct is read or written as a variable.
     """
     writers: Writers = {at: {v: INITIAL} for at, v in test.init.items()}
-    rounds, grown = 0, True
-    while grown:
+    # how many writes of the same cell a value has passed through at least; more than there are is impossible
+    depth: dict[tuple[Address, Value], int] = {(at, v): 0 for at, v in test.init.items()}
+    rounds, writes, grown = 0, 0, True
+    while grown and rounds <= writes:
         grown = False
-        writes = 0
-        known_before = {at: dict(values) for at, values in writers.items()}
+        rounds += 1
+        found: dict[tuple[Address, Value, int], int] = {}
+        most: Counter[Address] = Counter()  # writes of each cell in one execution, at most
         for t in test.threads:
-            most = 0
-            for trace in traces(test, t, known_before, limits, How(pruned, guess=True)):
-                count = 0
+            here: Counter[Address] = Counter()
+            for trace in traces(test, t, writers, limits, How(pruned, guess=True)):
+                count: Counter[Address] = Counter()
                 for e in trace.events:
                     if e.kind == "W" and e.address is not None:
-                        count += 1
-                        known = writers.setdefault(e.address, {0: INITIAL})
-                        before = known.get(e.value, 0)
-                        known[e.value] = before | 1 << t.number
-                        grown |= before != known[e.value]
-                most = max(most, count)
-            writes += most
-        rounds += 1
-        if rounds > writes:
-            break
+                        count[e.address] += 1
+                        key = e.address, e.value, t.number
+                        found[key] = min(found.get(key, 1 << 30), _depth(trace, e, depth))
+                here |= count
+            most += here
+        writes = most.total()
+        for (at, v, thread), d in found.items():
+            if d <= most[at]:
+                known = writers.setdefault(at, {0: INITIAL})
+                who = known.get(v, 0) | 1 << thread
+                grown |= who != known.get(v) or d < depth.get((at, v), 1 << 30)
+                known[v] = who
+                depth[at, v] = min(d, depth.get((at, v), d))
     out = [list(traces(test, t, writers, limits, How(pruned))) for t in test.threads]
     _one_use(test, out)
+    return out
+
+
+def _depth(trace: Trace, write: Event, depth: dict[tuple[Address, Value], int]) -> int:
+    """One more than the values of the same cell that a written value is computed from."""
+    out = 1
+    for i in bits(write.data):
+        e = trace.events[i]
+        if e.kind == "R" and e.address == write.address and e.address is not None:
+            out = max(out, 1 + depth.get((e.address, e.value), 0))
     return out
 
 
