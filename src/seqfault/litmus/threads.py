@@ -356,20 +356,19 @@ def executions(test: Litmus, limits: Limits, pruned: bool = True) -> list[list[T
     # how many writes of the same cell a value has passed through at least; more than there are is impossible
     depth: dict[tuple[Address, Value], int] = {(at, v): 0 for at, v in test.init.items()}
     rounds, writes, grown = 0, 0, True
+    most: Counter[Address] = Counter()  # writes of each cell in one execution, at most
     while grown and rounds <= writes:
         grown = False
         rounds += 1
         found: dict[tuple[Address, Value, int], int] = {}
-        most: Counter[Address] = Counter()  # writes of each cell in one execution, at most
+        most = Counter()
         for t in test.threads:
             here: Counter[Address] = Counter()
             for trace in traces(test, t, writers, limits, How(pruned, guess=True)):
                 count: Counter[Address] = Counter()
-                for e in trace.events:
-                    if e.kind == "W" and e.address is not None:
-                        count[e.address] += 1
-                        key = e.address, e.value, t.number
-                        found[key] = min(found.get(key, 1 << 30), _depth(trace, e, depth))
+                for at, v, d in _depths(trace, depth):
+                    count[at] += 1
+                    found[at, v, t.number] = min(found.get((at, v, t.number), d), d)
                 here |= count
             most += here
         writes = most.total()
@@ -380,19 +379,36 @@ def executions(test: Litmus, limits: Limits, pruned: bool = True) -> list[list[T
                 grown |= who != known.get(v) or d < depth.get((at, v), 1 << 30)
                 known[v] = who
                 depth[at, v] = min(d, depth.get((at, v), d))
-    out = [list(traces(test, t, writers, limits, How(pruned))) for t in test.threads]
+    out = [
+        [
+            trace
+            for trace in traces(test, t, writers, limits, How(pruned))
+            if all(d <= most[at] for at, _, d in _depths(trace, depth))
+        ]
+        for t in test.threads
+    ]
     _one_use(test, out)
     return out
 
 
-def _depth(trace: Trace, write: Event, depth: dict[tuple[Address, Value], int]) -> int:
-    """One more than the values of the same cell that a written value is computed from."""
-    out = 1
-    for i in bits(write.data):
-        e = trace.events[i]
-        if e.kind == "R" and e.address == write.address and e.address is not None:
-            out = max(out, 1 + depth.get((e.address, e.value), 0))
-    return out
+def _depths(trace: Trace, depth: dict[tuple[Address, Value], int]) -> Iterator[tuple[Address, Value, int]]:
+    """The writes of an execution; each with one more than the values of its cell that it is computed from passed."""
+    own: dict[Address, tuple[Value, int]] = {}
+    read: dict[int, tuple[Address, int]] = {}
+    for i, e in enumerate(trace.events):
+        if e.address is None or e.kind not in "RW":
+            continue
+        if e.kind == "R":
+            mine = own.get(e.address)
+            d = depth.get((e.address, e.value), 1 << 30)
+            if mine and mine[0] == e.value:
+                d = min(d, mine[1])
+            read[i] = e.address, d if d < 1 << 30 else 0
+        else:
+            passed = [read[j][1] for j in bits(e.data) if j in read and read[j][0] == e.address]
+            d = 1 + max(passed, default=0)
+            own[e.address] = e.value, d
+            yield e.address, e.value, d
 
 
 def _one_use(test: Litmus, out: list[list[Trace]]) -> None:
