@@ -63,12 +63,15 @@ def combinations(traces: list[list[Trace]], init: dict[Address, Value], limits: 
         if missing:
             return
         missing = need & ~given
-        wanted = missing & -missing
+        wanted = min(
+            (1 << b for b in bits(missing)), key=lambda b: sum(len(givers[t].get(b, ())) for t in left), default=0
+        )
         # a value that is read and not yet written says whose turn it is
         turns = left if wanted else [min(left, key=lambda t: len(traces[t]))]
         for t in turns:
             for i in givers[t].get(wanted, []) if wanted else range(len(traces[t])):
-                if not gives[t][i] & avoid[t]:
+                last = len(left) == 1 and missing & ~gives[t][i]
+                if not last and not gives[t][i] & avoid[t]:
                     yield from pick(chosen | {t: i}, need | needs[t][i], given | gives[t][i], avoid)
             avoid = (*avoid[:t], avoid[t] | wanted, *avoid[t + 1 :])
 
