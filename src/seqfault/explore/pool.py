@@ -236,6 +236,11 @@ def _least(a: float | None, b: float | None) -> float | None:
     return b if a is None else a if b is None else min(a, b)
 
 
+def weight(s: Scenario) -> tuple[int, int]:
+    """Roughly how large a scenario is: CPUs, operations."""
+    return sum(1 for ops in s.cpus if ops), sum(map(len, s.cpus))
+
+
 def _parallel(
     protocol: str,
     todo: list[Scenario],
@@ -254,7 +259,7 @@ def _parallel(
     # the parent has compiled nothing yet: fork is safe and costs no second import
     ctx = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(jobs, mp_context=ctx, initializer=interrupt.worker)
-    queue = list(reversed(todo))
+    queue = sorted(reversed(todo), key=weight)  # the largest first, so that nobody waits for one at the end
     running: dict[Future[ScenarioResult], Scenario] = {}
 
     def collect(seconds: float) -> None:
