@@ -146,7 +146,7 @@ def test_conditions():
     assert t.locations == (RegisterOf(0, "r1"), Address("x"), Address("y"))
     assert t.condition.kind == "~exists" and t.filter is not None
     assert prop_text(t.condition.prop) == (
-        "(0:r1=1 /\\ ([x]=1 \\/ not ([y]=&x))) => (not ([x]=&y) /\\ 0:r1!=0:r2)"
+        "(0:r1=1 /\\ ([x]=1 \\/ not ([y]=x))) => (not ([x]=y) /\\ 0:r1!=0:r2)"
     )
     assert read(asks="forall (x=1 \\/ true)").condition.kind == "forall"
     assert read(asks="").condition is None

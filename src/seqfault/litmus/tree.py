@@ -36,8 +36,8 @@ Value = int | Address
 
 
 def shown(value: Value) -> str:
-    """A value as herd7 prints it: `1`, `&x`."""
-    return str(value) if isinstance(value, int) else f"&{value}"
+    """A value as herd7 prints it: `1`, `x` for an address."""
+    return str(value)
 
 
 # Expressions ----------------------------------------------------------------------------------------------------------
