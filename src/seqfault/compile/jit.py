@@ -6,7 +6,6 @@ directory bears a hash of all the files that belong together.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,17 +14,16 @@ from typing import Any
 import numba
 import platformdirs
 
+from seqfault.compile.digest import files_digest
+
 config: Any = numba.config
 
 
 def cache_directory(name: str, files: Sequence[Path]) -> str:
     """Where the compiled form of `files` is kept: one directory for each content."""
-    h = hashlib.sha256(numba.__version__.encode())
-    for f in files:
-        h.update(f.read_bytes())
     env = os.environ.get("SEQFAULT_CACHE") or os.environ.get("NUMBA_CACHE_DIR")
     base = env or platformdirs.user_cache_dir("seqfault")
-    return str(Path(base) / f"{name}-{h.hexdigest()[:16]}")
+    return str(Path(base) / f"{name}-{files_digest(files, numba.__version__)[:16]}")
 
 
 def make_jit(name: str, files: Sequence[Path]) -> Callable[[Callable[..., Any]], Any]:

@@ -9,12 +9,14 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import seqfault
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.builder import Unit
+from seqfault.compile.digest import files_digest
 from seqfault.compile.ir import Function
 from seqfault.compile.link import link
 from seqfault.compile.source import Func, Source, reach
@@ -109,17 +111,9 @@ class Program:
         return h.hexdigest()[:32]
 
 
-_compiler_hash = ""
-
-
+@cache
 def compiler_hash() -> str:
-    global _compiler_hash
-    if not _compiler_hash:
-        h = hashlib.sha256()
-        for f in sorted(Path(__file__).parent.glob("*.py")):
-            h.update(f.read_bytes())
-        _compiler_hash = h.hexdigest()[:16]
-    return _compiler_hash
+    return files_digest(sorted(Path(__file__).parent.glob("*.py")))[:16]
 
 
 def compile_program(program: Program, granularity: str = "merged") -> Automaton:

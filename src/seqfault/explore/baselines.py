@@ -12,6 +12,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+from seqfault.compile.digest import files_digest
 from seqfault.compile.program import cache_dir
 from seqfault.scenarios.model import Scenario
 
@@ -20,10 +21,7 @@ Shown = tuple[set[int], set[tuple[str, str]]]  # outcomes; kinds and objects of 
 
 @cache
 def _engine() -> str:
-    h = hashlib.sha256()
-    for f in sorted(Path(__file__).parent.glob("*.py")):
-        h.update(f.read_bytes())
-    return h.hexdigest()[:16]
+    return files_digest(sorted(Path(__file__).parent.glob("*.py")))[:16]
 
 
 class Stored:

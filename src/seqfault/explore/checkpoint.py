@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.explore import search as k
+from seqfault.explore.room import more
 
 if TYPE_CHECKING:
     from seqfault.explore.frontier import Search
@@ -138,9 +139,7 @@ def with_room(saved: NDArray[Any], fresh: NDArray[Any]) -> NDArray[Any]:
     """`saved`, with as much room behind it as there was or is needed next."""
     if len(fresh) <= 1 and len(saved) <= 1:
         return saved
-    out = np.zeros((len(saved) + max(len(fresh), 2 * k.ROOM), *saved.shape[1:]), saved.dtype)
-    out[: len(saved)] = saved
-    return out
+    return more(saved, len(saved) + max(len(fresh), 2 * k.ROOM), len(saved))
 
 
 class Keeper:

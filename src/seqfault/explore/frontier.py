@@ -175,7 +175,7 @@ class Search:
         self.base = 0  # number of the first state of the depth
         self.level = 0
         self.G[k.G_LIMIT] = 1 << 60
-        self._limits()
+        self.resize()
 
     def learned(self) -> Int64:
         """The records that this exploration made (movers.py)."""
@@ -223,9 +223,6 @@ class Search:
     # -- sizes
     def resize(self) -> None:
         """Tell the threads how much room there is."""
-        self._limits()
-
-    def _limits(self) -> None:
         room = int(len(self.table) * FULL)
         if self.exact:
             room = min(room, len(self.store) - self.threads * (k.ROOM + 1))
@@ -272,7 +269,7 @@ class Search:
             self._parallel(rehash_exact if self.exact else rehash, jobs)
             give(self.table, self.number)
             self.table, self.number = new, numbers
-        self._limits()
+        self.resize()
 
     @staticmethod
     def _parallel(fn: Callable[..., Any], jobs: list[tuple[Any, ...]]) -> None:

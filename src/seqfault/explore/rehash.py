@@ -10,6 +10,21 @@ from seqfault.explore.search import hash_of
 
 
 @jit
+def enter_at(new, s, entry, alone):  # type: ignore[no-untyped-def]
+    """Put an entry, which is in no table yet, into the first free slot from `s` on; which one."""
+    while True:
+        if new[s] == 0:
+            if alone:
+                new[s] = entry
+                return s
+            if compare_and_swap(new, s, np.uint64(0), entry) == 0:
+                return s
+        s += 1
+        if s == new.shape[0]:
+            s = np.int64(0)
+
+
+@jit
 def rehash(old, new, number, numbers, lo, hi, alone):  # type: ignore[no-untyped-def]
     """Move the fingerprints in old[lo:hi], and the states' numbers; both tables are in the order of fingerprints, so
     memory is read and written forwards."""
@@ -18,18 +33,7 @@ def rehash(old, new, number, numbers, lo, hi, alone):  # type: ignore[no-untyped
     for i in range(lo, hi):
         h = old[i]
         if h != 0:
-            s = np.int64(high(h, slots))
-            while True:
-                e = new[s]
-                if e == 0:
-                    if alone:
-                        new[s] = h
-                        break
-                    if compare_and_swap(new, s, np.uint64(0), h) == 0:
-                        break
-                s += 1
-                if s == new.shape[0]:
-                    s = np.int64(0)
+            s = enter_at(new, np.int64(high(h, slots)), h, alone)
             if numbered:
                 numbers[s] = number[i]
 
@@ -43,18 +47,7 @@ def rehash_exact(old, new, number, numbers, store, n, lo, hi, alone):  # type: i
     for i in range(lo, hi):
         e = old[i]
         if e != 0:
-            s = np.int64(high(hash_of(store, np.int64(e & low) - 1, n), slots))
-            while True:
-                x = new[s]
-                if x == 0:
-                    if alone:
-                        new[s] = e
-                        break
-                    if compare_and_swap(new, s, np.uint64(0), e) == 0:
-                        break
-                s += 1
-                if s == new.shape[0]:
-                    s = np.int64(0)
+            s = enter_at(new, np.int64(high(hash_of(store, np.int64(e & low) - 1, n), slots)), e, alone)
             if numbered:
                 numbers[s] = number[i]
 

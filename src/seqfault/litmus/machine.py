@@ -29,6 +29,7 @@ from seqfault.litmus.tree import Address, Const, Expr, Litmus, Place, RegisterOf
 from seqfault.litmus.values import Undefined, truth
 
 View = tuple[int, ...]
+ORDERS = ("rmb", "wmb", "barrier")  # fences
 
 
 class Msg(NamedTuple):
@@ -49,9 +50,9 @@ class Done(NamedTuple):
 
     know: View
     carried: View
-    place: int
-    number: int
-    value: Value
+    place: int = -1
+    number: int = -1
+    value: Value = 0
 
 
 class State(NamedTuple):
@@ -108,7 +109,8 @@ class Machine:
 
     def start(self) -> State:
         memory = tuple((Msg(v, self.zero, (-1, -1), self.zero, False, self.zero),) for v in self.values)
-        events = tuple(tuple(None for _ in w.ops) for w in self.ways)
+        order = Done(self.zero, self.zero)  # of a fence that is an order only
+        events = tuple(tuple(order if o.order in ORDERS else None for o in w.ops) for w in self.ways)
         rcu = tuple((self.zero, self.zero) for _ in self.domains)
         return State(events, memory, self.zero, rcu, ())
 
@@ -134,18 +136,16 @@ class Machine:
         return {o.reg: d.value for o, d in zip(self.ways[t].ops, s.events[t], strict=True) if o.reg and d is not None}
 
     def _assumed(self, s: State) -> State | None:
-        """What needs no step: assumptions that are true, and fences that are orders only.  None: one is false."""
+        """Assumptions that are true need no step.  None: one is false."""
         rows = []
         for t, row in enumerate(s.events):
             ops, out = self.ways[t].ops, list(row)
             env = self.env(s, t)
             for i, o in enumerate(ops):
-                if out[i] is None and o.kind == "F" and o.order in ("rmb", "wmb", "barrier"):
-                    out[i] = Done(self.zero, self.zero, -1, -1, 0)
                 if out[i] is None and o.kind == "A" and all(r in env for r in regs_of(o.value)):
                     if truth(self._value(o.value, env)) != o.flag:
                         return None
-                    out[i] = Done(self.zero, self.zero, -1, -1, 0)
+                    out[i] = Done(self.zero, self.zero)
             rows.append(tuple(out))
         return s._replace(events=tuple(rows))
 
@@ -237,7 +237,7 @@ class Machine:
             return join(know, m.dep)
         told = join(m.carried, self._at(x, n))
         know = join(know, told)
-        for d in s.events[t]:  # (prop \\ id) & int
+        for d in s.events[t]:  # (prop \ id) & int
             if d is None or d.place < 0 or d.number >= told[d.place]:
                 continue
             if s.memory[d.place][told[d.place]].writer[0] != t:
@@ -248,10 +248,8 @@ class Machine:
         before, last, end = self._known(s, t, i, x)
         floor = max(last, before[x])
         if o.kind == "W":
-            if o.lock == "unlock":
-                yield from self._store(s, t, i, o, x, self._value(o.value, env), before, len(s.memory[x]), False)
-                return
-            for n in range(floor + 1, min(end, len(s.memory[x])) + 1):
+            first = len(s.memory[x]) if o.lock == "unlock" else floor + 1
+            for n in range(first, end + 1):
                 yield from self._store(s, t, i, o, x, self._value(o.value, env), before, n, False)
             return
         for n in range(floor, min(end + (o.kind == "R"), len(s.memory[x]))):
@@ -286,29 +284,26 @@ class Machine:
             if a.kind == "F":
                 carried = join(carried, d.know)
             if a.lock == "lock":
-                m = next((m for m in s.memory[d.place] if m.writer == (t, k)), None)
-                if m is not None:
-                    carried = join(carried, m.own)
+                carried = join(carried, s.memory[d.place][d.number].own)
             if o.order == "release" and d.place >= 0:
                 carried = join(carried, d.carried, d.know)
-            if a.kind in "WU":
+            if o.lock == "unlock" and a.kind in "WU":
                 own = join(own, d.carried)
         if o.order == "release" and atomic:  # its own read is before it, too
             carried = join(carried, know)
         dep = self.zero
         for k, d in enumerate(row):
-            if d is not None and way.ops[k].reg and way.ops[k].reg in o.addr | o.data:
+            if d is not None and way.ops[k].reg in o.addr | o.data:
                 dep = join(dep, d.know)
-        passed = self.zero
         if o.lock == "lock":
-            passed = s.memory[x][n - 1].own
+            own = s.memory[x][n - 1].own
 
         def shift(w: View) -> View:
             return w if w[x] < n else (*w[:x], w[x] + 1, *w[x + 1 :])
 
         me = self._at(x, n)
         carries = join(shift(carried), me)
-        msg = Msg(v, carries, (t, i), shift(dep), atomic, shift(own) if o.lock == "unlock" else shift(passed))
+        msg = Msg(v, carries, (t, i), shift(dep), atomic, shift(own))
         memory = [
             tuple(m._replace(carried=shift(m.carried), dep=shift(m.dep), own=shift(m.own)) for m in ms)
             for ms in s.memory
@@ -338,13 +333,13 @@ class Machine:
     def _fence(self, s: State, t: int, i: int, o: Op) -> Iterator[State]:
         if o.order == "mb":
             s, know = self._meet(s, t, i)
-            yield self._put(s, t, i, Done(know, self.zero, -1, -1, 0))
+            yield self._put(s, t, i, Done(know, self.zero))
             return
         d = self.domain[t][i]
         begun, ended = s.rcu[d]
         if o.order.endswith("-lock"):
             # every later event comes after it, and knows what grace periods knew that had begun
-            yield self._put(s, t, i, Done(begun, self.zero, -1, -1, 0))
+            yield self._put(s, t, i, Done(begun, self.zero))
             return
         if o.order.endswith("-unlock"):
             if i in self.match[t].values():
@@ -353,7 +348,7 @@ class Machine:
                 mine = {(t, a) for a, b in self.match[t].items() if b == i}
                 waits = tuple((a, b, sections - mine) for a, b, sections in s.waits)
                 s = s._replace(rcu=rcu, waits=waits)
-            yield self._put(s, t, i, Done(self.zero, self.zero, -1, -1, 0))
+            yield self._put(s, t, i, Done(self.zero, self.zero))
             return
         begun_here = [w for w in s.waits if w[:2] == (t, i)]
         if not begun_here:
@@ -369,7 +364,7 @@ class Machine:
         elif not begun_here[0][2]:
             s = s._replace(waits=tuple(w for w in s.waits if w[:2] != (t, i)))
             s, know = self._meet(s, t, i, ended)
-            yield self._put(s, t, i, Done(know, self.zero, -1, -1, 0))
+            yield self._put(s, t, i, Done(know, self.zero))
 
     def _meet(self, s: State, t: int, i: int, more: View | None = None) -> tuple[State, View]:
         """A strong fence: it knows what came before in its thread and what earlier strong fences knew."""
@@ -401,8 +396,8 @@ def final_states(test: Litmus, limits: Limits | None = None) -> set[tuple[Value,
         m = Machine(test.init, ways)
         for s in m.run(limits):
             state: dict[Place, Value] = {a: s.memory[i][-1].value for i, a in enumerate(m.names)}
-            for t, way in zip(test.threads, ways, strict=True):
-                env = m.env(s, test.threads.index(t))
+            for i, (t, way) in enumerate(zip(test.threads, ways, strict=True)):
+                env = m.env(s, i)
                 for name, e in way.registers.items():
                     state[RegisterOf(t.number, name)] = m._value(e, env)
             if test.filter is None or holds(test.filter, state):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import llvmlite
 
+from seqfault.compile.digest import files_digest
 from seqfault.compile.program import cache_dir
 from seqfault.compile.raw import CRASHED, VIOLATED, compile_raw
 from seqfault.live.abi import CRASH
@@ -31,11 +31,8 @@ def refuse_elsewhere() -> None:
 
 def _key() -> str:
     root = Path(__file__).parents[1]
-    h = hashlib.sha256(llvmlite.__version__.encode())
-    for pattern in SOURCES:
-        for f in sorted(root.glob(pattern)):
-            h.update(f.read_bytes())
-    return h.hexdigest()[:24]
+    files = [f for pattern in SOURCES for f in sorted(root.glob(pattern))]
+    return files_digest(files, llvmlite.__version__)[:24]
 
 
 _image: bytes | None = None

@@ -5,7 +5,6 @@ The kernel's answers to the programs of one seed are recorded once; each mutant 
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
 import traceback
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 import seqfault.live
 import seqfault.mm
 from seqfault.compile.covered import CoveredProgram, reached_lines
+from seqfault.compile.digest import files_digest
 from seqfault.compile.ir import CompileError
 from seqfault.compile.source import instead, source_of
 from seqfault.kernel.layout import LIVE
@@ -363,11 +363,8 @@ class Row:
 
 def digest(o: Options, seed: int) -> str:
     """Of all that outcomes depend on, but for the kernel: the text, the programs, and what is compared."""
-    h = hashlib.sha256(repr((o, seed)).encode())
-    for package in (seqfault.mm, seqfault.live):
-        for f in sorted(Path(package.__path__[0]).rglob("*.py")):
-            h.update(f.read_bytes())
-    return h.hexdigest()[:16]
+    folders = [Path(package.__path__[0]) for package in (seqfault.mm, seqfault.live)]
+    return files_digest([f for d in folders for f in sorted(d.rglob("*.py"))], repr((o, seed)))[:16]
 
 
 class Bench:
