@@ -122,7 +122,7 @@ def candidates(test: Litmus, limits: Limits, pruned: bool = True) -> Iterator[Ca
 def _shape(trace: Trace) -> tuple[object, ...]:
     """All of an execution of a thread that the static relations depend on; of values, only SRCU's."""
     return tuple(
-        (e.kind, e.tag, e.address, e.addr, e.data, e.ctrl, e.pair, e.atomic, e.value if e.kind == "SRCU" else 0)
+        (e.kind, e.tag, e.address, e.addr, e.data, e.ctrl, e.flow, e.pair, e.atomic, e.value if e.kind == "SRCU" else 0)
         for e in trace.events
     )
 
@@ -197,7 +197,10 @@ def examine(c: Candidate, pruned: bool = True) -> Outcome:
     x = c.execution()
     if not pruned and (broken := x.coherence()):
         return Outcome(broken)
-    return x.judge()
+    out = x.judge()
+    if c.skeleton.Plain and not out.broken and (broken := x.thin_air()):  # of marked accesses, happens-before says so
+        return Outcome(broken)
+    return out
 
 
 def forbidden(test: Litmus, limits: Limits) -> tuple[Candidate, Broken] | None:

@@ -22,7 +22,10 @@ TOKEN = re.compile(
 )
 BLANK = re.compile(r"[ \t\r\n\f\v]+")
 SECTIONS = {"exists", "forall", "filter", "locations"}
-RESULT = re.compile(r"\bResult:\s*(Never|Sometimes|Always|DEADLOCK|DATARACE)\b", re.IGNORECASE)
+RESULT = re.compile(
+    r"\bResult:\s*(?:(?:Never|Sometimes|Always)\s+(?=DATARACE))?(Never|Sometimes|Always|DEADLOCK|DATARACE)\b",
+    re.IGNORECASE,
+)
 HEADER = re.compile(r"C[ \t]+(\S[^\n]*)")
 LONGEST = 1 << 20
 
@@ -38,8 +41,8 @@ class Lexed(NamedTuple):
 def lex(text: str, file: str) -> Lexed:
     """The tokens of a litmus file.
 
-    ``(* ... *)`` is a comment outside the threads' bodies and, in a body, where a blank follows it and ``*)`` comes
-    before the line ends: ``READ_ONCE(*x)`` is none.
+    ``(* ... *)`` is a comment outside the threads' bodies and, in a body, where a blank or a star follows it and ``*)``
+    comes before the line ends, or where it begins its line: ``READ_ONCE(*x)`` is none.
 
     Raises:
         LitmusError: a comment that does not end, a character that is none of C's, no header.
@@ -81,8 +84,12 @@ class _Lexer:
                 return
 
     def is_comment(self, at: int) -> bool:
+        begins = self.text.rfind("\n", 0, at) + 1
         line = self.text[at : max(self.text.find("\n", at), at)] or self.text[at:]
-        return line[2:3].isspace() and "*)" in line[2:]
+        if not re.match(r"\(\*(\s|\*+[\s)])", self.text[at : at + 80]):
+            return False
+        end = self.text.find("*)", at + 2)
+        return "*)" in line[2:] or (end >= 0 and (";" not in self.text[at:end] or not self.text[begins:at].strip()))
 
     def comment(self, opens: str, closes: str, nested: bool) -> None:
         start, line, depth = self.at, self.line, 1

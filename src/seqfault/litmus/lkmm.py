@@ -113,12 +113,12 @@ class Skeleton:
         self.id = Relation([1 << i for i in range(n)], "id")
         self.loc = Relation([0 if e.address is None else places[e.address] for e in self.events], "loc")
         self.po_loc = (self.po & self.loc).named("po-loc")
-        addr, data, ctrl, rmw = list(empty), list(empty), list(empty), list(empty)
+        addr, data, ctrl, rmw, flow = list(empty), list(empty), list(empty), list(empty), list(empty)
         for i, e in enumerate(self.events):
             if thread[i] == INIT:
                 continue
             base = self.base[thread[i]]
-            for rows, mask in ((addr, e.addr), (data, e.data), (ctrl, e.ctrl)):
+            for rows, mask in ((addr, e.addr), (data, e.data), (ctrl, e.ctrl), (flow, e.flow)):
                 for j in range(mask.bit_length()):
                     if mask >> j & 1:
                         rows[base + j] |= 1 << i
@@ -128,6 +128,7 @@ class Skeleton:
         self.data = Relation(data, "data").within(self.R, self.W)
         self.ctrl = Relation(ctrl, "ctrl").within(self.R)
         self.rmw = Relation(rmw, "rmw")
+        self.flow = Relation(flow, "value")
 
     def fencerel(self, middle: int, name: str = "") -> Relation:
         """Events that one of `middle` stands between, in program order."""
@@ -249,6 +250,11 @@ class Execution:
         for a, b in (s.rmw & between).pairs():
             return Broken("atomic", [*between.spell(a, b), (b, a, "rmw^-1")])
         return None
+
+    def thin_air(self) -> Broken | None:
+        """Values that are computed from each other in a circle: herd7 finds none for them, and drops the execution."""
+        circle = self.rf | self.s.flow
+        return None if acyclic(circle.rows) else Broken("thin-air", around(circle))
 
     def early(self) -> bool:
         """Whether ppo and rfe alone have no cycle; what happens-before needs and can be told without prop."""

@@ -31,10 +31,12 @@ from seqfault.litmus.tree import (
     Fence,
     If,
     IsLocked,
+    Jump,
     Litmus,
     LitmusError,
     Load,
     Lock,
+    Loop,
     Reg,
     Rmw,
     SrcuLock,
@@ -51,6 +53,15 @@ from seqfault.litmus.tree import (
 from seqfault.litmus.values import Undefined, binary, truth, unary
 
 INITIAL = 1 << 62  # among the writers of a value: the initial state
+# Dependencies are two sets in one number: those of the text, and from bit FLOW on those without which the value cannot
+# be known. herd7 knows `r1 ^ r1` before it knows r1.
+FLOW = 1024
+DEPS = (1 << FLOW) - 1
+
+
+def _from(i: int) -> int:
+    """What depends on event `i`."""
+    return (1 | 1 << FLOW) << i
 
 
 class Incomplete(Exception):
@@ -90,7 +101,8 @@ class Event:
 
     `kind`: ``R``, ``W``, ``F``, the lock events of lock.cat (``LKR LKW UL LF RU``) and ``SRCU``.
     `tag`: ``plain once acquire release noreturn``, or for ``F`` and ``SRCU`` which one (linux-kernel.bell).
-    `addr`, `data`, `ctrl`: which earlier events of the thread it depends on, as bits.
+    `addr`, `data`, `ctrl`: which earlier events of the thread it depends on, as bits; `flow`: those without whose
+    values its address and value cannot be known.
     `atomic`: in the set ``RMW``. `pair`: of the write of an RMW, the index of its read, else -1.
     """
 
@@ -104,6 +116,7 @@ class Event:
     ctrl: int = 0
     atomic: bool = False
     pair: int = -1
+    flow: int = 0
 
 
 @dataclass(slots=True)
@@ -161,9 +174,14 @@ class _Walk:
     def event(
         self, kind: str, tag: str, line: int, address: Address | None = None, value: Value = 0, **more: int
     ) -> int:
-        e = Event(kind, tag, address, value, line, ctrl=self.ctrl | more.pop("control", 0), addr=more.get("addr", 0))
-        e.data, e.atomic, e.pair = more.get("data", 0), bool(more.get("atomic", 0)), more.get("pair", -1)
+        addr, data = more.get("addr", 0), more.get("data", 0)
+        e = Event(
+            kind, tag, address, value, line, addr & DEPS, data & DEPS, (self.ctrl | more.get("control", 0)) & DEPS
+        )
+        e.atomic, e.pair, e.flow = bool(more.get("atomic", 0)), more.get("pair", -1), (addr | data) >> FLOW
         self.trace.events.append(e)
+        if len(self.trace.events) > FLOW:
+            raise Incomplete(f"the limit of {FLOW} events of a thread")
         return len(self.trace.events) - 1
 
     def place(self, of: Expr) -> tuple[Address, int]:
@@ -218,6 +236,8 @@ class _Walk:
             case SrcuSync(address, line):
                 at, addr = self.place(address)
                 self.event("SRCU", "sync-srcu", line, at, addr=addr)
+            case Loop() | Jump():
+                raise AssertionError("loops are unrolled by the parser")
 
     def lock(self, at: Address, addr: int, line: int) -> None:
         r = self.event("LKR", "acquire", line, at, 0, addr=addr)
@@ -259,7 +279,8 @@ class _Walk:
             case Binary(op, left, right):
                 a, one = self.value(left)
                 b, two = self.value(right)
-                return self.defined(lambda: binary(op, a, b)), one | two
+                known = op in ("^", "-", "==", "!=") and left == right and isinstance(left, Reg)
+                return self.defined(lambda: binary(op, a, b)), (one | two) & DEPS if known else one | two
             case Choose(cond, then, other):
                 v, deps = self.value(cond)
                 a, one = self.value(then)
@@ -268,7 +289,7 @@ class _Walk:
             case Load(order, address, line):
                 at, addr = self.place(address)
                 v, i = self.read(at, order, line, addr)
-                return v, 1 << i
+                return v, _from(i)
             case Rmw():
                 return self.rmw(e)
             case TryLock(address, line):
@@ -276,11 +297,11 @@ class _Walk:
                 if self.choose(2):
                     self.lock(at, addr, line)
                     return 1, 0
-                return 0, 1 << self.event("LF", "once", line, at, 1, addr=addr)
+                return 0, _from(self.event("LF", "once", line, at, 1, addr=addr))
             case IsLocked(address, line):
                 at, addr = self.place(address)
                 yes = self.choose(2)
-                return yes, 1 << self.event("LF" if yes else "RU", "once", line, at, yes, addr=addr)
+                return yes, _from(self.event("LF" if yes else "RU", "once", line, at, yes, addr=addr))
             case SrcuLock(address, line):
                 at, addr = self.place(address)
                 index = (self.thread.number + 1) * 307 + len(self.trace.events) * 599  # herd7's, no two the same
@@ -311,17 +332,19 @@ class _Walk:
                 del self.trace.events[r - 1]
                 r -= 1
             self.trace.events[r].tag = "once"
-            return (0 if e.gives == "bool" else old), 1 << r
+            if e.keeps:
+                self.env[e.keeps] = old, _from(r)
+            return (0 if e.gives == "bool" else old), _from(r)
         new = operand
         if e.kind in ("op", "add_unless"):
             new = self.defined(lambda: binary(e.op, old, operand))
-            data |= 1 << r
+            data |= _from(r)
         tag = "release" if e.order == "release" else "once"
         self.write(at, tag, new, e.line, addr, data, atomic=True, control=control, pair=r)
         if fenced:
             self.event("F", "mb", e.line)
         gives = {"old": old, "new": new, "bool": 1, "none": 0}[e.gives]
-        return gives, (data | 1 << r if e.kind == "op" else 1 << r)
+        return gives, (data | _from(r) if e.kind == "op" else _from(r))
 
 
 class _Impossible(Exception):
