@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 
-from seqfault.litmus.candidates import Choice, by_cell, choices, combinations
+from seqfault.litmus.candidates import Choice, choices, combinations, split_locks
+from seqfault.litmus.fit import fitting
 from seqfault.litmus.lkmm import Broken, Execution, Outcome, Skeleton
 from seqfault.litmus.threads import Limits, Trace, executions
 from seqfault.litmus.tree import Address, Litmus, LitmusError, Not, Place, RegisterOf, Value, holds, places_of
@@ -109,14 +111,24 @@ def candidates(test: Litmus, limits: Limits, pruned: bool = True) -> Iterator[Ca
         LitmusError: a cell is used both as a lock and as a variable.
     """
     known: dict[tuple[object, ...], Skeleton] = {}
-    for combination in combinations(executions(test, limits, pruned), test.init, limits):
+    combine = fitting if pruned else combinations
+    for combination in combine(executions(test, limits, pruned), test.init, limits):
         key = tuple(_shape(t) for t in combination)
         s = Skeleton.like(known[key], combination) if key in known else Skeleton(combination, test.init)
         known.setdefault(key, s)
-        cells = [list(choices(s, cell, limits, pruned)) for cell in by_cell(s).values()]
-        if not all(cells):
+        of_locks, others = split_locks(s)
+        locked = [list(choices(s, cell, limits, pruned)) for cell in of_locks]
+        if not all(locked):
             continue
-        yield from _multiply(s, combination, cells, limits, pruned)
+        for held in product(*locked):  # the order of the critical sections first: much follows from it
+            must = s.after_locks([c.order for c in held]) if pruned else None
+            cells = [[c] for c in held]
+            for cell in others:
+                cells.append(list(choices(s, cell, limits, pruned, must)))
+                if not cells[-1]:
+                    break
+            else:
+                yield from _multiply(s, combination, cells, limits, pruned)
 
 
 def _shape(trace: Trace) -> tuple[object, ...]:

@@ -22,9 +22,10 @@ TOKEN = re.compile(
 )
 BLANK = re.compile(r"[ \t\r\n\f\v]+")
 SECTIONS = {"exists", "forall", "filter", "locations"}
+# judgelitmus.sh looks for a line ` * Result: Never` in the comment at the top
 RESULT = re.compile(
-    r"\bResult:\s*(?:(?:Never|Sometimes|Always)\s+(?=DATARACE))?(Never|Sometimes|Always|DEADLOCK|DATARACE)\b",
-    re.IGNORECASE,
+    r"^[\s*/(]*Result:\s*(?:(?:Never|Sometimes|Always)\s+(?=DATARACE))?(Never|Sometimes|Always|DEADLOCK|DATARACE)\b",
+    re.IGNORECASE | re.MULTILINE,
 )
 HEADER = re.compile(r"C[ \t]+(\S[^\n]*)")
 LONGEST = 1 << 20
@@ -91,6 +92,17 @@ class _Lexer:
         end = self.text.find("*)", at + 2)
         return "*)" in line[2:] or (end >= 0 and (";" not in self.text[at:end] or not self.text[begins:at].strip()))
 
+    def outside(self) -> None:
+        """Past a block between the threads: C that the threads share, which litmus7 copies and herd7 does not read."""
+        line, depth = self.line, 0
+        while self.at < len(self.text):
+            depth += {"{": 1, "}": -1}.get(self.text[self.at], 0)
+            self.move(self.at + 1)
+            if not depth:
+                return
+            self.skip(True)
+        raise self.fail("a block starts here and does not end; write }", line)
+
     def comment(self, opens: str, closes: str, nested: bool) -> None:
         start, line, depth = self.at, self.line, 1
         at = start + 2
@@ -116,6 +128,10 @@ class _Lexer:
             self.skip(section == "code" and depth > 0)
             if self.at >= len(self.text):
                 break
+            if self.text[self.at] == "#" and section == "code" and not depth:  # a line for the preprocessor
+                end = self.text.find("\n", self.at)
+                self.move(len(self.text) if end < 0 else end)
+                continue
             t = TOKEN.match(self.text, self.at)
             if not t:
                 if section == "head":  # free text may stand before the initial state
@@ -124,6 +140,9 @@ class _Lexer:
                 raise self.fail(f"{self.text[self.at]!r} is no part of the language")
             kind = str(t.lastgroup)
             word = t[kind]
+            if word == "{" and section == "code" and not depth and tokens[-1].text == "}":
+                self.outside()
+                continue
             if word == "{":
                 depth += 1
                 section = "init" if section == "head" else section

@@ -12,7 +12,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from seqfault.litmus.relations import Edge, Relation, Rows, acyclic, cycle, seq
+from seqfault.litmus.relations import Edge, Relation, Rows, acyclic, bits, cycle, seq
 from seqfault.litmus.threads import Event, Trace
 from seqfault.litmus.tree import Address
 
@@ -181,6 +181,25 @@ class Skeleton:
         self.locks = bool(self.LKW | self.UL)
         self.has_rcu = bool(self.Sync_rcu | self.Sync_srcu) and bool(self.rcu_rscs or self.srcu_rscs)
         self.flags = self.static_flags()
+
+    def after_locks(self, orders: list[tuple[int, ...]]) -> Rows:
+        """For each event those that come after it because of the order of the critical sections: from what is before
+        an unlock in program order to what is after a later lock of it."""
+        rows = [0] * self.n
+        before = [0] * self.n  # of each event, what is before it in program order
+        for a, row in enumerate(self.po.rows):
+            for b in bits(row):
+                before[b] |= 1 << a
+        for order in orders:
+            earlier = 0
+            for w in order:
+                if self.LKW >> w & 1:
+                    after = self.po.rows[w - 1]
+                    for a in bits(earlier):
+                        rows[a] |= after & ~(1 << a)
+                elif self.UL >> w & 1:
+                    earlier |= before[w] | 1 << w
+        return rows
 
     def static_flags(self) -> set[str]:
         """The flags of linux-kernel.bell and lock.cat that rf and co do not enter."""
