@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
 from seqfault.litmus import words
 from seqfault.litmus.tokens import TYPES, Tokens, integer
 from seqfault.litmus.tree import (
@@ -25,7 +22,6 @@ from seqfault.litmus.tree import (
     Unary,
 )
 
-T = TypeVar("T")
 PRECEDENCE = {
     op: level
     for level, ops in enumerate(["||", "&&", "|", "^", "&", "==,!=", "<,>,<=,>=", "<<,>>", "+,-", "*,/,%"])
@@ -208,13 +204,7 @@ class Body:
         if t.now.text != ";":  # `xchg(x, 1) + 1;`
             t.at = start
             return [Eval(self.expression(), line)]
-        return self.known(lambda: words.statements_of(word, address, rest, line))
-
-    def known(self, make: Callable[[], T]) -> T:
-        try:
-            return make()
-        except words.Unknown as e:
-            raise self.t.fail(str(e)) from None
+        return words.statements_of(word, address, rest, line)
 
     def arguments(self) -> tuple[Expr | None, list[Expr]]:
         t, line, word = self.t, self.t.now.line, self.t.next().text
@@ -227,7 +217,7 @@ class Body:
         while not t.take(")"):
             if args:
                 t.need(",")
-            args.append(self.kept() if "try_cmpxchg" in word and len(args) == 1 else self.expression())
+            args.append(self.kept(word) if "try_cmpxchg" in word and len(args) == 1 else self.expression())
             if word in words.CHECKED and t.take(","):
                 self.skip()
                 break
@@ -247,13 +237,13 @@ class Body:
             address = address.address
         return address, args
 
-    def kept(self) -> Expr:
+    def kept(self, word: str) -> Expr:
         """``&r0`` of a local variable."""
         t = self.t
-        if t.now.text == "&" and t.peek().kind == "id" and t.peek().text not in self.params | self.globals:
-            t.next()
-            return Reg(t.name())
-        return self.expression()
+        if t.now.text != "&" or t.peek().kind != "id" or t.peek().text in self.params | self.globals:
+            raise t.fail(f"{word}() keeps the value that it finds in a local variable; write {word}(v, &r0, new)")
+        t.next()
+        return Reg(t.name())
 
     def skip(self) -> None:
         """To the end of a call's arguments."""
@@ -366,7 +356,7 @@ class Body:
                 return Const(Address(word))  # herd7 wants a parameter; what is meant is clear
             return Reg(word)
         address, rest = self.arguments()
-        value = self.known(lambda: words.value_of(word, address, rest, line)) if address is not None else None
+        value = words.value_of(word, address, rest, line) if address is not None else None
         if value is None:
             raise t.fail(f"{word}() has no value; write it as a statement of its own", line)
         return value

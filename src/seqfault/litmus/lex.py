@@ -123,7 +123,8 @@ class _Lexer:
         name = re.split(r"\s*(?://|/\*|\(\*)", m[1])[0].strip()
         self.move(self.at + 2)
         self.move(self.text.index(m[1], self.at) + len(name))
-        tokens, section, depth = [], "head", 0
+        tokens: list[Token] = []
+        section, depth = "head", 0
         while True:
             self.skip(section == "code" and depth > 0)
             if self.at >= len(self.text):

@@ -217,8 +217,7 @@ def value_of(word: str, address: Expr, rest: list[Expr], line: int) -> Expr | No
             return Rmw("xchg", address, rest[0], str(order), "old", line)
         if m[1] == "cmpxchg":
             return Rmw("cmpxchg", address, rest[1], str(order), "old", line, expected=rest[0])
-        if not isinstance(rest[0], Reg):
-            raise Unknown(f"{word}() keeps the value that it finds in a local variable; write {word}(v, &r0, new)")
+        assert isinstance(rest[0], Reg)
         return Rmw("cmpxchg", address, rest[1], str(order), "bool", line, expected=rest[0], keeps=rest[0].name)
     if w in ("atomic_add_unless", "atomic_fetch_add_unless"):
         return Rmw("add_unless", address, rest[0], "mb", "old" if "fetch" in w else "bool", line, "+", rest[1])
