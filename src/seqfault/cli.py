@@ -324,6 +324,40 @@ def export_promela(
     run_promela(what, scenario, size, mode, out, json)
 
 
+@export_app.command("litmus")
+def export_litmus(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROTOCOL|MODEL|SCHEDULE",
+            help="A protocol (as for check), a small model (seq, record), or a counterexample's schedule.",
+        ),
+    ],
+    scenario: Annotated[
+        str | None, typer.Option("--scenario", "-s", metavar="NAME|FILE", help="The scenario, one, of a protocol.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: standard output.")] = None,
+    ask: Annotated[
+        str | None,
+        typer.Option(metavar="bad|seen", help="May a check fail on this path; may loads return what they returned."),
+    ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Plain accesses stay plain, not READ_ONCE and WRITE_ONCE.")
+    ] = False,
+    cells: Annotated[
+        list[str] | None, typer.Option("--cells", metavar="PATTERN", help="Only cells whose name has this in it.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="N,N,N,N", help="Sizes of a small model (docs/export.md).")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """A litmus test, for herd7 and `seqfault litmus`: what one run's CPUs do to shared cells, with its orderings."""
+    from seqfault.report.export import run_litmus
+
+    run_litmus(what, scenario, size, ask, plain, cells or [], out, json)
+
+
 def fail(message: str) -> int:
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"seqfault: {message}", markup=False)
     return BAD_INPUT

@@ -100,6 +100,29 @@ def fitting(traces: list[list[Trace]], init: dict[Address, Value], limits: Limit
     yield from go(0, [0] * len(groups), [])
 
 
+def alone(traces: list[Trace], cell: Address) -> Trie:
+    """What a thread does to one cell, in all of its executions."""
+    out = Trie()
+    for t in traces:
+        out.add(_doings(t, None, {cell: 0}))
+    return out
+
+
+def reachable(tries: list[Trie], initial: Value, limits: Limits) -> set[Value]:
+    """The values that a cell can have, if each thread does one of its doings there, or begins it."""
+    start: State = (tuple(0 for _ in tries), (initial,))
+    seen = {start}
+    todo = [start]
+    while todo:
+        state = todo.pop()
+        limits.count()
+        for after in _next(state, tries):
+            if after not in seen:
+                seen.add(after)
+                todo.append(after)
+    return {memory[0] for _, memory in seen}
+
+
 def _groups(traces: list[list[Trace]]) -> list[tuple[Address | None, list[Address]]]:
     """Each cell alone, or with the others that are only accessed with the same lock held."""
     held_at: dict[Address, set[Address]] = {}
@@ -153,19 +176,28 @@ def _feasible(tries: list[Trie], memory: tuple[Value, ...], limits: Limits) -> l
     todo = [start]
     out: dict[tuple[int, ...], None] = {}
     while todo:
-        nodes, memory = todo.pop()
+        state = todo.pop()
         limits.count()
-        if all(n in t.ends for n, t in zip(nodes, tries, strict=True)):
-            out[tuple(t.ends[n] for n, t in zip(nodes, tries, strict=True))] = None
-        for i, t in enumerate(tries):
-            for block, n in t.next[nodes[i]].items():
-                after = _played(block, memory)
-                if after is not None:
-                    state = ((*nodes[:i], n, *nodes[i + 1 :]), after)
-                    if state not in seen:
-                        seen.add(state)
-                        todo.append(state)
+        if all(n in t.ends for n, t in zip(state[0], tries, strict=True)):
+            out[tuple(t.ends[n] for n, t in zip(state[0], tries, strict=True))] = None
+        for after in _next(state, tries):
+            if after not in seen:
+                seen.add(after)
+                todo.append(after)
     return list(out)
+
+
+State = tuple[tuple[int, ...], tuple[Value, ...]]  # of each thread how far it is, and the memory
+
+
+def _next(state: State, tries: list[Trie]) -> Iterator[State]:
+    """The states after one block of one thread."""
+    nodes, memory = state
+    for i, t in enumerate(tries):
+        for block, n in t.next[nodes[i]].items():
+            after = _played(block, memory)
+            if after is not None:
+                yield (*nodes[:i], n, *nodes[i + 1 :]), after
 
 
 def _played(block: Block, memory: tuple[Value, ...]) -> tuple[Value, ...] | None:

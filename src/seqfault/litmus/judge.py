@@ -9,7 +9,8 @@ from itertools import product
 from seqfault.litmus.candidates import Choice, choices, combinations, split_locks
 from seqfault.litmus.fit import fitting
 from seqfault.litmus.lkmm import Broken, Execution, Outcome, Skeleton
-from seqfault.litmus.threads import Limits, Trace, executions
+from seqfault.litmus.reads import executions
+from seqfault.litmus.threads import Limits, Trace
 from seqfault.litmus.tree import Address, Litmus, LitmusError, Not, Place, RegisterOf, Value, holds, places_of
 
 

@@ -3,23 +3,16 @@
 The events and dependencies are those of herd7's C semantics with linux-kernel.def (Linux 6.1): a branch is a control
 dependency of what stands in it, not of what follows it; a read-modify-write is two events; `mb` orders stand between
 two full fences; a `cmpxchg` that fails is a relaxed read.
-
-Which values a read could return is found as a fixpoint: at first those of the initial state, then also what the
-threads write when their reads return those, and so on. Both ways of a branch are taken then, because in a cycle of
-reads and writes each may be what makes the other happen, and it is for the model to forbid that. A value that an
-execution computes has passed through each of its writes at most once, so as many rounds as there are writes are enough,
-also for a counter that grows in each.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import NamedTuple
 
-from seqfault.litmus.relations import bits
 from seqfault.litmus.tree import (
     Address,
     Assign,
@@ -33,7 +26,6 @@ from seqfault.litmus.tree import (
     IsLocked,
     Jump,
     Litmus,
-    LitmusError,
     Load,
     Lock,
     Loop,
@@ -52,6 +44,7 @@ from seqfault.litmus.tree import (
 )
 from seqfault.litmus.values import Undefined, binary, truth, unary
 
+MOST = 1_000_000  # executions of one thread
 INITIAL = 1 << 62  # among the writers of a value: the initial state
 # Dependencies are two sets in one number: those of the text, and from bit FLOW on those without which the value cannot
 # be known. herd7 knows `r1 ^ r1` before it knows r1.
@@ -168,8 +161,9 @@ class _Walk:
         self.chosen.append(self.prefix[at] if at < len(self.prefix) else 0)
         return self.chosen[-1]
 
-    def decide(self, known: bool) -> bool:
-        return bool(self.choose(2)) if self.guess else known
+    def decide(self, known: bool, deps: int) -> bool:
+        """Which way a condition goes; what depends on no read has one way."""
+        return bool(self.choose(2)) if self.guess and deps else known
 
     def event(
         self, kind: str, tag: str, line: int, address: Address | None = None, value: Value = 0, **more: int
@@ -221,7 +215,7 @@ class _Walk:
                 v, deps = self.value(cond)
                 outer = self.ctrl
                 self.ctrl |= deps
-                if not self.block(then if self.decide(truth(v)) else other):
+                if not self.block(then if self.decide(truth(v), deps) else other):
                     raise _Impossible
                 self.ctrl = outer
             case Lock(address, line):
@@ -326,7 +320,7 @@ class _Walk:
             self.event("F", "mb", e.line)
         order = e.order if e.order in ("acquire", "noreturn") else "once"
         old, r = self.read(at, order, e.line, addr, atomic=True)
-        fails = e.kind in ("cmpxchg", "add_unless") and self.decide((old != expected) == (e.kind == "cmpxchg"))
+        fails = e.kind in ("cmpxchg", "add_unless") and self.decide((old != expected) == (e.kind == "cmpxchg"), 1)
         if fails:
             if fenced:
                 del self.trace.events[r - 1]
@@ -354,7 +348,9 @@ class _Impossible(Exception):
 def traces(test: Litmus, thread: Thread, writers: Writers, limits: Limits, how: How) -> Iterator[Trace]:
     """Every execution of one thread whose reads return values of `writers`."""
     prefix: list[int] = []
-    while True:
+    for n in count():
+        if n > MOST:
+            raise Incomplete(f"the limit of {MOST} executions of one thread")
         walk = _Walk(test, thread, writers, prefix, how)
         trace = walk.run()
         limits.count()
@@ -366,89 +362,3 @@ def traces(test: Litmus, thread: Thread, writers: Writers, limits: Limits, how: 
         if not prefix:
             return
         prefix[-1] += 1
-
-
-def executions(test: Litmus, limits: Limits, pruned: bool = True) -> list[list[Trace]]:
-    """The executions of each thread of `test`; `pruned`: without those that coherence of the thread alone forbids.
-
-    Raises:
-        Incomplete: `limits` are passed.
-        LitmusError: a spinlock or an srcu_struct is read or written as a variable.
-    """
-    writers: Writers = {at: {v: INITIAL} for at, v in test.init.items()}
-    # how many writes of the same cell a value has passed through at least; more than there are is impossible
-    depth: dict[tuple[Address, Value], int] = {(at, v): 0 for at, v in test.init.items()}
-    rounds, writes, grown = 0, 0, True
-    most: Counter[Address] = Counter()  # writes of each cell in one execution, at most
-    while grown and rounds <= writes:
-        grown = False
-        rounds += 1
-        found: dict[tuple[Address, Value, int], int] = {}
-        most = Counter()
-        for t in test.threads:
-            here: Counter[Address] = Counter()
-            for trace in traces(test, t, writers, limits, How(pruned, guess=True)):
-                count: Counter[Address] = Counter()
-                for at, v, d in _depths(trace, depth):
-                    count[at] += 1
-                    found[at, v, t.number] = min(found.get((at, v, t.number), d), d)
-                here |= count
-            most += here
-        writes = most.total()
-        for (at, v, thread), d in found.items():
-            if d <= most[at]:
-                known = writers.setdefault(at, {0: INITIAL})
-                who = known.get(v, 0) | 1 << thread
-                grown |= who != known.get(v) or d < depth.get((at, v), 1 << 30)
-                known[v] = who
-                depth[at, v] = min(d, depth.get((at, v), d))
-    out = [
-        [
-            trace
-            for trace in traces(test, t, writers, limits, How(pruned))
-            if all(d <= most[at] for at, _, d in _depths(trace, depth))
-        ]
-        for t in test.threads
-    ]
-    _one_use(test, out)
-    return out
-
-
-def _depths(trace: Trace, depth: dict[tuple[Address, Value], int]) -> Iterator[tuple[Address, Value, int]]:
-    """The writes of an execution; each with one more than the values of its cell that it is computed from passed."""
-    own: dict[Address, tuple[Value, int]] = {}
-    read: dict[int, tuple[Address, int]] = {}
-    for i, e in enumerate(trace.events):
-        if e.address is None or e.kind not in "RW":
-            continue
-        if e.kind == "R":
-            mine = own.get(e.address)
-            d = depth.get((e.address, e.value), 1 << 30)
-            if mine and mine[0] == e.value:
-                d = min(d, mine[1])
-            read[i] = e.address, d if d < 1 << 30 else 0
-        else:
-            passed = [read[j][1] for j in bits(e.data) if j in read and read[j][0] == e.address]
-            d = 1 + max(passed, default=0)
-            own[e.address] = e.value, d
-            yield e.address, e.value, d
-
-
-def _one_use(test: Litmus, out: list[list[Trace]]) -> None:
-    """lock.cat's flag mixed-lock-accesses, as an error."""
-    uses: dict[str, tuple[str, int]] = {}
-    words = {"lock": "a spinlock", "srcu": "an srcu_struct", "variable": "a variable"}
-    for of in out:
-        for trace in of:
-            for e in trace.events:
-                if e.address is None:
-                    continue
-                use = "variable" if e.kind in "RW" else "srcu" if e.kind == "SRCU" else "lock"
-                first = uses.setdefault(e.address.name, (use, e.line))
-                if first[0] != use:
-                    raise LitmusError(
-                        test.file,
-                        e.line,
-                        f"{e.address.name} is used as {words[use]} here and as {words[first[0]]} in line {first[1]}; "
-                        "use two names",
-                    )
