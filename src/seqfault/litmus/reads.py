@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from seqfault.litmus.fit import alone, reachable
 from seqfault.litmus.relations import bits
-from seqfault.litmus.threads import INITIAL, How, Limits, Trace, Writers, traces
+from seqfault.litmus.threads import INITIAL, How, Limits, Ranks, Trace, Writers, traces
 from seqfault.litmus.tree import (
     Address,
     And,
@@ -24,6 +24,7 @@ from seqfault.litmus.tree import (
     Place,
     Prop,
     RegisterOf,
+    Stmt,
     Thread,
     Value,
     holds,
@@ -45,17 +46,17 @@ def executions(test: Litmus, limits: Limits, pruned: bool = True) -> list[list[T
     depth: dict[tuple[Address, Value], int] = {(at, v): 0 for at, v in test.init.items()}
     rounds, writes, grown = 0, 0, True
     most: Counter[Address] = Counter()  # writes of each cell in one execution, at most
+    storing = [t for t in test.threads if _stores(t.body)]
+    seen: dict[int, list[Trace]] = {}
     while grown and rounds <= writes:
         grown = False
         rounds += 1
         found: dict[tuple[Address, Value, int], int] = {}
         most = Counter()
-        seen: list[list[Trace]] = []
-        for t in test.threads:
-            seen.append([])
+        for t in storing:
             here: Counter[Address] = Counter()
-            for trace in traces(test, t, writers, limits, How(pruned, guess=True)):
-                seen[-1].append(trace)
+            seen[t.number] = list(traces(test, t, writers, limits, How(pruned, guess=True)))
+            for trace in seen[t.number]:
                 count: Counter[Address] = Counter()
                 for at, v, d in _depths(trace, depth):
                     count[at] += 1
@@ -72,10 +73,11 @@ def executions(test: Litmus, limits: Limits, pruned: bool = True) -> list[list[T
                 known[v] = who
                 depth[at, v] = min(d, depth.get((at, v), d))
     asked = _of_one_thread(test)
+    ranks = _ranks(test, seen) if pruned else [{} for _ in test.threads]
     out = [
         [
             trace
-            for trace in traces(test, t, writers, limits, How(pruned))
+            for trace in traces(test, t, writers, limits, How(pruned, ranks=ranks[t.number]))
             if all(d <= most[at] for at, _, d in _depths(trace, depth))
             and all(holds(part, _registers(t, trace)) for part in asked[t.number])
         ]
@@ -86,15 +88,48 @@ def executions(test: Litmus, limits: Limits, pruned: bool = True) -> list[list[T
 
 
 def _reachable(
-    test: Litmus, found: dict[tuple[Address, Value, int], int], seen: list[list[Trace]], limits: Limits
+    test: Litmus, found: dict[tuple[Address, Value, int], int], seen: dict[int, list[Trace]], limits: Limits
 ) -> dict[Address, set[Value]]:
     """Of the cells with many values, those that some order of their accesses leads to."""
     many = Counter(at for at, _, _ in found)
     return {
-        at: reachable([alone(of, at) for of in seen], test.init.get(at, 0), limits)
+        at: reachable([alone(of, at) for of in seen.values()], test.init.get(at, 0), limits)
         for at, n in many.items()
         if n > MANY
     }
+
+
+def _stores(body: tuple[Stmt, ...]) -> bool:
+    """Whether these statements may store something; the text of the tree names every node."""
+    return any(word in str(body) for word in ("Store(", "Rmw("))
+
+
+def _ranks(test: Litmus, seen: dict[int, list[Trace]]) -> list[Ranks]:
+    """For each thread: of the cells that one other thread alone stores to, always alike, the order of their values."""
+    longest: dict[Address, list[Value]] = {}
+    by: dict[Address, set[int]] = {}
+    unsure: set[Address] = set()
+    for number, of in seen.items():
+        for trace in of:
+            here: dict[Address, list[Value]] = {}
+            for e in trace.events:
+                if e.kind == "W" and e.address is not None:
+                    here.setdefault(e.address, []).append(e.value)
+            for at, values in here.items():
+                by.setdefault(at, set()).add(number)
+                old = longest.setdefault(at, values)
+                if values[: len(old)] != old[: len(values)]:
+                    unsure.add(at)
+                if len(values) > len(old):
+                    longest[at] = values
+    out: list[Ranks] = [{} for _ in test.threads]
+    for at, values in longest.items():
+        order = [test.init.get(at, 0), *values]
+        if len(by[at]) == 1 and at not in unsure and len(set(order)) == len(order):
+            for t in test.threads:
+                if t.number not in by[at]:
+                    out[t.number][at] = {v: k for k, v in enumerate(order)}
+    return out
 
 
 def _of_one_thread(test: Litmus) -> list[list[Prop]]:

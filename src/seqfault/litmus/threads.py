@@ -122,14 +122,17 @@ class Trace:
 
 
 Writers = dict[Address, dict[Value, int]]
+Ranks = dict[Address, dict[Value, int]]
 Valued = tuple[Value, int]  # a value and the reads that it comes from
 
 
 class How(NamedTuple):
-    """`pruned`: without what coherence of the thread alone forbids. `guess`: both ways of each branch."""
+    """`pruned`: without what coherence of the thread alone forbids. `guess`: both ways of each branch. `ranks`: of
+    cells that one other thread alone stores to, which value comes when; no later read returns an earlier one."""
 
     pruned: bool = True
     guess: bool = False
+    ranks: Ranks = {}  # noqa: RUF012
 
 
 class _Walk:
@@ -137,7 +140,8 @@ class _Walk:
 
     def __init__(self, test: Litmus, thread: Thread, writers: Writers, prefix: list[int], how: How) -> None:
         self.test, self.thread, self.writers, self.prefix = test, thread, writers, prefix
-        self.pruned, self.guess = how
+        self.pruned, self.guess, self.ranks = how
+        self.last: dict[Address, int] = {}  # the rank of what was read last
         self.options: list[int] = []
         self.chosen: list[int] = []
         self.trace = Trace()
@@ -254,9 +258,15 @@ class _Walk:
                 can.append(mine)
         else:
             can = [v for v, who in known.items() if who & ~me]
+        rank = self.ranks.get(at)
+        if rank is not None:
+            last = self.last.get(at, 0)
+            can = [v for v in can if rank.get(v, last) >= last]
         if not can:
             raise _Impossible
         v = can[self.choose(len(can)) if len(can) > 1 else 0]
+        if rank is not None:
+            self.last[at] = rank.get(v, self.last.get(at, 0))
         return v, self.event("R", tag, line, at, v, addr=addr, atomic=atomic)
 
     # expressions

@@ -23,6 +23,8 @@ TYPES = {
     **{f"{way}_{how}": "atomic_t" for way in ("down", "up") for how in ("read", "write")},
 }  # fmt: skip
 HARMLESS = str.maketrans({"{": "(", "}": ")", '"': "'"})  # herd7 finds the end of a thread by its braces
+# a control dependency orders stores alone, and each branch doubles what a judge has to look at
+ORDERED_BY_NO_BRANCH = ("load", "fence", "cond", "check")
 AND, OR = " /\\ ", " \\/ "
 
 
@@ -145,15 +147,15 @@ class _Writer:
         return [f"{short}: {cell}" for cell, short in sorted(self.names.items(), key=lambda x: x[1]) if short != cell]
 
     def asks(self, ask: str, checks: list[tuple[int, Event]], conds: list[tuple[int, Event]]) -> list[str]:
-        if ask == "seen":
-            at = {t: i for i, t in enumerate(self.threads)}
-            kept = {e.reg for es in self.threads.values() for e in es}
-            parts = [f"{at[t]}:{r}={v}" for r, (t, v) in self.run.loads.items() if r in kept]
-            return [f"exists ({AND.join(parts) or 'true'})"]
         out = []
         if conds:
             out.append("// the way that the run took")
             out.append(f"filter ({AND.join(f'{i}:{e.reg}=1' for i, e in conds)})")
+        if ask == "seen":
+            at = {t: i for i, t in enumerate(self.threads)}
+            kept = {e.reg for es in self.threads.values() for e in es}
+            parts = [f"{at[t]}:{r}={v}" for r, (t, v) in self.run.loads.items() if r in kept]
+            return [*out, "// and what its loads returned", f"exists ({AND.join(parts) or 'true'})"]
         out.append("// and a check fails")
         out.append(f"exists ({OR.join(f'{i}:{e.reg}=0' for i, e in checks)})")
         return out
@@ -163,7 +165,9 @@ class _Writer:
         open_: list[str] = []
         before = ""
         for n, e in enumerate(events):
-            wanted = [c for c in e.under if e.kind not in ("cond", "check") or self.later(events, n, c)]
+            wanted = list(e.under)
+            if e.kind in ORDERED_BY_NO_BRANCH:
+                wanted = [c for c in wanted if c in open_ and self.later(events, n, c)]
             while open_ and (len(open_) > len(wanted) or open_ != wanted[: len(open_)]):
                 open_.pop()
                 out.append("\t" * (len(open_) + 1) + "}")
@@ -181,8 +185,8 @@ class _Writer:
         return out
 
     def later(self, events: list[Event], n: int, cond: str) -> bool:
-        """Whether an access stands under a condition from here on; a condition or check alone needs no branch."""
-        return any(cond in e.under for e in events[n:] if e.kind not in ("cond", "check"))
+        """Whether a store stands under a condition from here on."""
+        return any(cond in e.under for e in events[n:] if e.kind not in ORDERED_BY_NO_BRANCH)
 
     def pointer(self, e: Event) -> str:
         return f"{self.names[e.var]} + {false(e.addr)}" if e.addr else self.names[e.var]
