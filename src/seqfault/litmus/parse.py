@@ -345,10 +345,8 @@ class _Parser:
             if not same:
                 raise t.wanted("`=`")
             value: Value | RegisterOf
-            if t.peek().text == ":":
-                other = self.place()
-                assert isinstance(other, RegisterOf)
-                value = other
+            if t.peek().text == ":" and (thread := self.thread_of()) is not None:
+                value = RegisterOf(thread, t.name("a register"))
             else:
                 value = self.value()
             prop = Equal(place, value, same != "!=")
