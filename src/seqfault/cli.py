@@ -358,6 +358,20 @@ def export_promela(
     run_promela(what, scenario, size, mode, out, json)
 
 
+@export_app.command("perfetto")
+def export_perfetto(
+    schedule: Annotated[
+        str, typer.Argument(metavar="SCHEDULE", help="A schedule string, as a counterexample prints it.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: standard output.")] = None,
+    json: Json = False,
+) -> None:
+    """Chrome JSON trace events, for ui.perfetto.dev: a track a CPU, functions, accesses, who read what from whom."""
+    from seqfault.report.perfetto import run_perfetto
+
+    run_perfetto(schedule, out, json)
+
+
 def fail(message: str) -> int:
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"seqfault: {message}", markup=False)
     return BAD_INPUT

@@ -20,6 +20,7 @@ from seqfault.report.view import Reader, VmaView, view
 LISTED, DETACHED, FREED_VMA = "listed", "detached", "freed"
 PARTS = ("vmas", "tables", "frames", "tlbs", "locks", "counts", "pending")
 LOCK = re.compile(r"(.*)\.(owner|writer|readers)$")
+SRCU = "in an SRCU read section"
 RIGHTS = {0: "--", 1: "r-", 2: "-w", 3: "rw"}
 
 
@@ -29,6 +30,7 @@ class Pictures:
     def __init__(self, a: Automaton, layout: Layout):
         self.a, self.layout = a, layout
         self.last: dict[int, VmaView] = {}
+        self.cached: set[int] = set()
         self.names = [p.name for p in a.processes]
         self.per = layout.sizes.get("PTRS_PER_PTE", 4)
         self.pages = layout.sizes.get("NR_PAGES", 8)
@@ -36,6 +38,12 @@ class Pictures:
         self.locks = [(c.addr, m[1], m[2], c.pool, c.index) for c in self.cells if (m := LOCK.match(c.name))]
         self.sequences = [c for c in self.cells if c.path.endswith(".sequence") and c.pool != "vm_area_struct"]
         self.buffers = buffers_of(a)
+
+    def page_cache(self, r: Reader) -> set[int]:
+        """The frames that files hold."""
+        pool = self.layout.pools["file"]
+        paths = [c.path for c in self.cells if c.pool == "file" and c.index == 0 and c.path.startswith("pages[")]
+        return {pfn for i in range(pool.n) for path in paths if (pfn := r.num("file", i, path))}
 
     def snapshot(self, words: NDArray[np.int64]) -> dict[str, list[Any]]:
         """The parts of a picture, each a list of rows that begin with a name by which rows are compared.
@@ -47,6 +55,7 @@ class Pictures:
         """
         cells = self.a.unpack(words.view(np.uint64))
         r = Reader(self.layout, cells)
+        self.cached = self.page_cache(r)
         return {
             "vmas": self._vmas(r, cells),
             "tables": self._tables(r, cells),
@@ -127,16 +136,19 @@ class Pictures:
         return rows
 
     def _frames(self, r: Reader, cells: list[int | None]) -> list[Any]:
-        rows = []
+        rows: list[Any] = []
         for i in range(1, self.layout.pools["page"].n):
             state = self._state(cells, "page", i)
+            if state == LIVE and i in self.cached and not r.num("page", i, "mapcount"):
+                continue  # in a file's page cache, and nobody maps it
             if state == FREED:
                 rows.append([f"frame {i}", "freed", None, None, "", None, None])
             elif state == LIVE:
                 m = r.num("page", i, "mapping")
                 f = ["refcount", "mapcount", "index", "data"]
                 ref, mapc, index, data = (r.get("page", i, x) for x in f)
-                rows.append([f"frame {i}", "", ref, mapc, f"anon_vma[{m - 1}]" if m else "", index, data])
+                mapping = f"anon_vma[{m - 1}]" if m else "of a file" if i in self.cached else ""
+                rows.append([f"frame {i}", "", ref, mapc, mapping, index, data])
         return rows
 
     def _tlbs(self, r: Reader) -> list[Any]:
@@ -170,12 +182,13 @@ class Pictures:
                 continue
             if how == "readers":
                 who = ", ".join(self._who(p) for p in range(len(self.names)) if v >> p & 1)
-                rows.append([short_cell(name) + (" (read)" if "srcu" not in name else ""), who])
+                rows.append([SRCU if pool == "srcu_struct" else f"{short_cell(name)} (read)", who])
             else:
                 rows.append([short_cell(name) + (" (write)" if how == "writer" else ""), self._who(v - 1)])
         for c in self.cells:
             if c.pool == "srcu_struct" and c.path.endswith(".arg") and cells[c.addr]:
-                rows.append([short_cell(c.name.removesuffix(".arg")), f"vma[{(cells[c.addr] or 1) - 1}] waits to be freed"])
+                waiting = f"vma[{(cells[c.addr] or 1) - 1}]"
+                rows.append([f"call_srcu, {c.path.removesuffix('.arg')}", f"{waiting} waits to be freed"])
         return rows
 
     def _pending(self, words: NDArray[np.int64]) -> list[tuple[str, list[str]]]:

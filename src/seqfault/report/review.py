@@ -1,4 +1,4 @@
-"""`seqfault review`: check a protocol under some memory models, and write what a reviewer would send (docs/review.md)."""
+"""`seqfault review`: check under some memory models, and write what a reviewer would send (docs/review.md)."""
 
 from __future__ import annotations
 
@@ -180,9 +180,7 @@ def chunks(tasks: list[Task]) -> list[list[Task]]:
     return [tasks[i : i + AT_ONCE] for i in range(0, len(tasks), AT_ONCE)]
 
 
-def spread(
-    work: Callable[[Any], Any], tasks: list[Any], jobs: int, bar: Progress | None, what: str
-) -> Iterator[Any]:
+def spread(work: Callable[[Any], Any], tasks: list[Any], jobs: int, bar: Progress | None, what: str) -> Iterator[Any]:
     """The results of some tasks, in their order."""
     task = bar.add_task(what, total=len(tasks), what="") if bar else None
     jobs = min(jobs or os.cpu_count() or 1, len(tasks))
@@ -215,7 +213,7 @@ def explain(tasks: list[Task]) -> list[Cause]:
 
 
 def show(task: tuple[str, Scenario, Violation, bool]) -> tuple[Trace, list[dict[str, Any]]]:
-    """The counterexample of a violation, and the texts that it shows.  The first of a group is made as small as can be."""
+    """The counterexample of a violation, and the texts that it shows.  The first of a group is made small."""
     name, s, v, first = task
     if not v.schedule:
         return Trace(), []

@@ -1,8 +1,8 @@
 """Root causes: what made a violation possible, read out of the execution that shows it.
 
-Two violations have one cause if the same kind of thing befalls the same kind of object, because of the same site, within
-the same part of the protocol.  A use after free is laid to the site that freed; a NULL pointer to the store of NULL; what
-is wrong at rest to the store that left it so; a call of the protocol's own to itself.
+Two violations have one cause if the same kind of thing befalls the same kind of object, because of the same site,
+within the same part of the protocol.  A use after free is laid to the site that freed; a NULL pointer to the store of
+NULL; what is wrong at rest to the store that left it so; a call of the protocol's own to itself.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from seqfault.explore.check import SEVERITY, Report, Violation, place_of
 from seqfault.explore.replay import Access, ScheduleError, Step, replay
 from seqfault.kernel.places import Place, Protocol
 from seqfault.report.counterexample import is_hidden, start
-from seqfault.report.stacks import Frame, Stacks
+from seqfault.report.stacks import Frame, stacks_of
 from seqfault.scenarios.model import Scenario
 
+SETTERS = ("set_pte_at",)
 FREES = ("use-after-free", "double-free")
 LEFT_BY = {  # kind -> fields whose last store left an object wrong, and what that is called
     "wrong-reverse-map": ((".index", ".mapping"), "left by"),
-    "entry-exceeds-vma": ((".pte[",), "the entry is stored in"),
-    "entry-outside-vma": ((".pte[",), "the entry is stored in"),
-    "entry-to-freed-frame": ((".pte[",), "the entry is stored in"),
+    "entry-exceeds-vma": ((".pte[",), "entry stored by"),
+    "entry-outside-vma": ((".pte[",), "entry stored by"),
+    "entry-to-freed-frame": ((".pte[",), "entry stored by"),
 }
 
 
 @dataclass(frozen=True)
 class Cause:
-    """`site`: the place, or the function, that a violation is laid to; `how` it did that; `inside`: the outermost place of
-    the protocol that the violation happens in ("": none); `baseline`: mmap-sem shows it as well."""
+    """`site`: the place, or the function, that a violation is laid to; `how` it did that; `inside`: the outermost place
+    of the protocol that the violation happens in ("": none); `baseline`: mmap-sem shows it as well."""
 
     kind: str
     object: str
@@ -43,9 +44,10 @@ class Cause:
 
     def text(self) -> str:
         of = f" of {self.object}" if self.object else ""
+        if self.how in ("at", "in"):
+            return f"{self.kind}{of} {self.how} {self.site}" if self.site else f"{self.kind}{of}"
         at = f" in {self.inside}" if self.inside and self.inside != self.site else ""
-        because = f": {self.how} {self.site}" if self.site else ""
-        return f"{self.kind}{of}{at}{because}"
+        return f"{self.kind}{of}{at}: {self.how} {self.site}"
 
 
 def place_names(p: Protocol) -> dict[str, str]:
@@ -60,16 +62,6 @@ def bound_names(p: Protocol) -> dict[str, str]:
     """Function of a protocol -> the one place that it is bound to."""
     often = Counter(f.__name__ for f in p.binds.values())
     return {f.__name__: place.name for place, f in p.binds.items() if often[f.__name__] == 1}
-
-
-_stacks: dict[int, Stacks] = {}  # a Stacks keeps its automaton, whose id nobody else has then
-
-
-def stacks_of(a: Automaton) -> Stacks:
-    """The call stacks of an automaton, made once."""
-    if id(a) not in _stacks:
-        _stacks[id(a)] = Stacks(a)
-    return _stacks[id(a)]
 
 
 class Finder:
@@ -88,8 +80,8 @@ class Finder:
         return next((self.bound[fn] for fn, _, _ in frames if fn in self.bound), "")
 
     def cause(self, s: Scenario, v: Violation) -> Cause:
-        """The cause of a violation.  One without a schedule, or known from a whole exploration only, is laid to where it
-        shows."""
+        """The cause of a violation.  One without a schedule, or known from a whole exploration only, is laid to where
+        it shows."""
         shows = self.names.get(v.function, v.function)
         plain = Cause(v.kind, v.object, v.site or shows, "in", "", v.baseline)
         if not v.schedule or v.loop_from >= 0:
@@ -108,15 +100,19 @@ class Finder:
         if v.kind == "sequence-left-odd" and pc < -1:
             unpaired = self._unpaired(a, steps, -2 - pc)
             if unpaired:
-                return Cause(v.kind, v.object, unpaired, "an odd number of times in", "", v.baseline)
+                return Cause(v.kind, v.object, unpaired, "counted an odd number of times in", "", v.baseline)
         done = [(x, acc) for x in steps[: step.number + 1] for acc in x.accesses if not self._private(a, acc)]
         wanted, how = self._blame(a, step, v, pc, index, done)
         culprit = next(((x, acc.pc) for x, acc in reversed(done) if wanted(x, acc)), None) if how else None
         at = (step, pc) if pc >= 0 and step.process >= 0 else culprit
         inside = self.inside(self._frames(a, words.view("int64"), steps, *at)) if at is not None else ""
         if culprit is None:
-            return Cause(v.kind, v.object, shows, "in", inside, v.baseline)
-        return Cause(v.kind, v.object, self.site(a, culprit[1]), how, inside, v.baseline)
+            return Cause(v.kind, v.object, inside or shows, "in", inside, v.baseline)
+        site = self.site(a, culprit[1])
+        if site in SETTERS:  # who called it tells more
+            frames = self._frames(a, words.view("int64"), steps, *culprit)
+            site = frames[-2][0] if len(frames) > 1 else site
+        return Cause(v.kind, v.object, site, how, inside, v.baseline)
 
     def _private(self, a: Automaton, acc: Access) -> bool:
         return a.access[acc.pc] is not None and is_hidden(a, acc.cell)
@@ -209,8 +205,8 @@ def _size(m: Member) -> tuple[bool, bool, int, str]:
 
 
 def group(reports: list[Report], causes: dict[tuple[str, str, int], Cause]) -> list[Group]:
-    """The violations of some reports (one a memory model) by cause; those that mmap-sem shows as well come last, then what
-    a protocol's own call does first, then what is worst, then what is most frequent."""
+    """The violations of some reports (one a memory model) by cause: what a protocol's own call does first, then what is
+    worst, then what is most frequent; those that mmap-sem shows as well come last."""
     out: dict[Cause, Group] = {}
     for r in reports:
         for s in r.scenarios:

@@ -25,8 +25,8 @@ LIMITS = ("Stubbed: there, but less than Linux's", "Different", "Not modelled, b
 
 @dataclass
 class Table:
-    """A table that another command makes: `columns`, and `rows` of as many words each.  Without rows, `command` says how
-    to come by them."""
+    """A table that another command makes: `columns`, and `rows` of as many words each.  Without rows, `command` says
+    how to come by them."""
 
     title: str
     command: str
@@ -42,8 +42,8 @@ class Table:
 
 @dataclass
 class Trace:
-    """A member of a group with its counterexample: `data` for the page (None: it has no schedule), `drawn` as the terminal
-    draws it in 80 columns, `mail` in 72."""
+    """A counterexample: `data` for the page (None: there is no schedule), `drawn` as the terminal draws it in 80
+    columns, `mail` in 72."""
 
     data: dict[str, Any] | None = None
     drawn: list[str] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Review:
 
 
 def cell(scenarios: list[ScenarioResult]) -> dict[str, Any]:
-    """One of the matrix: how many scenarios with which verdict; `own`: how many show a violation that mmap-sem does not."""
+    """One of the matrix: how many scenarios with which verdict; `own`: how many show what mmap-sem does not."""
     n = Counter(s.verdict for s in scenarios)
     worst = next((v for v in (VIOLATED, INCOMPLETE, HOLDS) if n[v]), INCOMPLETE)
     return {

@@ -1,4 +1,4 @@
-"""A review as one HTML file that needs nothing else: template, style and script from templates/, the data as JSON in it."""
+"""A review as one HTML file that needs nothing else: templates/ with the data as JSON in it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def environment() -> Environment:
 def embedded(value: Any) -> Markup:
     """JSON that may stand inside of a script element."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    for c, escape in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029")):
-        text = text.replace(c, escape)
+    for c in "<>&\u2028\u2029":
+        text = text.replace(c, f"\\u{ord(c):04x}")
     return Markup(text)
 
 

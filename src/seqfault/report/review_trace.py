@@ -8,13 +8,12 @@ from typing import Any
 from seqfault.explore.model import program_for
 from seqfault.kernel.places import Protocol
 from seqfault.report.columns import choose, phrase, title
-from seqfault.report.counterexample import Counterexample, Event, is_hidden, start
+from seqfault.report.counterexample import Counterexample, Event, start
 from seqfault.report.picture import PARTS, Pictures
-from seqfault.report.review_causes import stacks_of
+from seqfault.report.stacks import Frame, event_frames
 from seqfault.report.text import all_functions, function_text
 
 KEY_EVENTS = 40  # as many as `replay` draws on a tall screen
-BELOW = ("cpu_main", "do_op")  # what runs the operations, which every stack begins with
 
 
 class Texts:
@@ -43,8 +42,7 @@ class Texts:
         for i in at:
             if self.rows[text]["lines"][i][1].split("#")[0].strip() == source:
                 return i
-        same = [i for i, (_, t, _) in enumerate(self.rows[text]["lines"]) if source and t.split("#")[0].strip() == source]
-        return (at or same or [-1])[0]
+        return at[0] if at else -1
 
 
 class Unique:
@@ -62,40 +60,16 @@ class Unique:
         return self.at[key]
 
 
-def stack_texts(cx: Counterexample) -> list[str]:
-    """For each event of a counterexample the functions around it, the outermost first."""
-    a = cx.automaton
-    stacks = stacks_of(a)
-    _, first, _ = start(cx.protocol, cx.scenario, cx.memory)
-    words = first.view("int64")
-    out: list[str] = []
-
-    def say(calls: list[int], pc: int) -> str:
-        names = [f for f, _, _ in stacks.stack(calls, pc)]
-        while names and names[0] in BELOW:
-            names.pop(0)
-        return " > ".join(n for i, n in enumerate(names) if i == 0 or n != names[i - 1])
-
-    for st in cx.steps:
-        calls: list[int] = []
-        at = st.pc
-        if st.process >= 0:
-            calls = stacks.callers(words, st.process)
-        for acc in st.accesses:
-            if a.where[acc.pc].file:
-                calls, at = stacks.within(calls, at, acc.pc), acc.pc
-            if not (a.access[acc.pc] is not None and is_hidden(a, acc.cell)):
-                out.append(say(calls, acc.pc) if a.where[acc.pc].file else "")
-        for _, pc, _, _ in st.violations:
-            out.append(say(stacks.within(calls, at, pc), pc) if pc >= 0 and st.process >= 0 else "")
-        words = st.words
-    return out
+def path_text(frames: list[Frame]) -> str:
+    """``sys_munmap > do_munmap > unmap_region``"""
+    names = [f for f, _, _ in frames]
+    return " > ".join(n for i, n in enumerate(names) if i == 0 or n != names[i - 1])
 
 
 def trace_data(cx: Counterexample, texts: Texts) -> dict[str, Any]:
-    """`columns`: who moves; `steps`: per step its events: column (-1: at rest), kind, words, text, row, stack, whether it
-    is one of those that matter; `states`: for each moment, the first before any step, the number of each part in
-    `parts`."""
+    """`columns`: who moves; `steps`: per step its events: column (-1: at rest), kind, words, text, row, stack, whether
+    it is one of those that matter, site, and where there is no text: function, line, source; `states`: for each moment,
+    the first before any step, the number of each part in `parts`."""
     columns = list(dict.fromkeys(e.process for e in cx.events if e.process != "at rest"))
     columns.sort(key=lambda n: (not n.startswith("cpu"), n))
     number = {c: i for i, c in enumerate(columns)}
@@ -104,7 +78,7 @@ def trace_data(cx: Counterexample, texts: Texts) -> dict[str, Any]:
     steps: list[list[Any]] = [[] for _ in cx.steps]
     at = {st.number: i for i, st in enumerate(cx.steps)}
     last: Event | None = None
-    for i, (e, stack) in enumerate(zip(cx.events, stack_texts(cx), strict=True)):
+    for i, (e, frames) in enumerate(zip(cx.events, event_frames(cx), strict=True)):
         text = texts.of(e.function, e.file)
         same = last is not None and (last.step, last.kind, last.cell, last.value, last.line) == (
             e.step, e.kind, e.cell, e.value, e.line
@@ -112,11 +86,9 @@ def trace_data(cx: Counterexample, texts: Texts) -> dict[str, Any]:
         last = e
         if same and i not in key:
             continue
-        row = [
-            number.get(e.process, -1), e.kind, phrase(e), text, texts.row(text, e.line, e.source), stacks.add(stack),
-            int(i in key), e.site, "" if text >= 0 else e.function, e.line, e.source,
-        ]  # fmt: skip
-        steps[at[e.step]].append(row if text < 0 else row[:8])
+        line, stack = texts.row(text, e.line, e.source), stacks.add(path_text(frames))
+        row = [number.get(e.process, -1), e.kind, phrase(e), text, line, stack, int(i in key), e.site]
+        steps[at[e.step]].append(row if text >= 0 else [*row, e.function, e.line, e.source])
     _, first, _ = start(cx.protocol, cx.scenario, cx.memory)
     pictures = Pictures(cx.automaton, program_for(cx.protocol, cx.scenario).layout())
     parts = {name: Unique() for name in PARTS}

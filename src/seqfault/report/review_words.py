@@ -63,7 +63,9 @@ def to_html(text: str) -> str:
 
 
 def kind_of(line: str) -> str:
-    return "code" if line.startswith("    ") else "table" if line.startswith("|") else "item" if ITEM.match(line) else "text"
+    if line.startswith("    "):
+        return "code"
+    return "table" if line.startswith("|") else "item" if ITEM.match(line) else "text"
 
 
 def run(lines: list[str]) -> int:

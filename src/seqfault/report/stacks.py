@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ops import BRANCHES, Op
+from seqfault.report.counterexample import Counterexample, is_hidden, start
 
 Frame = tuple[str, str, int]  # function, file, line at which it stands
+BELOW = ("cpu_main", "do_op")  # what runs the operations, which every stack begins with
 
 
 class Stacks:
@@ -133,3 +135,42 @@ class Stacks:
             if op is Op.CALL:
                 out.setdefault(self._key(pc), []).append(pc)
         return out
+
+
+_stacks: dict[int, Stacks] = {}  # a Stacks keeps its automaton, whose id nobody else has then
+
+
+def stacks_of(a: Automaton) -> Stacks:
+    """The call stacks of an automaton, made once."""
+    if id(a) not in _stacks:
+        _stacks[id(a)] = Stacks(a)
+    return _stacks[id(a)]
+
+
+def event_frames(cx: Counterexample) -> list[list[Frame]]:
+    """For each event of a counterexample the functions around it, the outermost first, without what runs operations."""
+    a = cx.automaton
+    stacks = stacks_of(a)
+    _, first, _ = start(cx.protocol, cx.scenario, cx.memory)
+    words = first.view(np.int64)
+    out: list[list[Frame]] = []
+
+    def frames(calls: list[int], pc: int) -> list[Frame]:
+        got = stacks.stack(calls, pc)
+        n = next((i for i, f in enumerate(got) if f[0] not in BELOW), len(got))
+        return got[n:]
+
+    for st in cx.steps:
+        calls: list[int] = stacks.callers(words, st.process) if st.process >= 0 else []
+        at = st.pc
+        for acc in st.accesses:
+            text = bool(a.where[acc.pc].file)  # a store that leaves a buffer is no text's
+            if text:
+                calls, at = stacks.within(calls, at, acc.pc), acc.pc
+            if a.access[acc.pc] is None or not is_hidden(a, acc.cell):
+                out.append(frames(calls, acc.pc) if text else [])
+        for _, pc, _, _ in st.violations:
+            told = pc >= 0 and st.process >= 0 and bool(a.where[pc].file)
+            out.append(frames(stacks.within(calls, at, pc), pc) if told else [])
+        words = st.words
+    return out

@@ -82,10 +82,10 @@
         controls.append(b);
         return b;
       };
-      this.toFirst = button("\u23ee", "First step (Home)", () => this.first());
+      this.toFirst = button("|\u25c0", "First step (Home)", () => this.first());
       this.back = button("\u25c0", "Step back (Left arrow)", () => this.move(-1));
       this.forth = button("\u25b6", "Step forward (Right arrow)", () => this.move(1));
-      this.toLast = button("\u23ed", "Last step (End)", () => this.end());
+      this.toLast = button("\u25b6|", "Last step (End)", () => this.end());
       this.slider = el("input");
       this.slider.type = "range";
       this.slider.min = "0";
@@ -168,6 +168,7 @@
       this.events.append(lanes);
       this.rows = [];
       const fn = {};
+      let turn = null;
       t.steps.forEach((events, i) => {
         let looping = t.loop_from === i;
         for (const e of events) {
@@ -179,12 +180,13 @@
           looping = false;
           const text = DATA.texts[e[3]];
           const name = text ? text.name : e[8];
-          if (name && fn[e[0]] !== name && e[1] !== "flush") {
+          if (name && (fn[e[0]] !== name || turn !== e[0]) && e[1] !== "flush") {
             const f = el("span", "fn");
             f.append(el("span", "who", this.column(e[0]) + " "), `${name}()`);
             cell.append(f);
             fn[e[0]] = name;
           }
+          turn = e[0];
           const line = text && text.lines[e[4]];
           const source = line ? line[1].split("#")[0].trim() : e[10];
           if (source) cell.append(el("span", "src", `${line ? line[0] : e[9]}  ${source}  `));
@@ -297,7 +299,8 @@
         if (!lane) lanes.push((lane = { kind, vmas: [] }));
         lane.vmas.push(v);
       }
-      for (const lane of lanes) {
+      if (!lanes.some((l) => l.kind === 0)) line("VMAs", [span(0, pages, "empty", "none")]);
+      for (const lane of lanes.sort((a, b) => a.kind - b.kind)) {
         const cells = lane.vmas.map((v) => {
           const w = was.get(v[0]) || [];
           const d = span(v[2], v[3], `vma ${v[1]}`);
@@ -311,7 +314,6 @@
         });
         line(lane.kind ? "off list" : "VMAs", cells, lane.vmas.map((v) => this.vmaText(v)).join("; "));
       }
-      if (!lanes.some((l) => l.kind === 0)) line("VMAs", [span(0, pages, "empty", "none")]);
 
       const oldTables = new Map(this.part("tables", old).map((x) => [x[0], x]));
       const entries = [];
