@@ -21,7 +21,7 @@ from seqfault.report.columns import phrase, title
 from seqfault.report.counterexample import Counterexample, Event, from_schedule
 from seqfault.report.stacks import Frame, event_frames
 
-STEP = 100  # microseconds
+STEP = 1000  # microseconds
 PID = 1
 
 
@@ -30,8 +30,8 @@ class Track:
     """The slices of a process that are open, each with where it began: (function, caller's line), start, arguments."""
 
     tid: int
-    open: list[tuple[tuple[str, int], float, dict[str, Any]]] = field(default_factory=list)
-    end: float = 0.0
+    open: list[tuple[tuple[str, int], int, dict[str, Any]]] = field(default_factory=list)
+    end: int = 0
 
 
 def trace_events(cx: Counterexample) -> dict[str, Any]:
@@ -51,9 +51,8 @@ def trace_events(cx: Counterexample) -> dict[str, Any]:
         slices(out, t, frames, at)
         out.append(instant(e, t.tid, at))
         t.end = at
-    last = (times[-1] if times else 0.0) + STEP / 10
     for t in tracks.values():
-        close(out, t, 0, min(last, t.end + STEP / 10))
+        close(out, t, 0, t.end + STEP // 4)
     out += flows(cx.events, times, tracks)
     return {
         "traceEvents": out,
@@ -78,7 +77,7 @@ def meta(what: str, tid: int, **args: Any) -> dict[str, Any]:
     return {"ph": "M", "pid": PID, "tid": tid, "name": what, "args": args}
 
 
-def moments(events: list[Event]) -> list[float]:
+def moments(events: list[Event]) -> list[int]:
     """When each event is: those of a step one after the other."""
     of_step: dict[int, int] = {}
     for e in events:
@@ -87,11 +86,11 @@ def moments(events: list[Event]) -> list[float]:
     out = []
     for e in events:
         k = seen[e.step] = seen.get(e.step, 0) + 1
-        out.append(round(e.step * STEP + STEP * k / (of_step[e.step] + 1), 3))
+        out.append(e.step * STEP + STEP * k // (of_step[e.step] + 1))
     return out
 
 
-def slices(out: list[dict[str, Any]], t: Track, frames: list[Frame], at: float) -> None:
+def slices(out: list[dict[str, Any]], t: Track, frames: list[Frame], at: int) -> None:
     """Leave the functions that are not around an event, and enter those that are not open yet."""
     if not frames:
         return
@@ -104,16 +103,16 @@ def slices(out: list[dict[str, Any]], t: Track, frames: list[Frame], at: float) 
         t.open.append((key, at, {"file": file, "line": line}))
 
 
-def close(out: list[dict[str, Any]], t: Track, keep: int, at: float) -> None:
+def close(out: list[dict[str, Any]], t: Track, keep: int, at: int) -> None:
     """End the slices behind the first `keep`, a little before `at`, so that the next begins after them."""
     while len(t.open) > keep:
         (fn, _), start, args = t.open.pop()
-        lasts = round(max(0.001, at - 0.001 - start), 3)
+        lasts = max(1, at - 1 - start)
         one = {"ph": "X", "pid": PID, "tid": t.tid, "ts": start, "dur": lasts, "name": fn}
         out.append({**one, "cat": "function", "args": args})
 
 
-def instant(e: Event, tid: int, at: float) -> dict[str, Any]:
+def instant(e: Event, tid: int, at: int) -> dict[str, Any]:
     args = {"where": f"{e.function} ({e.file}:{e.line})" if e.file else e.function, "source": e.source, "site": e.site}
     out = {
         "ph": "i", "pid": PID, "tid": tid, "ts": at, "s": "p" if e.kind == "violation" else "t", "name": phrase(e),
@@ -124,7 +123,7 @@ def instant(e: Event, tid: int, at: float) -> dict[str, Any]:
     return out
 
 
-def flows(events: list[Event], times: list[float], tracks: dict[str, Track]) -> list[dict[str, Any]]:
+def flows(events: list[Event], times: list[int], tracks: dict[str, Track]) -> list[dict[str, Any]]:
     """An arrow from each store to the loads of other tracks that read it, through the buffer that it was in, if any."""
     out: list[dict[str, Any]] = []
     left = flushed(events)

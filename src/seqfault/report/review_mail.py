@@ -51,7 +51,8 @@ def mail(review: Review) -> str:
     out = [f"# {p.name}: {review.verdict}", ""]
     out += wrapped(f"{p.title}. Text of Linux {p.release}.")
     plural = "families" if f["families"] != 1 else "family"
-    counted = f"{f['scenarios']:,} scenarios of {f['families']} {plural}, every interleaving under"
+    some = "scenario" if f["scenarios"] == 1 else "scenarios"
+    counted = f"{f['scenarios']:,} {some} of {f['families']} {plural}, every interleaving under"
     out += wrapped(f"{counted} {', '.join(review.memories)}: {f['states']:,} states.")
     if f["speculative"]:
         said = ", ".join(f"{n:,} scenarios under {m}" for m, n in f["speculated"].items())

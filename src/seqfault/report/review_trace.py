@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from collections.abc import Callable
 from typing import Any
 
+from seqfault.compile.source import body_of, source_of
 from seqfault.explore.model import program_for
 from seqfault.kernel.places import Protocol
 from seqfault.report.columns import choose, phrase, title
@@ -21,6 +24,7 @@ class Texts:
 
     def __init__(self, p: Protocol):
         self.p, self.fns = p, all_functions(p)
+        self.bound = {place.name: f for place, f in p.binds.items()}
         self.number: dict[str, int] = {}
         self.rows: list[dict[str, Any]] = []
 
@@ -34,15 +38,28 @@ class Texts:
             self.rows.append({"name": function, "file": file, "lines": lines})
         return self.number[function]
 
-    def row(self, text: int, line: int, source: str) -> int:
-        """Which row of a text is a line of the file: at a place there may be several, and `source` decides."""
+    def row(self, text: int, line: int, frames: list[Frame]) -> int:
+        """Which row of a text is a line of the file; where the protocol's statements stand for a place, that of the
+        statement which `frames` are in."""
         if text < 0:
             return -1
-        at = [i for i, (n, _, _) in enumerate(self.rows[text]["lines"]) if n == line]
-        for i in at:
-            if self.rows[text]["lines"][i][1].split("#")[0].strip() == source:
-                return i
-        return at[0] if at else -1
+        lines = self.rows[text]["lines"]
+        at = [i for i, (n, _, _) in enumerate(lines) if n == line]
+        bound = self.bound.get(lines[at[0]][2]) if len(at) > 1 else None
+        if bound is None:
+            return at[0] if at else -1
+        here = next((n for fn, _, n in frames if fn == bound.__name__), 0)
+        return at[min(self.statement(bound, here), len(at) - 1)]
+
+    def statement(self, fn: Callable[..., Any], line: int) -> int:
+        """How many lines of a place's filling come before a line of the protocol's function."""
+        before = 0
+        for stmt in body_of(source_of(fn)):
+            size = len(ast.unparse(stmt).splitlines())
+            if stmt.lineno <= line <= (stmt.end_lineno or stmt.lineno):
+                return before + min(line - stmt.lineno, size - 1)
+            before += size
+        return 0
 
 
 class Unique:
@@ -86,7 +103,7 @@ def trace_data(cx: Counterexample, texts: Texts) -> dict[str, Any]:
         last = e
         if same and i not in key:
             continue
-        line, stack = texts.row(text, e.line, e.source), stacks.add(path_text(frames))
+        line, stack = texts.row(text, e.line, frames), stacks.add(path_text(frames))
         row = [number.get(e.process, -1), e.kind, phrase(e), text, line, stack, int(i in key), e.site]
         steps[at[e.step]].append(row if text >= 0 else [*row, e.function, e.line, e.source])
     _, first, _ = start(cx.protocol, cx.scenario, cx.memory)

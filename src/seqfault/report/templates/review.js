@@ -11,6 +11,9 @@
     return e;
   }
 
+  // what an entry says, in a narrow cell
+  function frame(e) { return `${e[1]} ${e[2]}`; }
+
   // -- light and dark
   const theme = document.getElementById("theme");
   const media = window.matchMedia("(prefers-color-scheme: dark)");
@@ -329,7 +332,7 @@
             `${name}: ${table || "none"}${note ? " " + note : ""}`));
         } else loose.push([`${table} ${note}`, changed]);
         const before = new Map(o[3].map((e) => [e[0], e.join()]));
-        for (const e of es) entries.push(span(e[0], e[0] + 1, before.get(e[0]) === e.join() ? "" : "ch", `${e[1]} ${e[2]}`));
+        for (const e of es) entries.push(span(e[0], e[0] + 1, before.get(e[0]) === e.join() ? "" : "ch", frame(e)));
         if (m) for (const e of o[3]) if (!es.some((x) => x[0] === e[0])) entries.push(span(e[0], e[0] + 1, "empty ch", "\u2013"));
       }
       line("tables", tops, tops.map((d) => d.textContent).join("; "));
@@ -340,12 +343,13 @@
       for (const [name, es, said] of this.part("tlbs", now)) {
         const o = oldTlbs.get(name) || ["", [], []];
         const before = new Map(o[1].map((e) => [e[0], e.join()]));
-        const cells = es.map((e) => span(e[0], e[0] + 1, before.get(e[0]) === e.join() ? "" : "ch", `${e[1]} ${e[2]}`));
+        const cells = es.map((e) => span(e[0], e[0] + 1, before.get(e[0]) === e.join() ? "" : "ch", frame(e)));
         for (const e of o[1]) if (!es.some((x) => x[0] === e[0])) cells.push(span(e[0], e[0] + 1, "empty ch", "\u2013"));
         line("TLB " + name.replace("CPU ", ""), cells, `TLB of ${name}: ` + (es.map((e) => `page ${e[0]} frame ${e[1]} ${e[2]}`).join("; ") || "empty"));
         for (const s of said) notes.push([`${name}: ${s}`, !o[2].includes(s)]);
       }
 
+      this.space.append(el("p", "n legend", "entries and TLBs: frame and rights; frame 0 is the zero page"));
       this.facts.replaceChildren();
       const facts = (title, rows) => {
         const d = el("div");
