@@ -92,12 +92,14 @@ def cell(scenarios: list[ScenarioResult]) -> dict[str, Any]:
     }
 
 
-def matrix(reports: list[Report]) -> dict[str, Any]:
-    """Families x memory models, and all together."""
+def matrix(reports: list[Report], groups: list[Group]) -> dict[str, Any]:
+    """Families x memory models, and all together; `causes` of a family: the numbers of its groups, from 1."""
     families = list(dict.fromkeys(family(s.name) for r in reports for s in r.scenarios))
     rows = []
     for f in families:
         cells = {r.memory: cell([s for s in r.scenarios if family(s.name) == f]) for r in reports}
+        for m, c in cells.items():
+            c["causes"] = [n for n, g in enumerate(groups, 1) if any(family(s) == f for s in g.shown.get(m, ()))]
         seen: dict[str, dict[str, str]] = {}
         for r in reports:
             for s in r.scenarios:
@@ -191,7 +193,7 @@ def review_data(review: Review) -> dict[str, Any]:
         "meaning": MEANING,
         "memories": review.memories,
         "facts": facts(review),
-        "matrix": matrix(review.reports),
+        "matrix": matrix(review.reports, review.groups),
         "groups": groups_data(review),
         "traces": [t.data for _, t in sorted(review.traces.items())],
         "texts": review.texts,

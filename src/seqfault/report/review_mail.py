@@ -88,7 +88,7 @@ def mail(review: Review) -> str:
 
 def verdicts(review: Review) -> list[str]:
     """The matrix: a line a family; models that do not fit side by side, one below the other."""
-    m = matrix(review.reports)
+    m = matrix(review.reports, review.groups)
     rows = [(f["family"], f["cells"]) for f in m["families"]] + [("all", m["total"])]
     first = min(22, max(6, *(len(name) for name, _ in rows)))
     room = max(1, (WIDTH - 4 - first) // CELL)
