@@ -158,15 +158,22 @@ def review(
     resume: Annotated[
         Path | None, typer.Option(metavar="FILE", help="As for check: keep results in FILE, and take them from it.")
     ] = None,
+    sites: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The table of sites: what `seqfault why --json` wrote.")
+    ] = None,
 ) -> None:
     """Check under some memory models, and write a report that a reviewer can send. Exit codes as check's."""
     from seqfault.report.review import run_review
 
-    given = [("--max-states", max_states, 40_000_000), ("--max-memory", max_memory, "4G"), ("--timeout", timeout, None)]
+    given = [
+        ("--max-states", max_states, 40_000_000), ("--max-memory", max_memory, "4G"), ("--timeout", timeout, None),
+        ("--sites", sites, None),
+    ]  # fmt: skip
     options = [w for name, value, usual in given if value != usual for w in (name, str(value))]
     run_review(
-        protocol, scenario or [], memory or [], out, json, max_states, size(max_memory), timeout, jobs, resume, options
-    )
+        protocol, scenario or [], memory or [], out, json, max_states, size(max_memory), timeout, jobs, resume, sites,
+        options,
+    )  # fmt: skip
 
 
 @app.command("list")

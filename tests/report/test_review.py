@@ -19,6 +19,7 @@ from seqfault.report.review import make_review, memory_models, render
 from seqfault.report.review_causes import Finder
 from seqfault.report.review_data import Review, Table, limits, questions, review_data
 from seqfault.report.review_mail import WIDTH, command
+from seqfault.report.review_sites import read_sites
 from seqfault.report.review_words import to_html
 from seqfault.report.stacks import Stacks, event_frames
 from seqfault.scenarios import find
@@ -165,6 +166,52 @@ def test_tables_of_other_commands(review: Review):
         review.sites = None
     assert "<code>unmap_page_range/begin</code>" in html and "- unmap_page_range/begin: verdict: necessary" in mail
     assert "seqfault why spf-seed" in render(review, ".html")
+
+
+ANSWER = {
+    "protocol": "spf-seed", "memory": ["sc", "pso"], "scenarios": 7, "left_out": 0, "complete": True,
+    "sites": [
+        {
+            "sites": [{"name": "vma_adjust/end", "kind": "end", "place": "", "function": "f", "file": "a.py", "line": 3, "text": "end(vma)"}],
+            "verdict": "redundant",
+            "models": [{"memory": m, "verdict": "redundant", "reason": "nothing new", "violations": [], "operations": {"case 2": {"scenarios": 3, "needed": 0}}} for m in ("sc", "pso")],
+        },
+        {
+            "sites": [{"name": "smp_wmb", "kind": "barrier", "place": "", "function": "f", "file": "b.py", "line": 4, "text": "smp_wmb()"}],
+            "verdict": "necessary",
+            "models": [
+                {"memory": "sc", "verdict": "redundant", "reason": "nothing new", "violations": [], "operations": {}},
+                {"memory": "pso", "verdict": "necessary", "reason": "",
+                 "violations": [{"kind": "leak", "object": "page", "functions": [], "scenarios": ["a", "b"]}],
+                 "operations": {"case 5": {"scenarios": 4, "needed": 2}, "case 2": {"scenarios": 3, "needed": 0}}},
+            ],
+        },
+        {"sites": [{"name": "READ_ONCE", "kind": "once", "text": "", "file": "", "line": 1}], "verdict": "redundant", "models": []},
+    ],
+}  # fmt: skip
+
+
+def test_sites_of_why(tmp_path):
+    path = tmp_path / "why.json"
+    path.write_text(json.dumps(ANSWER))
+    t = read_sites(path, "spf-seed")
+    assert t.rows == [
+        ["smp_wmb", "smp_wmb() (b.py:4)", "necessary (sc: redundant; pso: necessary)", "leak of page in 2 scenarios", "case 5 (2 of 4)", "case 2 (3)"],
+        ["vma_adjust/end", "end(vma) (a.py:3)", "redundant", "nothing new", "", ""],
+    ]
+    assert "1 READ_ONCE" in t.note and t.command == "seqfault why spf-seed --memory sc,pso"
+
+
+@pytest.mark.parametrize(
+    "text,said",
+    [(None, "No such file"), ("{", "no JSON"), ("{}", "no answer of why"), ('{"protocol": "x", "sites": []}', "it is about 'x'"), ('{"protocol": "spf-seed", "sites": [{}]}', "no answer of this seqfault's why")],
+)
+def test_sites_that_are_none(text, said, tmp_path, capsys):
+    path = tmp_path / "why.json"
+    if text is not None:
+        path.write_text(text)
+    code, _, err = run(capsys, "review", "spf-seed", "--sites", str(path), "-o", str(tmp_path / "r.html"))
+    assert code == 2 and said in err.replace("\n", " ") and "seqfault why spf-seed --json" in err
 
 
 def test_documents_come_with_the_package():

@@ -28,6 +28,7 @@ from seqfault.report.commands import COLUMNS, select
 from seqfault.report.counterexample import from_violation
 from seqfault.report.review_causes import Cause, Finder, Group, group
 from seqfault.report.review_data import Review, Table, Trace, ordered, review_data
+from seqfault.report.review_sites import read_sites
 from seqfault.report.review_trace import Texts, trace_data
 from seqfault.scenarios.model import Scenario
 
@@ -60,6 +61,7 @@ def run_review(
     timeout: float | None,
     jobs: int,
     resume: Path | None,
+    sites: Path | None,
     options: list[str],
 ) -> None:
     """`seqfault review`.  `options`: the further options as given, for the command that the report names."""
@@ -68,15 +70,17 @@ def run_review(
     if not out.parent.is_dir():
         raise BadInput(f"-o {out}: there is no directory {out.parent}; make it, or name another")
     models = memory_models(memory)
-    load(protocol)
+    name = load(protocol).name
+    table = read_sites(sites, name) if sites is not None else None
     scenarios = select(names)
     command = ["seqfault", "review", protocol, *(w for n in names for w in ("-s", n))]
     command += [] if models == ["sc"] else ["--memory", ",".join(models)]
     command += [*options, "-o", out.name]
     err = Console(stderr=True, highlight=False)
     with Progress(*COLUMNS, console=err, transient=True, disable=not err.is_terminal) as bar:
+        limits = Limits(max_states, max_memory)
         review = make_review(
-            protocol, scenarios, models, shlex.join(command), Limits(max_states, max_memory), timeout, jobs, resume, bar
+            protocol, scenarios, models, shlex.join(command), limits, timeout, jobs, resume, bar, sites=table
         )
         text = render(review, out.suffix)
     try:
