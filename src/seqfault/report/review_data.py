@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -151,8 +152,10 @@ def ordered(g: Group) -> list[Any]:
 
 
 def questions(p: Protocol) -> list[Section]:
-    """The answers of docs/questions.md that are about this protocol."""
-    return [s for s in document("questions") if f" {p.name} " in s.text or f"`{p.name}`" in s.text]
+    """The answers of docs/questions.md, if they are about this protocol: one that their commands name."""
+    sections = document("questions")
+    named = any(re.search(rf"seqfault .* {re.escape(p.name)}( |$)", s.text, re.M) for s in sections)
+    return sections if named else []
 
 
 def limits() -> list[Section]:

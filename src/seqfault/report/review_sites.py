@@ -9,7 +9,7 @@ from typing import Any
 from seqfault.cli import BadInput
 from seqfault.report.review_data import Table
 
-COLUMNS = ["site", "what it is", "verdict", "without it", "needed in", "elsewhere for nothing"]
+COLUMNS = ["site", "what it is", "verdict", "without it", "needed in", "not needed in"]
 SHOWN = 4  # of operations, of violations
 ONCE = "once"  # READ_ONCE and WRITE_ONCE, which are too many to list
 NECESSARY = "necessary"
