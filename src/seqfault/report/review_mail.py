@@ -8,7 +8,6 @@ import textwrap
 from seqfault.explore.check import HOLDS, INCOMPLETE, VIOLATED
 from seqfault.report.review_data import LIMITS, MEANING, Review, Table, facts, matrix, ordered, questions, shown
 from seqfault.report.review_words import Section, document
-from seqfault.report.terminal import headline
 
 WIDTH = 72
 CELL = 20  # columns of a verdict in the matrix
@@ -132,8 +131,6 @@ def cause(review: Review, n: int) -> list[str]:
         schedule = next((x for x in picture if x.startswith("replay: ")), "")
         drawn = [y for x in picture if x is not schedule for y in (wrapped(x) if len(x) > WIDTH else [x])]
         out += ["```", *drawn, "```", "", *command(schedule.removeprefix("replay: ")), ""]
-    else:
-        out += [*wrapped(headline(v)), ""]
     return out
 
 
