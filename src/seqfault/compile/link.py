@@ -438,7 +438,7 @@ class Linker:
             wide_registers=[x for x in sized if x[1] > 32],
             places=sorted(u.used_places),
             count_table=counts,
-            extra={"registers": dict(self.names)},
+            extra={"registers": dict(self.names)} | ({"sites": u.sites.named()} if u.sites is not None else {}),
         )
 
     def encode(self, n: Node, f: Function, numbering: dict[str, int]) -> list[int]:

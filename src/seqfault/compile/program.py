@@ -19,10 +19,12 @@ from seqfault.compile.builder import Unit
 from seqfault.compile.digest import files_digest
 from seqfault.compile.ir import Function
 from seqfault.compile.link import link
+from seqfault.compile.sites import SiteTable
 from seqfault.compile.source import Func, Source, reach
 from seqfault.compile.words import Words
 from seqfault.kernel.layout import Layout
 from seqfault.kernel.places import Place
+from seqfault.kernel.sites import site_notes, site_switches
 from seqfault.kernel.types import Struct
 
 CPU, AGENT, ENVIRONMENT = 0, 1, 2
@@ -50,7 +52,8 @@ class Program:
 
     `processes`; `observers`: functions run atomically on states at rest (oracles with `check`, outcomes with `emit`);
     `binds`: place -> function; `sizes`: size name -> value; `fields`: struct name -> {field: type} that a protocol
-    adds; `structs`: more structs whose memory belongs to the model although no text names them.
+    adds; `structs`: more structs whose memory belongs to the model although no text names them; `sites`: compiled with
+    a switch at each site (compile/sites.py).
     """
 
     name: str
@@ -60,6 +63,7 @@ class Program:
     sizes: dict[str, int] = field(default_factory=dict)
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     structs: tuple[Struct, ...] = ()
+    sites: bool = False
     _layout: Layout | None = field(default=None, repr=False)
     _reach: tuple[list[Source], list[Struct]] | None = field(default=None, repr=False)
     _keys: dict[str, str] = field(default_factory=dict, repr=False)
@@ -75,7 +79,8 @@ class Program:
         """The memory of this program; the same for plain Python and for the automaton."""
         if self._layout is None:
             _, structs = self.reach()
-            self._layout = Layout([*structs, *self.structs], self.sizes, self.fields)
+            switches = (site_switches, site_notes) if self.sites else ()
+            self._layout = Layout([*structs, *self.structs, *switches], self.sizes, self.fields)
         return self._layout
 
     def reach(self) -> tuple[list[Source], list[Struct]]:
@@ -108,6 +113,7 @@ class Program:
         h.update(repr([f.__name__ for f in self.observers]).encode())
         h.update(repr(sorted((p.name, f.__name__) for p, f in self.binds.items())).encode())
         h.update(repr(sorted(self.sizes.items())).encode())
+        h.update(b"sites" if self.sites else b"")
         return h.hexdigest()[:32]
 
 
@@ -124,7 +130,7 @@ def compile_program(program: Program, granularity: str = "merged") -> Automaton:
     """
     t0 = time.perf_counter()
     layout = program.layout()
-    unit = Unit(layout, program.binds)
+    unit = Unit(layout, program.binds, sites=SiteTable() if program.sites else None)
     for fn in program.entries():
         if fn not in unit.functions:
             unit.functions[fn] = Function(fn.__name__, is_entry=True)
