@@ -84,6 +84,7 @@ class Finding:
 class Study:
     """A protocol with its sites taken out, one at a time.
 
+    `small`: states of the scenarios that are all explored without a site, also after something new has shown.
     `together`: more sets of sites, to be taken out together.  `findings`: memory model -> sites -> what was found.
     """
 
@@ -93,6 +94,7 @@ class Study:
     memories: Sequence[str]
     crew: Crew
     max_states: int
+    small: int = SMALL
     together: Sequence[tuple[str, ...]] = ()
     findings: dict[str, dict[tuple[str, ...], Finding]] = field(default_factory=dict)
     whole: dict[str, dict[str, Seen]] = field(default_factory=dict)
@@ -134,14 +136,14 @@ class Study:
         out: list[Shown] = sorted(seen.violations - base.violations)
         more = seen.outcomes - base.outcomes
         if more and not load(self.protocol).processes and self.protocol != BASELINE:
-            allowed = self._allowed_in(s, memory)
+            allowed = self.allowed_in(s, memory)
             if allowed is None or more - allowed:
                 out.append((NEW_OUTCOME, "", ""))
         elif more and not load(self.protocol).processes:
             out.append((NEW_OUTCOME, "", ""))
         return out
 
-    def _allowed_in(self, s: Scenario, memory: str) -> set[int] | None:
+    def allowed_in(self, s: Scenario, memory: str) -> set[int] | None:
         key = s.name, memory
         if key not in self._allowed:
             outcomes, _, whole = baseline_of(s, Limits(states=4 * self.max_states), memory)
@@ -205,7 +207,7 @@ class Study:
                 continue
             open_.append(f)
         size = {s.name: self.whole[memory][s.name].states for s in usable}
-        small = [s for s in usable if size[s.name] <= SMALL or memory != SC]
+        small = [s for s in usable if size[s.name] <= self.small or memory != SC]
         self._each(open_, memory, [s for s in small if chosen is None or s.name in chosen], size)
         for at in range(0, 64):
             left = [f for f in open_ if not f.new and not f.reason]
@@ -301,7 +303,9 @@ class Study:
             out.append(name)
         while out:
             f = Finding(tuple(out), memory)
-            whole = [s for s in usable if size[s.name] <= SMALL and any(n in self.whole[memory][s.name].sites for n in out)]
+            known = self.whole[memory]
+            some = [s for s in usable if size[s.name] <= self.small]
+            whole = [s for s in some if any(n in known[s.name].sites for n in out)]
             if self._clean(f, whole, size):
                 break
             out.pop()

@@ -103,7 +103,8 @@ class Lab:
             if key >= 0:
                 found = explore_batch(a, starts, max_states=max_states, timeout=seconds)
             else:
-                found = [explore(a, *x, traced=False, max_states=max_states, timeout=seconds) for x in starts]
+                more = {} if a.memory != SC or a.renames else {"traced": False}
+                found = [explore(a, *x, max_states=max_states, timeout=seconds, **more) for x in starts]
             for (i, *_), ex in zip(group, found, strict=True):
                 out[i] = seen_of(a, ex)
         return [x or Seen(0, 0, 0, 0, frozenset(), frozenset(), reason=INTERRUPTED) for x in out]

@@ -115,7 +115,8 @@ class Crew:
         self.number = {s.name: i for i, s in enumerate(scenarios)}
         n = min(jobs or os.cpu_count() or 1, max(1, len(scenarios)))
         ctx = multiprocessing.get_context("fork")
-        self.pools = [ProcessPoolExecutor(1, mp_context=ctx, initializer=interrupt.worker) for _ in range(n if n > 1 else 0)]
+        n = n if n > 1 else 0
+        self.pools = [ProcessPoolExecutor(1, mp_context=ctx, initializer=interrupt.worker) for _ in range(n)]
         self.states = 0
         self.explorations = 0
 
