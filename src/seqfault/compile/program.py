@@ -20,7 +20,7 @@ from seqfault.compile.digest import files_digest
 from seqfault.compile.ir import Function
 from seqfault.compile.link import link
 from seqfault.compile.sites import SiteTable
-from seqfault.compile.source import Func, Source, reach
+from seqfault.compile.source import Func, Source, reach, replaced
 from seqfault.compile.words import Words
 from seqfault.kernel.layout import Layout
 from seqfault.kernel.places import Place
@@ -53,7 +53,7 @@ class Program:
     `processes`; `observers`: functions run atomically on states at rest (oracles with `check`, outcomes with `emit`);
     `binds`: place -> function; `sizes`: size name -> value; `fields`: struct name -> {field: type} that a protocol
     adds; `structs`: more structs whose memory belongs to the model although no text names them; `sites`: compiled with
-    a switch at each site (compile/sites.py).
+    a switch at each site (compile/sites.py); `instead`: functions that are compiled from another text.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Program:
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     structs: tuple[Struct, ...] = ()
     sites: bool = False
+    instead: Mapping[Func, str] = field(default_factory=dict)
     _layout: Layout | None = field(default=None, repr=False)
     _reach: tuple[list[Source], list[Struct]] | None = field(default=None, repr=False)
     _keys: dict[str, str] = field(default_factory=dict, repr=False)
@@ -86,7 +87,8 @@ class Program:
     def reach(self) -> tuple[list[Source], list[Struct]]:
         """Every function and struct of the program."""
         if self._reach is None:
-            self._reach = reach(self.entries(), self.binds)
+            with replaced(self.instead):
+                self._reach = reach(self.entries(), self.binds)
         return self._reach
 
     def key(self, granularity: str) -> str:
@@ -135,9 +137,10 @@ def compile_program(program: Program, granularity: str = "merged") -> Automaton:
         if fn not in unit.functions:
             unit.functions[fn] = Function(fn.__name__, is_entry=True)
             unit.queue.append(fn)
-    while unit.queue:
-        fn = unit.queue.pop(0)
-        Words(unit, unit.functions[fn]).compile(fn)
+    with replaced(program.instead):
+        while unit.queue:
+            fn = unit.queue.pop(0)
+            Words(unit, unit.functions[fn]).compile(fn)
     a = link(program, unit, granularity)
     a.compile_s = time.perf_counter() - t0
     return a

@@ -44,6 +44,7 @@ def mm_program(protocol: Protocol, ncpus: int) -> Program:
         fields=protocol.fields,
         structs=cast(tuple[Struct, ...], (mm_types.mm_struct, mm_types.scenario_rom, mm_types.results)),
         sites=protocol.sites,
+        instead=protocol.instead,
     )
 
 
@@ -55,6 +56,7 @@ def small_program(protocol: Protocol) -> Program:
         binds=protocol.binds,
         sizes=dict(protocol.sizes),
         sites=protocol.sites,
+        instead=protocol.instead,
     )
 
 

@@ -67,6 +67,7 @@ class Protocol:
     processes: tuple[Callable[..., Any], ...] = ()
     sites: bool = False
     without: tuple[str, ...] = ()
+    instead: dict[Callable[..., Any], str] = field(default_factory=dict)  # functions of the text -> the text instead
     base: str = ""  # of one that sites are taken out of: how the command line names the whole
 
     def at(self, *places: Place) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -100,7 +101,7 @@ class Protocol:
         fields = {s: dict(f) for s, f in self.fields.items()}
         return Protocol(
             name, title, self.release, doc, self.speculative, binds, fields, dict(self.sizes), self.file, self.locks,
-            self.processes,
+            self.processes, instead=dict(self.instead),
         )  # fmt: skip
 
     def unbind(self, *places: Place) -> None:

@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from types import ModuleType
 
 from seqfault.kernel.places import Protocol
+from seqfault.protocols import variants
 
 BUILTIN = {
     "mmap-sem": "mmap_sem",
@@ -38,7 +39,8 @@ def builtin_names() -> list[str]:
 
 
 def load(name: str) -> Protocol:
-    """The protocol of that name, or of that file (anything that ends in .py or has a slash).
+    """The protocol of that name, or of that file (anything that ends in .py or has a slash), or of a variant's file
+    (.toml, variants.py).
 
     ``PROTOCOL-without=SITE,SITE``: with sites taken out (`seqfault why PROTOCOL --sites` lists them).  The same object
     each time.  Raises `ProtocolError`.
@@ -46,6 +48,14 @@ def load(name: str) -> Protocol:
     whole, without, sites = name.partition(WITHOUT)
     if without:
         return with_sites(whole, tuple(x for x in sites.split(",") if x))
+    if name.endswith(".toml"):
+        path = os.path.abspath(name)
+        if path not in _by_file:
+            try:
+                _by_file[path] = variants.read(name, load)
+            except variants.VariantError as e:
+                raise ProtocolError(str(e)) from None
+        return _by_file[path]
     if name in BUILTIN:
         module = importlib.import_module(f"seqfault.protocols.{BUILTIN[name]}")
         return _of(module, f"protocol {name}")
@@ -67,7 +77,7 @@ def with_sites(name: str, without: tuple[str, ...] = ()) -> Protocol:
     key = f"{name}{WITHOUT}{','.join(sorted(set(without)))}"
     if key not in _by_file:
         p = whole.derive(key if without else whole.name, whole.title, whole.doc)
-        p.sites, p.without, p.base = True, tuple(sorted(set(without))), name
+        p.sites, p.without, p.base = True, tuple(sorted({*without, *whole.without})), name
         _by_file[key] = p
     return _by_file[key]
 
