@@ -8,7 +8,7 @@ import pickle
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from seqfault.compile.source import Func, Source, reach, replaced
 from seqfault.compile.words import Words
 from seqfault.kernel.layout import Layout
 from seqfault.kernel.places import Place
-from seqfault.kernel.sites import site_notes, site_switches
+from seqfault.kernel.sites import site_causes, site_notes, site_switches
 from seqfault.kernel.types import Struct
 
 CPU, AGENT, ENVIRONMENT = 0, 1, 2
@@ -53,7 +53,7 @@ class Program:
     `processes`; `observers`: functions run atomically on states at rest (oracles with `check`, outcomes with `emit`);
     `binds`: place -> function; `sizes`: size name -> value; `fields`: struct name -> {field: type} that a protocol
     adds; `structs`: more structs whose memory belongs to the model although no text names them; `sites`: compiled with
-    a switch at each site (compile/sites.py); `instead`: functions that are compiled from another text.
+    a switch at each site (compile/sites.py); `causes`: also with notes of who moved a count; `instead`: functions that are compiled from another text.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Program:
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     structs: tuple[Struct, ...] = ()
     sites: bool = False
+    causes: bool = False
     instead: Mapping[Func, str] = field(default_factory=dict)
     _layout: Layout | None = field(default=None, repr=False)
     _reach: tuple[list[Source], list[Struct]] | None = field(default=None, repr=False)
@@ -80,7 +81,7 @@ class Program:
         """The memory of this program; the same for plain Python and for the automaton."""
         if self._layout is None:
             _, structs = self.reach()
-            switches = (site_switches, site_notes) if self.sites else ()
+            switches = (site_switches, site_notes, site_causes) if self.sites else ()
             self._layout = Layout([*structs, *self.structs, *switches], self.sizes, self.fields)
         return self._layout
 
@@ -115,7 +116,7 @@ class Program:
         h.update(repr([f.__name__ for f in self.observers]).encode())
         h.update(repr(sorted((p.name, f.__name__) for p, f in self.binds.items())).encode())
         h.update(repr(sorted(self.sizes.items())).encode())
-        h.update(b"sites" if self.sites else b"")
+        h.update(f"{self.sites} {self.causes}".encode() if self.sites else b"")
         return h.hexdigest()[:32]
 
 
@@ -132,7 +133,7 @@ def compile_program(program: Program, granularity: str = "merged") -> Automaton:
     """
     t0 = time.perf_counter()
     layout = program.layout()
-    unit = Unit(layout, program.binds, sites=SiteTable() if program.sites else None)
+    unit = Unit(layout, program.binds, sites=site_table(program, granularity) if program.sites else None)
     for fn in program.entries():
         if fn not in unit.functions:
             unit.functions[fn] = Function(fn.__name__, is_entry=True)
@@ -144,6 +145,15 @@ def compile_program(program: Program, granularity: str = "merged") -> Automaton:
     a = link(program, unit, granularity)
     a.compile_s = time.perf_counter() - t0
     return a
+
+
+def site_table(program: Program, granularity: str) -> SiteTable:
+    """An empty one; with the sections' numbers, as a compilation without notes gives them, if there are to be notes."""
+    if not program.causes:
+        return SiteTable()
+    a = compile_program(replace(program, causes=False, _keys={}), granularity)
+    sites: Any = a.extra["sites"]
+    return SiteTable(causes=tuple(s.number for s in sites if s.kind == "count"))
 
 
 def cache_dir() -> Path:

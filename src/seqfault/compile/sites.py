@@ -89,9 +89,12 @@ class Site:
 
 @dataclass
 class SiteTable:
-    """The sites of one program, in the order in which they were met."""
+    """The sites of one program, in the order in which they were met.  `causes`: those of sections, if it is noted which
+    of them moved each count last (site_causes.py); `cause_at`: where."""
 
     rows: dict[tuple[Any, ...], Site] = field(default_factory=dict)
+    causes: tuple[int, ...] | None = None
+    cause_at: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
 
     def site(self, key: tuple[Any, ...], make: Callable[[int], Site], switched: bool = True) -> Site:
         if key not in self.rows:
@@ -266,10 +269,12 @@ class Sites(Statements):
         if site:
             return super().perform(fn, src, args, node, site)
         if fn in OPENERS:
-            off, on = self.switch(self.at(node, OPENERS[fn], src.name, self.about(args)))
+            here = self.at(node, OPENERS[fn], src.name, self.about(args))
+            off, on = self.switch(here)
             self.open = off
             self.skip(args, node)
             off, self.open = self.open, on
+            self.begun(here, args, node)
             self.whole(fn, src, args, node)
             self.open += off
             return []
@@ -298,8 +303,16 @@ class Sites(Statements):
             return []
         if is_recheck(src):
             off, on = self.switch(self.at(node, "recheck", src.name, self.about(args)))
-            return self.either(off, on, 0, lambda: self.whole(fn, src, args, node))
+            out = self.either(off, on, 0, lambda: self.whole(fn, src, args, node))
+            self.gave_up(out[0].op, args, node, odd=False)
+            return out
         return super().perform(fn, src, args, node, site)
+
+    def begun(self, site: Site, args: list[Any], node: ast.AST) -> None:
+        """A section begins: to be noted (site_causes.py)."""
+
+    def gave_up(self, test: Operand, args: list[Any], node: ast.AST, odd: bool) -> None:
+        """A recheck was made: whom it tells of is to be counted (site_causes.py)."""
 
     def whole(self, fn: Callable[..., Any], src: Source, args: list[Any], node: ast.Call) -> list[Val]:
         """A call whose parts are no sections of their own."""
@@ -468,7 +481,19 @@ class Sites(Statements):
         off, on = self.switch(self.at(node, kind, "if", reason=reason))
         self.open = on
         yes, no = super().condition(node)
+        seq = next((v for v in self.read(node) if isinstance(v.type, IntType) and v.type.name == seq_t.name), None)
+        if kind == "check" and seq is not None:
+            here = [v for v in self.scope.names.values() if isinstance(v, Val) and isinstance(v.type, PtrType)]
+            self.open = yes
+            self.gave_up(Const(1), [*here[:1], seq], node, odd=True)
+            yes = self.open
+            self.open = []
         return (yes + off, no) if value else (yes, no + off)
+
+    def read(self, node: ast.expr) -> list[Val]:
+        """The locals that an expression reads."""
+        names = [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
+        return [v for v in (self.scope.names.get(n) for n in names) if isinstance(v, Val)]
 
 
 __all__ = ["COUNTER", "INSTEAD", "Site", "SiteTable", "Sites"]

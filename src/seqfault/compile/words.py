@@ -8,7 +8,7 @@ from typing import Any
 from seqfault.compile.builder import Loc, StructName, Val
 from seqfault.compile.ir import Const, Special
 from seqfault.compile.ops import Op
-from seqfault.compile.sites import Sites
+from seqfault.compile.site_causes import Causes
 from seqfault.kernel.types import BOOL, INT, IntType, PtrType, Struct
 
 FENCES = {"smp_mb": 1, "smp_rmb": 2, "smp_wmb": 3, "barrier": 4, "smp_mb__after_spinlock": 5}
@@ -18,7 +18,7 @@ WRAPS = {"wrap_s64": (64, 1), "wrap_u32": (32, 0), "wrap_u16": (16, 0), "wrap_u8
 WRAPPING = {ast.Add: Op.ADD, ast.Sub: Op.SUB, ast.Mult: Op.MUL, ast.LShift: Op.SHL}
 
 
-class Words(Sites):
+class Words(Causes):
     """Lowering of words."""
 
     def plain_word(self, name: str, node: ast.Call) -> list[Val]:

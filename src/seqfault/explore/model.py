@@ -44,6 +44,7 @@ def mm_program(protocol: Protocol, ncpus: int) -> Program:
         fields=protocol.fields,
         structs=cast(tuple[Struct, ...], (mm_types.mm_struct, mm_types.scenario_rom, mm_types.results)),
         sites=protocol.sites,
+        causes=protocol.causes,
         instead=protocol.instead,
     )
 
@@ -56,6 +57,7 @@ def small_program(protocol: Protocol) -> Program:
         binds=protocol.binds,
         sizes=dict(protocol.sizes),
         sites=protocol.sites,
+        causes=protocol.causes,
         instead=protocol.instead,
     )
 

@@ -67,6 +67,7 @@ class Protocol:
     processes: tuple[Callable[..., Any], ...] = ()
     sites: bool = False
     without: tuple[str, ...] = ()
+    causes: bool = False  # also with notes of which section moved each count last
     instead: dict[Callable[..., Any], str] = field(default_factory=dict)  # functions of the text -> the text instead
     base: str = ""  # of one that sites are taken out of: how the command line names the whole
 

@@ -16,6 +16,7 @@ from seqfault.kernel.types import array, integer, struct
 
 NR_SITES: Any = 320
 DEEP: Any = 4  # sections that one process has skipped and not left
+NR_CAUSES: Any = 32  # counts of which it is noted who moved them last
 MOST_CELLS: Any = 16382
 
 # what begins a section -> the kind of site that it is
@@ -65,3 +66,10 @@ class site_notes:
     """What each process has skipped: numbers of cells, plus one; 0: nothing.  The checker's notes."""
 
     skipped: array[integer(0, MOST_CELLS + 1), DEEP]
+
+
+@struct(pool=1, private=True)
+class site_causes:
+    """`last`: of each count, the site whose section moved it last.  The checker's notes."""
+
+    last: array[integer(0, NR_SITES), NR_CAUSES]

@@ -69,14 +69,16 @@ def load(name: str) -> Protocol:
     raise ProtocolError(f"no protocol named {name!r}; {hint}")
 
 
-def with_sites(name: str, without: tuple[str, ...] = ()) -> Protocol:
-    """A protocol that is compiled with a switch at each site, with these taken out.  The same object each time.
+def with_sites(name: str, without: tuple[str, ...] = (), causes: bool = False) -> Protocol:
+    """A protocol that is compiled with a switch at each site, with these taken out; `causes`: also with notes of which
+    section moved each count last.  The same object each time.
 
     Raises `ProtocolError`; whether there are such sites is known when it is compiled."""
     whole = load(name)
-    key = f"{name}{WITHOUT}{','.join(sorted(set(without)))}"
+    key = f"{name}{WITHOUT}{','.join(sorted(set(without)))}{' causes' if causes else ''}"
     if key not in _by_file:
         p = whole.derive(key if without else whole.name, whole.title, whole.doc)
+        p.causes = causes
         p.sites, p.without, p.base = True, tuple(sorted({*without, *whole.without})), name
         _by_file[key] = p
     return _by_file[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from seqfault.cli import BadInput, dump
+from seqfault.compile.site_causes import DEAD as LEFT
 from seqfault.compile.sites import INSTEAD, Site
 from seqfault.explore import interrupt
 from seqfault.explore.memory import SC, canonical
@@ -22,6 +24,7 @@ from seqfault.report.commands import console, select
 from seqfault.report.counterexample import encode_schedule, from_violation
 from seqfault.scenarios.model import Scenario
 from seqfault.why.classify import DEAD, NECESSARY, REDUNDANT, UNDETERMINED, Finding, Study, question_of
+from seqfault.why.invalid import causes_of
 from seqfault.why.lab import Lab, Shown
 from seqfault.why.witness import strongest, witness
 from seqfault.why.work import Budget, Crew, Results
@@ -108,7 +111,7 @@ def run_why(
             bar.update(task, what=f"{states:,} states")
 
         crew = Crew(protocol, scenarios, jobs, results, budget, tick)
-        study = Study(protocol, scenarios, mine, models, crew, max_states, together=sets)
+        study = Study(protocol, scenarios, sites, [s.name for s in mine], models, crew, max_states, together=sets)
         study.say = lambda text: bar.update(task, description=text)
         if patterns:
             study.small = max_states
@@ -216,6 +219,7 @@ class Answer:
         for want in (NECESSARY, REDUNDANT, DEAD, UNDETERMINED):
             self.section(c, want, bool(named))
         self.show_pairs(c)
+        self.show_causes(c, bool(named))
         n = len(st.usable(SC))
         models = ", ".join(st.memories)
         c.print(f"{st.protocol} under {models}: {len(self.sets())} sites, {n} scenarios", markup=False)
@@ -269,8 +273,10 @@ class Answer:
                 c.print(f"      {f.reason}", markup=False)
         f = next((f for f in fs if f.verdict == NECESSARY), fs[0])
         if f.explored:
-            for line in self.explain(f, all_labels):
-                c.print(f"      {line}", markup=False)
+            for text in self.explain(f, all_labels):
+                lines = textwrap.wrap(text, max(60, min(c.width, 120)) - 6, subsequent_indent="    ")
+                for line in lines:
+                    c.print(f"      {line}", markup=False)
 
     def explain(self, f: Finding, all_labels: bool) -> list[str]:
         """Which operations and merge cases need it, and what it costs the others."""
@@ -289,11 +295,11 @@ class Answer:
             n = sum(f.labels[k][0] for k in spared)
             text = {k: f"{k} ({f.labels[k][0]})" for k in spared}
             where = some(sorted(spared, key=lambda k: -f.labels[k][0]), text)
-            out.append(f"{'elsewhere' if needed else 'in'} ({n} scenarios) nothing goes wrong without it: {where}")
+            out.append(f"{'elsewhere' if needed else 'in'} {n} scenarios nothing goes wrong without it: {where}")
             more = [k for k in spared if f.retries[k][0] > f.retries[k][1]]
             if more:
                 a, b = (sum(f.retries[k][i] for k in more) for i in (0, 1))
-                out.append(f"    there it makes faults give up for nothing: {a:,} steps with it, {b:,} without")
+                out.append(f"there more faults give up: {a:,} steps with it, {b:,} without")
         return out
 
     def show_pairs(self, c: Console) -> None:
@@ -312,6 +318,22 @@ class Answer:
             for n in st.minimal:
                 c.print(f"  {n}", markup=False)
             c.print()
+
+    def show_causes(self, c: Console, all_labels: bool) -> None:
+        asked = {n for s in self.sets() for n in s}
+        rows = [x for x in causes_of(self.study) if x.site == LEFT or x.site in asked]
+        if not rows:
+            return
+        c.print("Faults that gave up because of a count, by the section that had moved it (steps of all scenarios):")
+        c.print(f"  {'':<44} {'needed to':>10} {'for nothing':>12}")
+        for x in rows:
+            name = "(the VMA had left the tree)" if x.site == LEFT else x.site
+            note = f"  not looked at: {x.open:,}" if x.open else ""
+            c.print(f"  {name:<44} {x.right:>10,} {x.vain:>12,}{note}", markup=False)
+            if all_labels:
+                for label, (right, vain) in sorted(x.labels.items(), key=lambda kv: -sum(kv[1])):
+                    c.print(f"      {label:<40} {right:>10,} {vain:>12,}", markup=False)
+        c.print()
 
     # -- JSON
     def as_json(self) -> dict[str, Any]:
@@ -334,9 +356,16 @@ class Answer:
             ],
             "pairs": [self.finding_json(f) for f in st.pairs],
             "minimal_without": st.minimal,
+            "gave_up": [
+                {
+                    "section": x.site, "needed": x.right, "for_nothing": x.vain, "not_looked_at": x.open,
+                    "operations": {k: list(v) for k, v in x.labels.items()},
+                }
+                for x in causes_of(st)
+            ],
             "explorations": st.crew.explorations,
             "states": st.crew.states,
-        }
+        }  # fmt: skip
 
     def finding_json(self, f: Finding) -> dict[str, Any]:
         found = witness(self.study, f) if f.new and not self.stopped else None

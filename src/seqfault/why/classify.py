@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from seqfault.compile.sites import Site
@@ -49,14 +49,17 @@ def question_of(kind: str) -> str:
 class Finding:
     """What taking `sites` out showed under one memory model.
 
-    `exercised`: scenarios in which control comes to all of them; `explored`: how many were explored without them;
-    `new`: what shows without and not with them -> the scenarios.  `labels`: operation and merge case -> (scenarios, in
+    `some`: a scenario concerns it that comes to any of them, else to all.  `exercised`: how many such scenarios there
+    are; `explored`: how many of them were explored without them; `scenarios`: those -> whether something new shows;
+    `new`: what shows without and not with them -> the scenarios; `scenarios`: those that were explored without them ->
+    whether anything did.  `labels`: operation and merge case -> (scenarios, in
     how many something new shows).  `retries`, `successes`: operation and merge case -> how many steps of the scenarios
     in which nothing new shows gave a speculative fault up, or made it succeed: with, without.
     """
 
     sites: tuple[str, ...]
     memory: str
+    some: bool = False
     verdict: str = UNDETERMINED
     reason: str = ""
     exercised: int = 0
@@ -64,6 +67,7 @@ class Finding:
     states: int = 0
     changed: int = 0
     new: dict[Shown, list[str]] = field(default_factory=dict)
+    scenarios: dict[str, bool] = field(default_factory=dict)
     labels: dict[str, tuple[int, int]] = field(default_factory=dict)
     retries: dict[str, tuple[int, int]] = field(default_factory=dict)
     successes: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -84,6 +88,7 @@ class Finding:
 class Study:
     """A protocol with its sites taken out, one at a time.
 
+    `sites`: all that it has; `asked`: names of those that are to be taken out, one by one.
     `small`: states of the scenarios that are all explored without a site, also after something new has shown.
     `together`: more sets of sites, to be taken out together.  `findings`: memory model -> sites -> what was found.
     """
@@ -91,6 +96,7 @@ class Study:
     protocol: str
     scenarios: Sequence[Scenario]
     sites: list[Site]
+    asked: Sequence[str]
     memories: Sequence[str]
     crew: Crew
     max_states: int
@@ -118,9 +124,10 @@ class Study:
         mine = [s for s in self.scenarios if s.name in known and not known[s.name].reason]
         return sorted(mine, key=lambda s: known[s.name].states)
 
-    def exercises(self, memory: str, names: Iterable[str], s: Scenario) -> bool:
-        seen = self.whole[memory].get(s.name)
-        return seen is not None and all(n in seen.sites for n in names)
+    def concerns(self, f: Finding, s: Scenario) -> bool:
+        """Whether control comes to the sites of `f` in a scenario."""
+        seen = self.whole[f.memory].get(s.name)
+        return seen is not None and (any if f.some else all)(n in seen.sites for n in f.sites)
 
     def label(self, s: Scenario) -> str:
         """The operations of a scenario that are no accesses, and the merge cases that occur in it."""
@@ -160,6 +167,7 @@ class Study:
                 f.reason = f.reason or f"{s.name}: {x.reason}"
                 continue
             f.explored += 1
+            f.scenarios[s.name] = bool(new)
             f.changed += not x.same(base)
             for what in new:
                 f.add(what, s.name)
@@ -196,11 +204,11 @@ class Study:
         numbers = {s.name: s.number for s in self.sites}
         open_: list[Finding] = []
         for names in sets:
-            f = table[names] = Finding(names, memory)
+            f = table[names] = Finding(names, memory, names in self.together)
             if any(not numbers[n] for n in names):
                 f.verdict, f.reason = DEAD, "a plain access is as good to every memory model here; only data races tell"
                 continue
-            mine = [s for s in usable if self.exercises(memory, names, s)]
+            mine = [s for s in usable if self.concerns(f, s)]
             f.exercised = len(mine)
             if memory == SC and mine and all(kinds[n] in ORDERING for n in names):
                 f.verdict, f.reason = DEAD, "sc orders everything"
@@ -217,11 +225,11 @@ class Study:
             self._each(left, memory, large, size)
         for f in open_:
             if chosen is not None:
-                f.exercised = sum(self.exercises(memory, f.sites, s) for s in usable if s.name in chosen)
+                f.exercised = sum(self.concerns(f, s) for s in usable if s.name in chosen)
             self.settle(f)
 
     def _each(self, fs: Sequence[Finding], memory: str, scenarios: Sequence[Scenario], size: dict[str, int]) -> None:
-        jobs = [[(s, f.sites) for s in scenarios if self.exercises(memory, f.sites, s)] for f in fs]
+        jobs = [[(s, f.sites) for s in scenarios if self.concerns(f, s)] for f in fs]
         flat = [j for js in jobs for j in js]
         self.say(f"{memory}: {len(fs)} sites out, {len(flat)} explorations")
         seen = iter(self.crew.look(memory, flat, [size[s.name] for s, _ in flat]))
@@ -235,7 +243,8 @@ class Study:
             met: Counter[str] = Counter()
             here = [
                 s for s in self.usable(SC)
-                if self.exercises(SC, names, s) and self.whole[SC][s.name].states <= WEAK_STATES
+                if self.concerns(Finding(names, SC, names in self.together), s)
+                and self.whole[SC][s.name].states <= WEAK_STATES
             ]  # fmt: skip
             most = max(1, WEAK_EACH // max(1, len({self.label(s) for s in here})))
             for s in here:
@@ -251,7 +260,7 @@ class Study:
         small_model = bool(load(self.protocol).processes)
         self.look_whole(SC, self.scenarios, [1000] * len(self.scenarios))
         self.skipped = [f"{n}: {x.reason}" for n, x in self.whole[SC].items() if x.reason]
-        sets = [(s.name,) for s in self.sites] + list(self.together)
+        sets = [(n,) for n in self.asked] + list(self.together)
         if SC in self.memories:
             self.run(SC, sets)
         for m in self.memories:
@@ -281,7 +290,7 @@ class Study:
         size = {s.name: self.whole[memory][s.name].states for s in usable}
         fs = [Finding(p, memory) for p in pairs]
         for f in fs:
-            f.exercised = sum(self.exercises(memory, f.sites, s) for s in usable)
+            f.exercised = sum(self.concerns(f, s) for s in usable)
         self._each([f for f in fs if f.exercised], memory, usable, size)
         for f in fs:
             self.settle(f)
@@ -298,7 +307,7 @@ class Study:
             if any(frozenset((name, o)) in masked for o in out):
                 continue
             f = Finding((*out, name), memory)
-            if not self._clean(f, [s for s in small if self.exercises(memory, (name,), s)], size):
+            if not self._clean(f, [s for s in small if self.concerns(Finding((name,), memory), s)], size):
                 continue
             out.append(name)
         while out:

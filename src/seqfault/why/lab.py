@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from seqfault.compile.automaton import Automaton, Int64, Words
+from seqfault.compile.site_causes import GAVE_UP
 from seqfault.compile.sites import COUNTER, Site
 from seqfault.explore import interrupt
 from seqfault.explore.check import LIMIT_KINDS, place_of
@@ -19,6 +20,7 @@ from seqfault.explore.many import explore_batch
 from seqfault.explore.memory import SC
 from seqfault.explore.model import numbers_of, sites_of, start_of, switches
 from seqfault.explore.tiers import explore
+from seqfault.kernel.places import Protocol
 from seqfault.protocols import with_sites
 from seqfault.scenarios.model import Scenario
 
@@ -64,6 +66,11 @@ class Seen:
         return Seen(**d)
 
 
+def whole(protocol: str) -> Protocol:
+    """A protocol with switches at its sites, and notes of which section moved each count."""
+    return with_sites(protocol, causes=True)
+
+
 Job = tuple[Scenario, tuple[str, ...]]  # and which sites are taken out
 
 
@@ -76,7 +83,7 @@ class Lab:
 
     def start(self, scenario: Scenario, off: Iterable[str] = ()) -> tuple[Automaton, Words, Int64]:
         """The automaton, the state to begin in and the data of a scenario with these sites taken out."""
-        a, words, rom = start_of(with_sites(self.protocol), scenario, self.memory)
+        a, words, rom = start_of(whole(self.protocol), scenario, self.memory)
         off = tuple(off)
         if off:
             at = {c: i for i, c in enumerate(a.rom_cells)}
@@ -85,7 +92,7 @@ class Lab:
         return a, words, rom
 
     def sites(self, scenario: Scenario) -> list[Site]:
-        return sites_of(start_of(with_sites(self.protocol), scenario, self.memory)[0])
+        return sites_of(start_of(whole(self.protocol), scenario, self.memory)[0])
 
     def look(self, jobs: Sequence[Job], expect: Sequence[int], max_states: int, seconds: float | None) -> list[Seen]:
         """Explore each job.  `expect`: how many states it will have, about; `max_states`, `seconds`: limits of each."""
@@ -130,10 +137,11 @@ def seen_of(a: Automaton, ex: Exploration) -> Seen:
             continue
         shown.add((kind, a.pools[v.pool].name if v.pool >= 0 else "", _function_of(id(a), v.pc) if v.pc >= 0 else ""))
     numbers = {f"{COUNTER}{s.number}": s.name for s in sites_of(a)}
+    causes = {f"{GAVE_UP}{s.number}": GAVE_UP + s.name for s in sites_of(a)}
     counted: dict[str, int] = {}
     sites: dict[str, int] = {}
     for i in np.flatnonzero(ex.counters).tolist():
-        name = a.counters[i]
+        name = causes.get(a.counters[i], a.counters[i])
         (sites if name in numbers else counted)[numbers.get(name, name)] = int(ex.counters[i])
     return Seen(
         ex.states, ex.transitions, ex.finals, ex.depth, frozenset(ex.outcomes), frozenset(shown), counted, sites, reason

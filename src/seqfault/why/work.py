@@ -19,12 +19,12 @@ from seqfault.explore import interrupt
 from seqfault.explore.interrupt import INTERRUPTED
 from seqfault.explore.memory import SC
 from seqfault.explore.model import program_for
-from seqfault.protocols import with_sites
 from seqfault.scenarios.model import Scenario
-from seqfault.why.lab import Job, Lab, Seen
+from seqfault.why.lab import Job, Lab, Seen, whole
 
 CHUNK = {True: 600_000, False: 40_000}  # states that a worker is given at a time: under sc, under another model
 OVERHEAD = 1500  # states in whose time a scenario is set up
+MORE = 8  # times the states that a scenario may have, it may have without some sites
 _labs: dict[tuple[str, str], Lab] = {}
 _scenarios: list[Scenario] = []  # what a worker is told by number
 
@@ -74,7 +74,7 @@ class Results:
     def key(self, memory: str, job: Job) -> str:
         """What an exploration depends on, if no limit ends it."""
         scenario, off = job
-        text = program_for(with_sites(self.protocol), scenario).key("merged")
+        text = program_for(whole(self.protocol), scenario).key("merged")
         return hashlib.sha256(repr((text, memory, repr(scenario), off)).encode()).hexdigest()[:24]
 
     def put(self, key: str, seen: Seen) -> None:
@@ -146,7 +146,8 @@ class Crew:
 
         def args(chunk: list[int]) -> tuple[Any, ...]:
             work = [(self.number[jobs[i][0].name], jobs[i][1]) for i in chunk]
-            return self.protocol, memory, work, [expect[i] for i in chunk], self.budget.states, self.budget.left()
+            most = self.budget.states * (MORE if any(off for _, off in work) else 1)
+            return self.protocol, memory, work, [expect[i] for i in chunk], most, self.budget.left()
 
         if not self.pools:
             for chunk in chunks[0]:
