@@ -53,7 +53,8 @@ class Program:
     `processes`; `observers`: functions run atomically on states at rest (oracles with `check`, outcomes with `emit`);
     `binds`: place -> function; `sizes`: size name -> value; `fields`: struct name -> {field: type} that a protocol
     adds; `structs`: more structs whose memory belongs to the model although no text names them; `sites`: compiled with
-    a switch at each site (compile/sites.py); `causes`: also with notes of who moved a count; `instead`: functions that are compiled from another text.
+    a switch at each site (compile/sites.py); `causes`: also with notes of who moved a count; `instead`: functions that
+    are compiled from another text.
     """
 
     name: str

@@ -90,7 +90,7 @@ def known(table: Mapping[str, Any], name: str, path: str, what: str) -> Any:
 
 
 def names_of(p: Protocol) -> dict[str, Any]:
-    """What a variant's lines may name: the text of the kernel and of mm, and everything that the protocol's file does."""
+    """What a variant's lines may name: the text of the kernel and of mm, and all that the protocol's file names."""
     out: dict[str, Any] = {}
     for package in (seqfault.kernel, seqfault.mm):
         for m in pkgutil.iter_modules(package.__path__):

@@ -22,12 +22,15 @@ from seqfault.explore.tables import MEMORY_MODELS
 from seqfault.protocols import load, with_sites
 from seqfault.report.commands import console, select
 from seqfault.report.counterexample import encode_schedule, from_violation
+from seqfault.report.variant import comparison_json, headline, show_comparison, show_writers, writers_json
 from seqfault.scenarios.model import Scenario
 from seqfault.why.classify import DEAD, NECESSARY, REDUNDANT, UNDETERMINED, Finding, Study, question_of
+from seqfault.why.compare import compare
 from seqfault.why.invalid import causes_of
-from seqfault.why.lab import Lab, Shown
+from seqfault.why.lab import Lab
 from seqfault.why.witness import strongest, witness
 from seqfault.why.work import Budget, Crew, Results
+from seqfault.why.writers import OBSERVED_STATES, merged, observe
 
 SHORT = {NECESSARY: "needed", REDUNDANT: "redundant", DEAD: "no effect", UNDETERMINED: "?"}
 LABELS = 8  # operations and merge cases on a line, unless sites are named
@@ -81,9 +84,19 @@ def run_why(
     jobs: int,
     resume: Path | None,
     examples: int | None,
+    variants: list[str],
+    writers: str | None,
 ) -> None:
     """`seqfault why`."""
     p = load(protocol)
+    if writers not in (None, "page-table"):
+        raise BadInput(f"--writers {writers!r}: only page-table is known")
+    if writers and p.processes:
+        raise BadInput(f"--writers: {p.name} is a small model, which has no page tables")
+    for v in variants:
+        q = load(v)
+        if not v.endswith(".toml") and q.processes != p.processes:
+            raise BadInput(f"--variant {v}: no variant of {protocol}")
     if p.without:
         raise BadInput(f"{protocol}: why takes sites out by itself; name the protocol without {p.without[0]!r}")
     models = memories(memory)
@@ -98,7 +111,8 @@ def run_why(
         return
     t0 = time.perf_counter()
     err = Console(stderr=True, highlight=False)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.fields[what]}"), TimeElapsedColumn())
+    told = TextColumn("{task.description}"), TextColumn("{task.fields[what]}")
+    columns = (SpinnerColumn(), *told, TimeElapsedColumn())
     budget = Budget(max_states, None if timeout is None else t0 + timeout)
     try:
         results = Results(resume, protocol)
@@ -115,9 +129,25 @@ def run_why(
         study.say = lambda text: bar.update(task, description=text)
         if patterns:
             study.small = max_states
+        more: list[Any] = []
         try:
-            study.everything()
-            if pairs and not patterns:
+            if variants or writers:
+                study.look_whole(SC, scenarios, [1000] * len(scenarios))
+            if variants:
+                for m in models:
+                    some = scenarios if m == SC else study.scenarios_for_weak([(s.name,) for s in sites if s.number])
+                    study.look_whole(m, some, [8 * study.whole[SC][s.name].states for s in some])
+                    more += [compare(study, v, m) for v in variants]
+            elif writers:
+                few = [s for s in study.usable(SC) if study.whole[SC][s.name].states <= OBSERVED_STATES]
+                parts = crew.each(observe, (protocol,), few)
+                more = [merged(w for w, _ in parts), sum(n for _, n in parts)]
+                even = {n for w in more[0] for n in w.scenarios}
+                study.scenarios = [s for s in few if s.name in even]
+                study.run(SC, [(n,) for n in study.asked])
+            else:
+                study.everything()
+            if pairs and not patterns and not variants and not writers:
                 study.run_pairs()
                 study.run_minimal()
         except KeyboardInterrupt:
@@ -125,6 +155,21 @@ def run_why(
         finally:
             stopped = interrupt.asked()
             crew.close()
+    if (variants or writers) and stopped:
+        raise typer.Exit(3)
+    if variants:
+        if json:
+            dump([comparison_json(study, x) for x in more])
+        else:
+            for x in more:
+                show_comparison(console(), study, x)
+        raise typer.Exit(3 if any(x.reasons for x in more) else 0)
+    if writers:
+        if json:
+            dump(writers_json(study, *more))
+        else:
+            show_writers(console(), study, *more)
+        raise typer.Exit(0)
     report = Answer(study, sites, time.perf_counter() - t0, stopped, resume)
     if json:
         dump(report.as_json())
@@ -141,7 +186,8 @@ def list_sites(protocol: str, sites: Sequence[Site], json: bool) -> None:
     c = console()
     for s in sites:
         if s.number:
-            c.print(f"{s.name}\n    {s.file}:{s.line}  {s.text}  ({s.kind}: without it, {INSTEAD[s.kind]})", markup=False)
+            c.print(f"{s.name}\n    {s.file}:{s.line}  {s.text}", markup=False)
+            c.print(f"    {s.kind}; without it: {INSTEAD[s.kind]}", markup=False)
     once = [s for s in sites if not s.number]
     if once:
         c.print(f"and {len(once)} READ_ONCE and WRITE_ONCE, which only data races could tell from plain accesses")
@@ -152,11 +198,6 @@ def site_json(s: Site) -> dict[str, Any]:
         "name": s.name, "kind": s.kind, "place": s.place, "function": s.function, "file": s.file, "line": s.line,
         "text": s.text, "object": s.object, "without": INSTEAD[s.kind],
     }  # fmt: skip
-
-
-def headline(w: Shown) -> str:
-    kind, obj, fn = w
-    return kind + (f" of {obj}" if obj else "") + (f" in {fn}" if fn else "")
 
 
 def causes(f: Finding) -> list[tuple[str, str, list[str], list[str]]]:
@@ -231,7 +272,8 @@ class Answer:
         for m in st.memories:
             if m != SC and m in st.whole:
                 c.print(f"  {m}: of these the {len(st.whole[m])} smallest that come to each site", markup=False)
-        c.print(f"  {st.crew.explorations:,} explorations, {st.crew.states:,} states, {self.seconds:.1f} s", markup=False)
+        done = f"{st.crew.explorations:,} explorations, {st.crew.states:,} states"
+        c.print(f"  {done}, {self.seconds:.1f} s", markup=False)
         if self.stopped:
             c.print("  interrupted" + (f"; go on with --resume {self.resume}" if self.resume else ""), markup=False)
 

@@ -110,7 +110,7 @@ class Lab:
             if key >= 0:
                 found = explore_batch(a, starts, max_states=max_states, timeout=seconds)
             else:
-                more = {} if a.memory != SC or a.renames else {"traced": False}
+                more: dict[str, Any] = {} if a.memory != SC or a.renames else {"traced": False}
                 found = [explore(a, *x, max_states=max_states, timeout=seconds, **more) for x in starts]
             for (i, *_), ex in zip(group, found, strict=True):
                 out[i] = seen_of(a, ex)

@@ -71,10 +71,10 @@ class Results:
             except (ValueError, TypeError, KeyError):
                 continue  # such a line is explored again
 
-    def key(self, memory: str, job: Job) -> str:
+    def key(self, memory: str, job: Job, protocol: str = "") -> str:
         """What an exploration depends on, if no limit ends it."""
         scenario, off = job
-        text = program_for(whole(self.protocol), scenario).key("merged")
+        text = program_for(whole(protocol or self.protocol), scenario).key("merged")
         return hashlib.sha256(repr((text, memory, repr(scenario), off)).encode()).hexdigest()[:24]
 
     def put(self, key: str, seen: Seen) -> None:
@@ -120,16 +120,16 @@ class Crew:
         self.states = 0
         self.explorations = 0
 
-    def look(self, memory: str, jobs: Sequence[Job], expect: Sequence[int]) -> list[Seen]:
-        """Explore each job; what was not done in time has a reason."""
+    def look(self, memory: str, jobs: Sequence[Job], expect: Sequence[int], protocol: str = "") -> list[Seen]:
+        """Explore each job, of the protocol at hand or another; what was not done in time has a reason."""
         out: list[Seen | None] = [None] * len(jobs)
-        keys = [self.results.key(memory, j) for j in jobs]
+        keys = [self.results.key(memory, j, protocol) for j in jobs]
         todo = []
         for i, k in enumerate(keys):
             out[i] = self.results.known.get(k)
             if out[i] is None:
                 todo.append(i)
-        shares: list[list[int]] = [[] for _ in self.pools or [None]]
+        shares: list[list[int]] = [[] for _ in range(max(1, len(self.pools)))]
         for i in todo:
             shares[self.number[jobs[i][0].name] % len(shares)].append(i)
         chunks = [[c for c in self._chunks(share, expect, memory)] for share in shares]
@@ -146,8 +146,8 @@ class Crew:
 
         def args(chunk: list[int]) -> tuple[Any, ...]:
             work = [(self.number[jobs[i][0].name], jobs[i][1]) for i in chunk]
-            most = self.budget.states * (MORE if any(off for _, off in work) else 1)
-            return self.protocol, memory, work, [expect[i] for i in chunk], most, self.budget.left()
+            most = self.budget.states * (MORE if protocol or any(off for _, off in work) else 1)
+            return protocol or self.protocol, memory, work, [expect[i] for i in chunk], most, self.budget.left()
 
         if not self.pools:
             for chunk in chunks[0]:
@@ -181,6 +181,24 @@ class Crew:
                     break
         late = INTERRUPTED if interrupt.asked() else "time limit"
         return [s or Seen(0, 0, 0, 0, frozenset(), frozenset(), reason=late) for s in out]
+
+    def each(self, fn: Callable[..., Any], args: tuple[Any, ...], scenarios: Sequence[Scenario]) -> list[Any]:
+        """`fn(*args, scenarios, states)` of a share of the scenarios in each worker."""
+        most = self.budget.states
+        shares: list[list[Scenario]] = [[] for _ in range(max(1, len(self.pools)))]
+        for s in scenarios:
+            shares[self.number[s.name] % len(shares)].append(s)
+        if not self.pools:
+            return [fn(*args, shares[0], most)]
+        running = [p.submit(fn, *args, share, most) for p, share in zip(self.pools, shares, strict=True)]
+        while not all(f.done() for f in running):
+            wait(running, timeout=0.2)
+            if self.tick:
+                self.tick(self.states)
+            if interrupt.asked():
+                self.stop()
+                raise KeyboardInterrupt
+        return [f.result() for f in running]
 
     @staticmethod
     def _chunks(share: list[int], expect: Sequence[int], memory: str) -> list[list[int]]:
