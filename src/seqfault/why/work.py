@@ -12,9 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import seqfault
+from seqfault.compile.digest import files_digest
 from seqfault.explore import interrupt
 from seqfault.explore.interrupt import INTERRUPTED
 from seqfault.explore.memory import SC
@@ -42,6 +45,11 @@ def _look(
         return lab.look([(_scenarios[i], off) for i, off in jobs], expect, states, seconds)
     except KeyboardInterrupt:
         return [Seen(0, 0, 0, 0, frozenset(), frozenset(), reason=INTERRUPTED) for _ in jobs]
+
+
+@cache
+def _engine() -> str:
+    return files_digest(sorted((Path(seqfault.__file__).parent / "explore").glob("*.py")))
 
 
 class Results:
@@ -74,8 +82,9 @@ class Results:
     def key(self, memory: str, job: Job, protocol: str = "") -> str:
         """What an exploration depends on, if no limit ends it."""
         scenario, off = job
-        text = program_for(whole(protocol or self.protocol), scenario).key("merged")
-        return hashlib.sha256(repr((text, memory, repr(scenario), off)).encode()).hexdigest()[:24]
+        p = whole(protocol or self.protocol)
+        text = program_for(p, scenario).key("merged"), _engine()
+        return hashlib.sha256(repr((text, memory, repr(scenario), p.without, off)).encode()).hexdigest()[:24]
 
     def put(self, key: str, seen: Seen) -> None:
         if seen.reason.startswith((INTERRUPTED, "time limit")):
