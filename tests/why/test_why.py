@@ -135,12 +135,13 @@ def test_results_are_kept(tmp_path):
     assert {k: f.verdict for k, f in first.findings["sc"].items()} == {k: f.verdict for k, f in again.findings["sc"].items()}
 
 
-def test_a_limit_is_no_pass():
+def test_a_limit_is_no_pass(monkeypatch):
     s = find(["munmap/all-one-page2-read-write"])
     crew = Crew("spf-v5", s, 1, Results(None, "spf-v5"), Budget(20_000))
     st = Study("spf-v5", s, Lab("spf-v5").sites(s[0]), [], ("sc",), crew, 20_000)
     st.look_whole("sc", s, [20_000])
-    crew.budget.states = 10  # eight times that without a site
+    monkeypatch.setattr("seqfault.why.work.LEAST", 10)
+    monkeypatch.setattr("seqfault.why.work.MORE", 0)
     f = Finding(("unmap_page_range/begin",), "sc", exercised=1)
     st._each([f], "sc", s, {s[0].name: 200_000})
     st.settle(f)

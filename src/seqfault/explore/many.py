@@ -33,11 +33,12 @@ def explore_batch(
     threads: int = 1,
     max_states: int = 1 << 40,
     timeout: float | None = None,
+    max_memory: int = 1 << 60,
 ) -> list[Exploration]:
     """Every state that each of `starts` (state, scenario data) can reach: the same as exploring one by one.
 
-    `max_states`, `timeout`: limits of one that has more states than there is room for here, and is explored by itself.
-    The explorations keep no parents: for a path, explore the scenario by itself.
+    `max_states`, `timeout`, `max_memory`: limits of one that has more states than there is room for here, and is
+    explored by itself.  The explorations keep no parents: for a path, explore the scenario by itself.
     """
     code = steps_of(a, mode, dead)
     words = code.packing.words
@@ -74,7 +75,8 @@ def explore_batch(
     for s, r in enumerate(result.tolist()):
         if r[b.R_WHY] != k.WHY_DONE:
             more: dict[str, Any] = {"mode": mode, "exclusive": exclusive, "dead": dead, "traced": False}
-            out.append(explore(a, *starts[s], max_states=max_states, timeout=timeout, **more))
+            more |= {"max_states": max_states, "timeout": timeout, "max_memory": max_memory}
+            out.append(explore(a, *starts[s], **more))
             continue
         ex = Exploration(a, r[b.R_STATES], r[b.R_TRANSITIONS], r[b.R_FINALS], r[b.R_DEPTH], counters=counts[s])
         vs, found = rows[r[b.R_THREAD]]

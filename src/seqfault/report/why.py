@@ -135,15 +135,16 @@ def run_why(
                 study.look_whole(SC, scenarios, [1000] * len(scenarios))
             if variants:
                 for m in models:
-                    some = scenarios if m == SC else study.scenarios_for_weak([(s.name,) for s in sites if s.number])
+                    few = {n for ns in study.for_weak([(s.name,) for s in sites]).values() for n in ns}
+                    some = [s for s in scenarios if m == SC or s.name in few or p.processes]
                     study.look_whole(m, some, [8 * study.whole[SC][s.name].states for s in some])
                     more += [compare(study, v, m) for v in variants]
             elif writers:
-                few = [s for s in study.usable(SC) if study.whole[SC][s.name].states <= OBSERVED_STATES]
-                parts = crew.each(observe, (protocol,), few)
+                watched = [s for s in study.usable(SC) if study.whole[SC][s.name].states <= OBSERVED_STATES]
+                parts = crew.each(observe, (protocol,), watched)
                 more = [merged(w for w, _ in parts), sum(n for _, n in parts)]
                 even = {n for w in more[0] for n in w.scenarios}
-                study.scenarios = [s for s in few if s.name in even]
+                study.scenarios = [s for s in watched if s.name in even]
                 study.run(SC, [(n,) for n in study.asked])
             else:
                 study.everything()
@@ -270,8 +271,9 @@ class Answer:
                 markup=False,
             )
         for m in st.memories:
-            if m != SC and m in st.whole:
-                c.print(f"  {m}: of these the {len(st.whole[m])} smallest that come to each site", markup=False)
+            if m != SC and m in st.whole and n > len(st.whole[m]):
+                c.print(f"  {m}: {len(st.whole[m])} of these, small ones of every operation", markup=False)
+                c.print("     (what sc needs is not asked again: its executions are executions here too)")
         done = f"{st.crew.explorations:,} explorations, {st.crew.states:,} states"
         c.print(f"  {done}, {self.seconds:.1f} s", markup=False)
         if self.stopped:
@@ -286,7 +288,7 @@ class Answer:
         title = {
             NECESSARY: "Necessary: without it something shows that does not show with it",
             REDUNDANT: "Redundant within this bound: scenarios come to it, and nothing new shows without it",
-            DEAD: "Changes nothing: without it there are the same states, steps and outcomes",
+            DEAD: "Changes nothing: without it as many states and steps, the same outcomes and events",
             UNDETERMINED: "Undetermined",
         }[want]
         c.print(f"{title} ({len(sets)}):")

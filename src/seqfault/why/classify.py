@@ -60,6 +60,7 @@ class Finding:
     sites: tuple[str, ...]
     memory: str
     some: bool = False
+    only: set[str] | None = field(default=None, repr=False)
     verdict: str = UNDETERMINED
     reason: str = ""
     exercised: int = 0
@@ -127,6 +128,8 @@ class Study:
     def concerns(self, f: Finding, s: Scenario) -> bool:
         """Whether control comes to the sites of `f` in a scenario."""
         seen = self.whole[f.memory].get(s.name)
+        if f.only is not None and s.name not in f.only:
+            return False
         return seen is not None and (any if f.some else all)(n in seen.sites for n in f.sites)
 
     def label(self, s: Scenario) -> str:
@@ -192,14 +195,16 @@ class Study:
             f.verdict, f.reason = UNDETERMINED, f.reason or INTERRUPTED
         else:
             f.verdict = REDUNDANT if f.changed else DEAD
-            f.reason = "" if f.changed else "no state, step or outcome differs"
+            f.reason = "" if f.changed else "as many states and steps, the same outcomes and events"
 
     # -- all sites under one memory model
-    def run(self, memory: str, sets: Sequence[tuple[str, ...]], scenarios: Sequence[Scenario] | None = None) -> None:
-        """Take out each of `sets`: in small scenarios everywhere, in larger ones until something new shows."""
+    def run(
+        self, memory: str, sets: Sequence[tuple[str, ...]], only: dict[tuple[str, ...], set[str]] | None = None
+    ) -> None:
+        """Take out each of `sets`: in small scenarios everywhere, in larger ones until something new shows.  `only`:
+        of each set, the scenarios to look at."""
         table = self.findings.setdefault(memory, {})
         usable = self.usable(memory)
-        chosen = None if scenarios is None else {s.name for s in scenarios}
         kinds = {s.name: s.kind for s in self.sites}
         numbers = {s.name: s.number for s in self.sites}
         open_: list[Finding] = []
@@ -208,6 +213,7 @@ class Study:
             if any(not numbers[n] for n in names):
                 f.verdict, f.reason = DEAD, "a plain access is as good to every memory model here; only data races tell"
                 continue
+            f.only = None if only is None else only[names]
             mine = [s for s in usable if self.concerns(f, s)]
             f.exercised = len(mine)
             if memory == SC and mine and all(kinds[n] in ORDERING for n in names):
@@ -216,7 +222,7 @@ class Study:
             open_.append(f)
         size = {s.name: self.whole[memory][s.name].states for s in usable}
         small = [s for s in usable if size[s.name] <= self.small or memory != SC]
-        self._each(open_, memory, [s for s in small if chosen is None or s.name in chosen], size)
+        self._each(open_, memory, small, size)
         for at in range(0, 64):
             left = [f for f in open_ if not f.new and not f.reason]
             large = [s for s in usable if s.name not in {x.name for x in small}][at * 8 : at * 8 + 8]
@@ -224,8 +230,6 @@ class Study:
                 break
             self._each(left, memory, large, size)
         for f in open_:
-            if chosen is not None:
-                f.exercised = sum(self.concerns(f, s) for s in usable if s.name in chosen)
             self.settle(f)
 
     def _each(self, fs: Sequence[Finding], memory: str, scenarios: Sequence[Scenario], size: dict[str, int]) -> None:
@@ -236,9 +240,9 @@ class Study:
         for f, js in zip(fs, jobs, strict=True):
             self.weigh(f, js, list(itertools.islice(seen, len(js))))
 
-    def scenarios_for_weak(self, sets: Sequence[tuple[str, ...]]) -> list[Scenario]:
+    def for_weak(self, sets: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], set[str]]:
         """A few small scenarios for each site, of every operation that comes to it."""
-        out: dict[str, Scenario] = {}
+        out: dict[tuple[str, ...], set[str]] = {}
         for names in sets:
             met: Counter[str] = Counter()
             here = [
@@ -247,12 +251,13 @@ class Study:
                 and self.whole[SC][s.name].states <= WEAK_STATES
             ]  # fmt: skip
             most = max(1, WEAK_EACH // max(1, len({self.label(s) for s in here})))
+            mine = out[names] = set()
             for s in here:
                 label = self.label(s)
                 if met[label] < most:
                     met[label] += 1
-                    out[s.name] = s
-        return list(out.values())
+                    mine.add(s.name)
+        return out
 
     def everything(self) -> None:
         """All sites and sets under all memory models, pairs, and one minimal set."""
@@ -268,9 +273,12 @@ class Study:
                 continue
             done = self.findings.get(SC, {})
             here = [x for x in sets if x not in done or done[x].verdict != NECESSARY]
-            some = list(self.scenarios) if small_model else self.scenarios_for_weak(here)
+            every = {s.name for s in self.scenarios}
+            only = dict.fromkeys(here, every) if small_model else self.for_weak(here)
+            names = {n for ns in only.values() for n in ns}
+            some = [s for s in self.scenarios if s.name in names]
             self.look_whole(m, some, [8 * self.whole[SC][s.name].states for s in some])
-            self.run(m, here, some)
+            self.run(m, here, only)
 
     # -- what is left out together
     def loose(self) -> list[str]:

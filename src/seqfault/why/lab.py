@@ -94,8 +94,12 @@ class Lab:
     def sites(self, scenario: Scenario) -> list[Site]:
         return sites_of(start_of(whole(self.protocol), scenario, self.memory)[0])
 
-    def look(self, jobs: Sequence[Job], expect: Sequence[int], max_states: int, seconds: float | None) -> list[Seen]:
-        """Explore each job.  `expect`: how many states it will have, about; `max_states`, `seconds`: limits of each."""
+    def look(
+        self, jobs: Sequence[Job], expect: Sequence[int], max_states: int, seconds: float | None, memory: int = 4 << 30
+    ) -> list[Seen]:
+        """Explore each job.  `expect`: how many states it will have, about; `max_states`, `seconds`, `memory` in bytes:
+        limits of each."""
+        limits: dict[str, Any] = {"max_states": max_states, "timeout": seconds, "max_memory": memory}
         out: list[Seen | None] = [None] * len(jobs)
         batches: dict[int, list[tuple[int, Automaton, Words, Int64]]] = {}
         for i, (s, off) in enumerate(jobs):
@@ -108,10 +112,10 @@ class Lab:
             a = group[0][1]
             starts = [(w, r) for _, _, w, r in group]
             if key >= 0:
-                found = explore_batch(a, starts, max_states=max_states, timeout=seconds)
+                found = explore_batch(a, starts, **limits)
             else:
-                more: dict[str, Any] = {} if a.memory != SC or a.renames else {"traced": False}
-                found = [explore(a, *x, max_states=max_states, timeout=seconds, **more) for x in starts]
+                more = limits if a.memory != SC or a.renames else {**limits, "traced": False}
+                found = [explore(a, *x, **more) for x in starts]
             for (i, *_), ex in zip(group, found, strict=True):
                 out[i] = seen_of(a, ex)
         return [x or Seen(0, 0, 0, 0, frozenset(), frozenset(), reason=INTERRUPTED) for x in out]

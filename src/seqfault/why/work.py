@@ -27,7 +27,9 @@ from seqfault.why.lab import Job, Lab, Seen, whole
 
 CHUNK = {True: 600_000, False: 40_000}  # states that a worker is given at a time: under sc, under another model
 OVERHEAD = 1500  # states in whose time a scenario is set up
-MORE = 8  # times the states that a scenario may have, it may have without some sites
+MORE = 16  # times the states that a scenario has, it may have without some sites; or so many:
+LEAST = 200_000
+MEMORY = 2 << 30  # bytes of one exploration
 _labs: dict[tuple[str, str], Lab] = {}
 _scenarios: list[Scenario] = []  # what a worker is told by number
 
@@ -42,7 +44,7 @@ def _look(
 ) -> list[Seen]:  # fmt: skip
     try:
         lab = lab_of(protocol, memory)
-        return lab.look([(_scenarios[i], off) for i, off in jobs], expect, states, seconds)
+        return lab.look([(_scenarios[i], off) for i, off in jobs], expect, states, seconds, MEMORY)
     except KeyboardInterrupt:
         return [Seen(0, 0, 0, 0, frozenset(), frozenset(), reason=INTERRUPTED) for _ in jobs]
 
@@ -155,7 +157,9 @@ class Crew:
 
         def args(chunk: list[int]) -> tuple[Any, ...]:
             work = [(self.number[jobs[i][0].name], jobs[i][1]) for i in chunk]
-            most = self.budget.states * (MORE if protocol or any(off for _, off in work) else 1)
+            most = self.budget.states
+            if protocol or any(off for _, off in work):
+                most = max(LEAST, MORE * max(expect[i] for i in chunk))
             return protocol or self.protocol, memory, work, [expect[i] for i in chunk], most, self.budget.left()
 
         if not self.pools:
