@@ -89,6 +89,8 @@ def run_check(
         memory = canonical(memory)
     except ValueError as e:
         raise BadInput(f"--memory: {e}") from None
+    if locks and p.processes:
+        raise BadInput(f"--locks: {protocol} is a small model, of which there is no table of locks")
     if locks and memory != "sc":
         raise BadInput("--locks looks at who holds a lock in memory, so it is for --memory sc")
     scenarios = select(names, p)
@@ -298,7 +300,10 @@ def run_script(script: str, protocol: str, json: bool, release: str | None = Non
     elif live or release:
         raise BadInput(f"{script}: --release and --live are for scripts of system calls, such as munmap(W+520p, 3p)")
     else:
-        ok = run_file(script, text, load(protocol), json, console())
+        p = load(protocol)
+        if p.processes:
+            raise BadInput(f"{protocol} is a small model, which has no operations; seqfault check explores it")
+        ok = run_file(script, text, p, json, console())
     raise typer.Exit(0 if ok else 1)
 
 

@@ -19,7 +19,7 @@ from seqfault.compile.sites import INSTEAD, Site
 from seqfault.explore import interrupt
 from seqfault.explore.memory import SC, canonical
 from seqfault.explore.tables import MEMORY_MODELS
-from seqfault.protocols import load, with_sites
+from seqfault.protocols import WITHOUT, load, with_sites
 from seqfault.report.commands import console, select
 from seqfault.report.counterexample import encode_schedule, from_violation
 from seqfault.report.variant import comparison_json, headline, show_comparison, show_writers, writers_json
@@ -97,8 +97,8 @@ def run_why(
         q = load(v)
         if not v.endswith(".toml") and q.processes != p.processes:
             raise BadInput(f"--variant {v}: no variant of {protocol}")
-    if p.without:
-        raise BadInput(f"{protocol}: why takes sites out by itself; name the protocol without {p.without[0]!r}")
+    if WITHOUT in protocol:
+        raise BadInput(f"{protocol}: why takes sites out by itself; name the whole protocol")
     models = memories(memory)
     scenarios = select(names, p)
     sites = Lab(protocol).sites(scenarios[0])
