@@ -154,3 +154,14 @@ def test_unknown_sites():
         start_of(load("spf-v5-without=unmap_page/begin"), s)
     with pytest.raises(ProtocolError, match="only data races"):
         start_of(load("spf-v5-without=vma_has_changed/READ_ONCE"), s)
+
+
+def test_every_kind_belongs_to_a_question():
+    from seqfault.why.classify import question_of
+
+    a, *_ = start_of(with_sites("spf-v5"), find(["argued/case1-alone"])[0])
+    values = {k for k in a.kinds if question_of(k) == "values"}
+    assert values == {
+        "range-overflow", "arithmetic-overflow", "division-by-zero", "bad-shift", "pool-exhausted", "endless-step",
+        "store-buffer-full", "too-many-choices",
+    }  # fmt: skip

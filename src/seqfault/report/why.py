@@ -310,9 +310,11 @@ class Answer:
                 where = ", ".join(fns[:3]) + (", ..." if len(fns) > 3 else "")
                 c.print(
                     f"      {len(names):>4} scenario{'s' if len(names) > 1 else ' '} {k}"
-                    + (f" of {o}" if o else "") + (f" in {where}" if where else "") + f", e.g. {names[0]}",
+                    + (f" of {o}" if o else "") + (f" in {where}" if where else "") + f" ({question_of(k)})",
                     markup=False,
                 )  # fmt: skip
+            if f.new and not self.stopped:
+                c.print(f"      seqfault replay '{self.schedule(f, witness(self.study, f))}'", markup=False)
             if f.verdict == UNDETERMINED or (f.verdict == DEAD and len(fs) == 1):
                 c.print(f"      {f.reason}", markup=False)
         f = next((f for f in fs if f.verdict == NECESSARY), fs[0])

@@ -30,19 +30,22 @@ QUESTIONS = {
     "memory": ("use-after-free", "double-free", "null-dereference", "uninitialised-read", "leak", "index-out-of-range"),
     "locks": (
         "deadlock", "double-acquire", "release-not-held", "sleep-in-atomic", "sleep-with-irqs-off", "unbalanced-irq",
-        "unbalanced-preempt", "ipi-wait-with-irqs-off", "lock-left-held", "sequence-left-odd", "free-of-held-lock",
+        "unbalanced-preempt", "ipi-wait-with-irqs-off", "lock-left-held", "sequence-left-odd", "lock-order-inversion",
     ),
     "page tables": (
-        "entry-exceeds-vma", "entry-without-vma", "stale-tlb", "wrong-reverse-map", "wrong-mapcount", "wrong-refcount",
+        "entry-exceeds-vma", "entry-outside-vma", "entry-to-freed-frame", "stale-tlb", "wrong-reverse-map",
+        "wrong-mapcount", "wrong-refcount", "free-of-held-lock",
     ),
+    "address space": ("validate-mm",),
+    "what the text asserts": ("assertion", "kernel-bug"),
     "meaning": (NEW_OUTCOME,),
     "progress": ("livelock", "starvation"),
 }  # fmt: skip
 
 
 def question_of(kind: str) -> str:
-    """Which question a kind of violation answers; the rest is about the model's own structures."""
-    return next((q for q, kinds in QUESTIONS.items() if kind in kinds), "structures")
+    """Which question a kind of violation answers (docs/violations.md); the rest are values out of range."""
+    return next((q for q, kinds in QUESTIONS.items() if kind in kinds), "values")
 
 
 @dataclass
