@@ -17,11 +17,12 @@ MAY = {
     "compile": {"kernel"},
     "models": {"kernel", "compile"},
     "explore": {"kernel", "mm", "protocols", "scenarios", "compile"},
+    "why": {"kernel", "mm", "protocols", "scenarios", "compile", "explore"},
     "space": {"kernel", "mm", "protocols", "compile"},
     "live": {"kernel", "mm", "protocols", "compile", "space"},
     "trace": {"kernel", "mm", "protocols", "compile", "space"},
     "litmus": {"cli"},
-    "report": {"kernel", "mm", "protocols", "scenarios", "compile", "models", "explore", "live", "space", "trace", "cli"},
+    "report": {"kernel", "mm", "protocols", "scenarios", "compile", "models", "explore", "why", "live", "space", "trace", "cli"},
     "cli": {"kernel", "compile", "explore", "protocols", "scenarios", "report", "litmus"},
 }
 LONGEST = 650

@@ -122,6 +122,55 @@ def check(
 
 
 @app.command()
+def why(
+    protocol: Proto,
+    site: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SITE]...", help="Only these: a site's name, a pattern, or A+B: together. Default: every site."
+        ),
+    ] = None,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option("--scenario", "-s", metavar="NAME|FILE", help="As for check. Default: all."),
+    ] = None,
+    memory: Annotated[
+        str, typer.Option(metavar="MODELS", help="Memory models, as for check, with commas between; or all.")
+    ] = "sc",
+    sites: Annotated[bool, typer.Option("--sites", help="Only list the sites.")] = False,
+    together: Annotated[bool, typer.Option("--together", help="The named sites are taken out all at once.")] = False,
+    pairs: Annotated[bool, typer.Option("--pairs/--no-pairs", help="Also pairs of sites, and a minimal set.")] = True,
+    json: Json = False,
+    max_states: Annotated[
+        int, typer.Option(help="States of one scenario; larger ones are left out.", min=1)
+    ] = 1_000_000,
+    timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for all of it.", min=0.001)] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Worker processes; 0: one a processor.", min=0)] = 0,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep results in FILE, and go on from there.")
+    ] = None,
+    examples: Annotated[
+        int | None, typer.Option(help="How many counterexamples to draw. Default: 1 if sites are named.", min=0)
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Instead: hold a variant (docs/why.md) against PROTOCOL. May be repeated."),
+    ] = None,
+    writers: Annotated[
+        str | None,
+        typer.Option(metavar="page-table", help="Instead: who writes page tables, and what stops a late fault there."),
+    ] = None,
+) -> None:
+    """Take each ordering or protecting line out: is it needed, for what, and what breaks without it?"""
+    from seqfault.report.why import run_why
+
+    run_why(
+        protocol, site or [], scenario or [], memory, json, sites, together, pairs, max_states, timeout, jobs, resume,
+        examples, variant or [], writers,
+    )  # fmt: skip
+
+
+@app.command()
 def replay(
     schedule: Annotated[
         str, typer.Argument(metavar="SCHEDULE", help="A schedule string, as a counterexample prints it.")

@@ -110,6 +110,7 @@ class Automaton:
     renames: bool = False
     count_table: Sequence[int] = ()
     extra: dict[str, object] = field(default_factory=dict)
+    off: Sequence[int] = ()  # read-only cells that are 1 whatever the scenario says: sites that are taken out
 
     @property
     def locations(self) -> int:
@@ -145,7 +146,8 @@ class Automaton:
 
     def rom(self, cells: Sequence[int | None]) -> Int64:
         """The extra words that a scenario fixes, in the order of `rom_cells`."""
-        return np.array([cells[a] or 0 for a in self.rom_cells], np.int64)
+        off = set(self.off)
+        return np.array([1 if a in off else cells[a] or 0 for a in self.rom_cells], np.int64)
 
     def unpack(self, words: Words) -> list[int | None]:
         """Memory cells of a state (None: undefined; cells that no text touches: their first value)."""

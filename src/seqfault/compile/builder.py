@@ -75,6 +75,7 @@ class Unit:
     lock_classes: dict[str, int] = field(default_factory=dict)
     inlinable: dict[Func, bool] = field(default_factory=dict)
     used_places: set[str] = field(default_factory=set)
+    sites: Any = None  # a `SiteTable` (compile/sites.py), if the program is compiled with switches
 
     def kind(self, name: str) -> int:
         return self.kinds.setdefault(name, len(self.kinds))

@@ -438,7 +438,7 @@ class Linker:
             wide_registers=[x for x in sized if x[1] > 32],
             places=sorted(u.used_places),
             count_table=counts,
-            extra={"registers": dict(self.names)},
+            extra={"registers": dict(self.names)} | ({"sites": u.sites.named()} if u.sites is not None else {}),
         )
 
     def encode(self, n: Node, f: Function, numbering: dict[str, int]) -> list[int]:
@@ -453,7 +453,7 @@ class Linker:
             for i, (t, stride) in enumerate(a.terms):
                 c[2 + 2 * i], c[3 + 2 * i] = self.operand(t, f), stride
             s = self.layout.pools[a.pool].struct
-            c[6] = int(Ordering.DIRECT if s.private or s.rom else a.ordering())
+            c[6] = int(Ordering.DIRECT if s.private or s.rom or a.order == "note" else a.ordering())
             return c
         if op is Op.LOCKDEP_RELEASE:  # the classes of that lock, the most deeply nested first
             name = n.args[0]

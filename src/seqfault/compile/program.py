@@ -8,7 +8,7 @@ import pickle
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from seqfault.compile.builder import Unit
 from seqfault.compile.digest import files_digest
 from seqfault.compile.ir import Function
 from seqfault.compile.link import link
-from seqfault.compile.source import Func, Source, reach
+from seqfault.compile.sites import SiteTable
+from seqfault.compile.source import Func, Source, reach, replaced
 from seqfault.compile.words import Words
 from seqfault.kernel.layout import Layout
 from seqfault.kernel.places import Place
+from seqfault.kernel.sites import site_causes, site_notes, site_switches
 from seqfault.kernel.types import Struct
 
 CPU, AGENT, ENVIRONMENT = 0, 1, 2
@@ -50,7 +52,9 @@ class Program:
 
     `processes`; `observers`: functions run atomically on states at rest (oracles with `check`, outcomes with `emit`);
     `binds`: place -> function; `sizes`: size name -> value; `fields`: struct name -> {field: type} that a protocol
-    adds; `structs`: more structs whose memory belongs to the model although no text names them.
+    adds; `structs`: more structs whose memory belongs to the model although no text names them; `sites`: compiled with
+    a switch at each site (compile/sites.py); `causes`: also with notes of who moved a count; `instead`: functions that
+    are compiled from another text.
     """
 
     name: str
@@ -60,6 +64,9 @@ class Program:
     sizes: dict[str, int] = field(default_factory=dict)
     fields: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     structs: tuple[Struct, ...] = ()
+    sites: bool = False
+    causes: bool = False
+    instead: Mapping[Func, str] = field(default_factory=dict)
     _layout: Layout | None = field(default=None, repr=False)
     _reach: tuple[list[Source], list[Struct]] | None = field(default=None, repr=False)
     _keys: dict[str, str] = field(default_factory=dict, repr=False)
@@ -75,13 +82,15 @@ class Program:
         """The memory of this program; the same for plain Python and for the automaton."""
         if self._layout is None:
             _, structs = self.reach()
-            self._layout = Layout([*structs, *self.structs], self.sizes, self.fields)
+            switches = (site_switches, site_notes, site_causes) if self.sites else ()
+            self._layout = Layout([*structs, *self.structs, *switches], self.sizes, self.fields)
         return self._layout
 
     def reach(self) -> tuple[list[Source], list[Struct]]:
         """Every function and struct of the program."""
         if self._reach is None:
-            self._reach = reach(self.entries(), self.binds)
+            with replaced(self.instead):
+                self._reach = reach(self.entries(), self.binds)
         return self._reach
 
     def key(self, granularity: str) -> str:
@@ -108,6 +117,7 @@ class Program:
         h.update(repr([f.__name__ for f in self.observers]).encode())
         h.update(repr(sorted((p.name, f.__name__) for p, f in self.binds.items())).encode())
         h.update(repr(sorted(self.sizes.items())).encode())
+        h.update(f"{self.sites} {self.causes}".encode() if self.sites else b"")
         return h.hexdigest()[:32]
 
 
@@ -124,17 +134,27 @@ def compile_program(program: Program, granularity: str = "merged") -> Automaton:
     """
     t0 = time.perf_counter()
     layout = program.layout()
-    unit = Unit(layout, program.binds)
+    unit = Unit(layout, program.binds, sites=site_table(program, granularity) if program.sites else None)
     for fn in program.entries():
         if fn not in unit.functions:
             unit.functions[fn] = Function(fn.__name__, is_entry=True)
             unit.queue.append(fn)
-    while unit.queue:
-        fn = unit.queue.pop(0)
-        Words(unit, unit.functions[fn]).compile(fn)
+    with replaced(program.instead):
+        while unit.queue:
+            fn = unit.queue.pop(0)
+            Words(unit, unit.functions[fn]).compile(fn)
     a = link(program, unit, granularity)
     a.compile_s = time.perf_counter() - t0
     return a
+
+
+def site_table(program: Program, granularity: str) -> SiteTable:
+    """An empty one; with the sections' numbers, as a compilation without notes gives them, if there are to be notes."""
+    if not program.causes:
+        return SiteTable()
+    a = compile_program(replace(program, causes=False, _keys={}), granularity)
+    sites: Any = a.extra["sites"]
+    return SiteTable(causes=tuple(s.number for s in sites if s.kind == "count"))
 
 
 def cache_dir() -> Path:

@@ -80,6 +80,24 @@ def instead(fn: Func, tree: ast.FunctionDef) -> Iterator[None]:
         del _instead[fn]
 
 
+@contextmanager
+def replaced(texts: Mapping[Func, str]) -> Iterator[None]:
+    """While it is open, these functions are compiled from these texts, whose lines are counted as before."""
+    before = dict(_instead)
+    for fn, text in texts.items():
+        src = _read(fn)
+        tree = ast.parse(text).body[0]
+        if not isinstance(tree, ast.FunctionDef):
+            raise CompileError(src.file, src.node.lineno, f"{src.name} is replaced by no function", "use def")
+        ast.increment_lineno(tree, src.node.lineno - tree.lineno)
+        _instead[fn] = replace(src, node=tree, text=text)
+    try:
+        yield
+    finally:
+        _instead.clear()
+        _instead.update(before)
+
+
 def source_of(fn: Func) -> Source:
     """Read a function.  Raises `CompileError` when it has no source or its signature is not typed."""
     return _instead.get(fn) or _read(fn)

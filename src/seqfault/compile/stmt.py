@@ -470,6 +470,10 @@ class Statements(Expressions):
                 self.same_type(t, v, a, f"{pname!r} of {src.name}")
                 args.append(v)
         self.line = node.lineno
+        return self.perform(fn, src, args, node, site)
+
+    def perform(self, fn: Func, src: Source, args: list[Any], node: ast.Call, site: str) -> list[Val]:
+        """A call whose arguments are known."""
         if self.atomic or self.should_inline(fn):
             return self.inline(fn, src, args, node, site)
         return self.call_function(fn, src, args)

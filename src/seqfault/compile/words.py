@@ -8,7 +8,7 @@ from typing import Any
 from seqfault.compile.builder import Loc, StructName, Val
 from seqfault.compile.ir import Const, Special
 from seqfault.compile.ops import Op
-from seqfault.compile.stmt import Statements
+from seqfault.compile.site_causes import Causes
 from seqfault.kernel.types import BOOL, INT, IntType, PtrType, Struct
 
 FENCES = {"smp_mb": 1, "smp_rmb": 2, "smp_wmb": 3, "barrier": 4, "smp_mb__after_spinlock": 5}
@@ -18,10 +18,10 @@ WRAPS = {"wrap_s64": (64, 1), "wrap_u32": (32, 0), "wrap_u16": (16, 0), "wrap_u8
 WRAPPING = {ast.Add: Op.ADD, ast.Sub: Op.SUB, ast.Mult: Op.MUL, ast.LShift: Op.SHL}
 
 
-class Words(Statements):
+class Words(Causes):
     """Lowering of words."""
 
-    def word(self, name: str, node: ast.Call) -> list[Val]:
+    def plain_word(self, name: str, node: ast.Call) -> list[Val]:
         args = node.args
         if name in FENCES:
             self.arity(node, name, 0)
@@ -51,13 +51,15 @@ class Words(Statements):
 
     # -- atomic read-modify-write: a load and a store in one step
     def rmw(self, name: str, node: ast.Call) -> list[Val]:
+        self.arity(node, name, 3 if name.startswith("cmpxchg") else 2)
+        loc = self.location(node.args[0])
+        return self.exchange(name, node, loc, [self.value(a) for a in node.args[1:]])
+
+    def exchange(self, name: str, node: ast.Call, loc: Loc, vals: list[Val], order: str = "") -> list[Val]:
         kind, _, suffix = name.partition("_")
         if name.startswith("fetch_add"):
             kind, suffix = "fetch_add", name[len("fetch_add_") :]
-        order = f"rmw-{suffix or 'full'}"
-        self.arity(node, name, 3 if kind == "cmpxchg" else 2)
-        loc = self.location(node.args[0])
-        vals = [self.value(a) for a in node.args[1:]]
+        order = order or f"rmw-{suffix or 'full'}"
         old = self.load(loc, node, order)
         self.atomic += 1
         if kind == "cmpxchg":

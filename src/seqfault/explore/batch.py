@@ -55,6 +55,7 @@ from seqfault.explore.tables import (
     P_ROLE,
     PROCESS_ROW,
     X_COUNTED,
+    X_COUNTS,
     X_EDGES,
     X_USED,
     X_VIOLATIONS,
@@ -126,6 +127,8 @@ def begin(A, P, W, R, N, init, fa, table, store, G, th, S, T, E, X, buf, counts,
             # local work that makes a choice, or is itself at fault, belongs to the first step
             if status == OK and X[X_USED] == 0 and X[X_VIOLATIONS] == 0:
                 call2(A[A_UNPACK], (pF, pS))
+                for j in range(X[X_COUNTED]):
+                    counts[X[X_COUNTS + j]] += 1
     call2(A[A_PACK], (pS, pF))
     X[X_VIOLATIONS] = 0
     X[X_COUNTED] = 0

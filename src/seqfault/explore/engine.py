@@ -454,6 +454,7 @@ class Executor:
     def start(self, init: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The initial state, each process run through the local work before its first step, which nobody can see."""
         words = init.astype(np.uint64).view(np.int64).copy()
+        self.counted: list[int] = []  # events of that work
         for p, info in enumerate(self.a.processes):
             pc = self.pc(words, p)
             if pc == info.entry and not self.stop[pc]:
@@ -461,6 +462,7 @@ class Executor:
                 # local work that makes a choice, or is itself at fault, belongs to the first step
                 if self.run(ahead, p) == OK and not self.X[X_USED] and not self.X[X_VIOLATIONS]:
                     words = ahead
+                    self.counted += self.X[X_COUNTS : X_COUNTS + self.X[X_COUNTED]].tolist()
         return words
 
 
@@ -492,6 +494,7 @@ def explore(
     nw = automaton.nw
     first = t.start(init)
     counts = np.zeros(max(1, len(automaton.counters)), np.int64)
+    np.add.at(counts, t.counted, 1)
     t.X[X_EDGES:] = 0
     t.X[X_VIOLATIONS] = 0
     scratch = np.zeros(nw + 1, np.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +31,14 @@ def explore_batch(
     exclusive: bool = False,
     dead: bool = True,
     threads: int = 1,
+    max_states: int = 1 << 40,
+    timeout: float | None = None,
+    max_memory: int = 1 << 60,
 ) -> list[Exploration]:
     """Every state that each of `starts` (state, scenario data) can reach: the same as exploring one by one.
 
-    The explorations keep no parents: for a path, explore the scenario by itself.
+    `max_states`, `timeout`, `max_memory`: limits of one that has more states than there is room for here, and is
+    explored by itself.  The explorations keep no parents: for a path, explore the scenario by itself.
     """
     code = steps_of(a, mode, dead)
     words = code.packing.words
@@ -69,7 +74,9 @@ def explore_batch(
     out = []
     for s, r in enumerate(result.tolist()):
         if r[b.R_WHY] != k.WHY_DONE:
-            out.append(explore(a, *starts[s], mode=mode, exclusive=exclusive, dead=dead, traced=False))
+            more: dict[str, Any] = {"mode": mode, "exclusive": exclusive, "dead": dead, "traced": False}
+            more |= {"max_states": max_states, "timeout": timeout, "max_memory": max_memory}
+            out.append(explore(a, *starts[s], **more))
             continue
         ex = Exploration(a, r[b.R_STATES], r[b.R_TRANSITIONS], r[b.R_FINALS], r[b.R_DEPTH], counters=counts[s])
         vs, found = rows[r[b.R_THREAD]]

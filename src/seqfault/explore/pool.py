@@ -107,6 +107,8 @@ class Record:
         if self.memory != SC:
             what.append(self.memory)
         what.append(f"progress {self.lock_waits}")
+        if load(self.protocol).without:
+            what.append(repr(load(self.protocol).without))
         return hashlib.sha256(repr(tuple(what)).encode()).hexdigest()[:24]
 
     def find(self, scenario: Scenario, limits: Limits) -> ScenarioResult | None:
@@ -119,7 +121,8 @@ class Record:
         """Where the exploration of a scenario that has not finished is kept; whatever its limits are."""
         if self.path is None or self.locks or self.memory != SC or scenario.forever:
             return None
-        what = program_for(load(self.protocol), scenario).key("merged"), repr(scenario), limits.movers, limits.threads
+        p = load(self.protocol)
+        what = program_for(p, scenario).key("merged"), repr(scenario), limits.movers, limits.threads, p.without
         name = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
         return self.path.with_name(f"{self.path.name}.{name}.checkpoint")
 

@@ -49,7 +49,9 @@ class Protocol:
     runs on.  `binds`: place -> function.  `fields`: struct name -> {field: type} that it adds.
     `sizes`: sizes it needs other than the defaults.  `speculative`: the counter of
     successes without the address-space lock ("" if the protocol has no such path).  `locks`: what it adds to the table
-    of locks (a `Discipline` of mm/locks.py), or None.
+    of locks (a `Discipline` of mm/locks.py), or None.  `processes`: the text of each process of a small model, which
+    has nothing to do with the mm text; its `sizes` are all that it has.  `sites`: it is compiled with a switch at each
+    site; `without`: which sites are taken out.
     """
 
     name: str
@@ -62,6 +64,12 @@ class Protocol:
     sizes: dict[str, int] = field(default_factory=dict)
     file: str = ""
     locks: Any = None
+    processes: tuple[Callable[..., Any], ...] = ()
+    sites: bool = False
+    without: tuple[str, ...] = ()
+    causes: bool = False  # also with notes of which section moved each count last
+    instead: dict[Callable[..., Any], str] = field(default_factory=dict)  # functions of the text -> the text instead
+    base: str = ""  # of one that sites are taken out of: how the command line names the whole
 
     def at(self, *places: Place) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Bind the decorated function to `places`.  Raises `KernelTypeError` when its arguments differ
@@ -93,8 +101,9 @@ class Protocol:
         binds = {p: f for p, f in self.binds.items() if p not in without}
         fields = {s: dict(f) for s, f in self.fields.items()}
         return Protocol(
-            name, title, self.release, doc, self.speculative, binds, fields, dict(self.sizes), self.file, self.locks
-        )
+            name, title, self.release, doc, self.speculative, binds, fields, dict(self.sizes), self.file, self.locks,
+            self.processes, instead=dict(self.instead),
+        )  # fmt: skip
 
     def unbind(self, *places: Place) -> None:
         """Make places empty again (their default)."""

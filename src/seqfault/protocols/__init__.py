@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from types import ModuleType
 
 from seqfault.kernel.places import Protocol
+from seqfault.protocols import variants
 
 BUILTIN = {
     "mmap-sem": "mmap_sem",
@@ -29,6 +30,7 @@ class ProtocolError(Exception):
 
 
 _by_file: dict[str, Protocol] = {}
+WITHOUT = "-without="  # PROTOCOL-without=SITE,SITE
 
 
 def builtin_names() -> list[str]:
@@ -37,10 +39,23 @@ def builtin_names() -> list[str]:
 
 
 def load(name: str) -> Protocol:
-    """The protocol of that name, or of that file (anything that ends in .py or has a slash).
+    """The protocol of that name, or of that file (anything that ends in .py or has a slash), or of a variant's file
+    (.toml, variants.py).
 
-    The same object each time.  Raises `ProtocolError`.
+    ``PROTOCOL-without=SITE,SITE``: with sites taken out (`seqfault why PROTOCOL --sites` lists them).  The same object
+    each time.  Raises `ProtocolError`.
     """
+    whole, without, sites = name.partition(WITHOUT)
+    if without:
+        return with_sites(whole, tuple(x for x in sites.split(",") if x))
+    if name.endswith(".toml"):
+        path = os.path.abspath(name)
+        if path not in _by_file:
+            try:
+                _by_file[path] = variants.read(name, load)
+            except variants.VariantError as e:
+                raise ProtocolError(str(e)) from None
+        return _by_file[path]
     if name in BUILTIN:
         module = importlib.import_module(f"seqfault.protocols.{BUILTIN[name]}")
         return _of(module, f"protocol {name}")
@@ -52,6 +67,21 @@ def load(name: str) -> Protocol:
     near = get_close_matches(name, BUILTIN, 1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(BUILTIN)}; or give a .py file"
     raise ProtocolError(f"no protocol named {name!r}; {hint}")
+
+
+def with_sites(name: str, without: tuple[str, ...] = (), causes: bool = False) -> Protocol:
+    """A protocol that is compiled with a switch at each site, with these taken out; `causes`: also with notes of which
+    section moved each count last.  The same object each time.
+
+    Raises `ProtocolError`; whether there are such sites is known when it is compiled."""
+    whole = load(name)
+    key = f"{name}{WITHOUT}{','.join(sorted(set(without)))}{' causes' if causes else ''}"
+    if key not in _by_file:
+        p = whole.derive(key if without else whole.name, whole.title, whole.doc)
+        p.causes = causes
+        p.sites, p.without, p.base = True, tuple(sorted({*without, *whole.without})), name
+        _by_file[key] = p
+    return _by_file[key]
 
 
 def _module_of(name: str, path: str) -> ModuleType:
@@ -101,4 +131,4 @@ def _of(module: ModuleType, name: str) -> Protocol:
     return p
 
 
-__all__ = ["BUILTIN", "Protocol", "ProtocolError", "builtin_names", "load"]
+__all__ = ["BUILTIN", "WITHOUT", "Protocol", "ProtocolError", "builtin_names", "load", "with_sites"]

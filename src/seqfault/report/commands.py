@@ -25,7 +25,7 @@ from seqfault.explore.engine import Exploration
 from seqfault.explore.forecast import Forecast
 from seqfault.explore.frontier import Seen
 from seqfault.explore.memory import canonical
-from seqfault.explore.model import automaton_for, program_for
+from seqfault.explore.model import automaton_for, program_for, small_scenario
 from seqfault.explore.pool import check_many
 from seqfault.kernel.places import Protocol
 from seqfault.protocols import builtin_names, load
@@ -40,8 +40,12 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=True, emoji=False)
 
 
-def select(names: list[str]) -> list[Scenario]:
-    """Scenarios by name, pattern or file; all when none is named."""
+def select(names: list[str], protocol: Protocol | None = None) -> list[Scenario]:
+    """Scenarios by name, pattern or file; all when none is named.  Of a small model: the one that it is."""
+    if protocol is not None and protocol.processes:
+        if names and names != ["all"]:
+            raise BadInput(f"{protocol.name} is a small model, whose only scenario is `all`; leave --scenario out")
+        return [small_scenario(protocol)]
     if not names:
         return builtin()
     out: dict[str, Scenario] = {}
@@ -91,9 +95,11 @@ def run_check(
         memory = canonical(memory)
     except ValueError as e:
         raise BadInput(f"--memory: {e}") from None
+    if locks and p.processes:
+        raise BadInput(f"--locks: {protocol} is a small model, of which there is no table of locks")
     if locks and memory != "sc":
         raise BadInput("--locks looks at who holds a lock in memory, so it is for --memory sc")
-    scenarios = select(names)
+    scenarios = select(names, p)
     err = Console(stderr=True, highlight=False)
     if verbose and not json:
         terminal.automata(console(), p, scenarios)
@@ -274,7 +280,10 @@ def run_script(script: str, protocol: str, json: bool, release: str | None = Non
     elif live or release:
         raise BadInput(f"{script}: --release and --live are for scripts of system calls, such as munmap(W+520p, 3p)")
     else:
-        ok = run_file(script, text, load(protocol), json, console())
+        p = load(protocol)
+        if p.processes:
+            raise BadInput(f"{protocol} is a small model, which has no operations; seqfault check explores it")
+        ok = run_file(script, text, p, json, console())
     raise typer.Exit(0 if ok else 1)
 
 

@@ -21,12 +21,12 @@ from seqfault.compile.ir import Where
 from seqfault.explore.check import PATH_ONLY, Limits, Violation, place_of, run_one, statement_of, violations_of
 from seqfault.explore.lasso import judge
 from seqfault.explore.memory import SC, canonical
-from seqfault.explore.model import automaton_for, program_for
+from seqfault.explore.model import program_for, small_scenario, start_of
 from seqfault.explore.replay import ScheduleError, Step, fewest_switches, replay, switches
 from seqfault.kernel.places import Protocol
-from seqfault.protocols import load
+from seqfault.protocols import WITHOUT, load
 from seqfault.scenarios import find
-from seqfault.scenarios.model import Scenario, initial_cells
+from seqfault.scenarios.model import Scenario
 
 MAX_LINES = 25
 SHRINK_STATES = 400_000
@@ -92,10 +92,12 @@ def encode_schedule(
     runs = encode_runs(schedule)
     if loop_from >= 0:
         runs = [*encode_runs(schedule[:loop_from]), "(" + ".".join(encode_runs(schedule[loop_from:])) + ")"]
-    name = p.file if p.file and p.name not in _builtin() else p.name
-    if memory != SC:
+    name = p.file if p.file and (p.base or p.name) not in _builtin() else p.base or p.name
+    if p.without:
+        name += WITHOUT + ",".join(p.without)
+    if memory != SC or p.without:  # sites have an @ in their names
         name += "@" + memory.replace(":", ".")
-    extra = "" if _is_builtin(s) else "+" + pack_scenario(s)
+    extra = "" if p.processes or _is_builtin(s) else "+" + pack_scenario(s)
     return f"{name}:{s.name}{extra}:{'.'.join(runs)}:{text_hash(p, s)}"
 
 
@@ -156,7 +158,9 @@ def decode_schedule(text: str) -> tuple[Protocol, Scenario, list[tuple[int, int]
         raise BadInput(f"the schedule's {e}") from None
     p = load(name)
     base, _, packed = scen.partition("+")
-    if packed:
+    if p.processes:
+        s = small_scenario(p)
+    elif packed:
         try:
             s = unpack_scenario(packed)
         except Exception:
@@ -183,10 +187,7 @@ def decode_runs(runs: str) -> list[tuple[int, int]]:
 
 # -- building
 def start(p: Protocol, s: Scenario, memory: str = SC) -> tuple[Automaton, Any, Any]:
-    a = automaton_for(p, s, memory)
-    cells = initial_cells(program_for(p, s).layout(), p, s)
-    running = [x.role != 0 or (x.cpu < len(s.cpus) and bool(s.cpus[x.cpu])) for x in a.processes]
-    return a, a.pack(cells, running), a.rom(cells)
+    return start_of(p, s, memory)
 
 
 def from_violation(p: Protocol, s: Scenario, v: Violation, shrink: bool = False) -> Counterexample:
@@ -292,7 +293,9 @@ def as_violation(a: Automaton, kind: int, pc: int, pool: int, index: int) -> Vio
 
 def is_hidden(a: Automaton, cell: int) -> bool:
     """Bookkeeping of the checker, and a scenario's data."""
-    return a.cells[cell].pool in ("task_struct", "vm_fault", "scenario_rom", "mmu_gather", "results")
+    return a.cells[cell].pool in (
+        "task_struct", "vm_fault", "scenario_rom", "mmu_gather", "results", "site_switches", "site_notes",
+    )  # fmt: skip
 
 
 def value_text(t: str, v: int) -> str:

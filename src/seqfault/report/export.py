@@ -8,14 +8,14 @@ from pathlib import Path
 
 from seqfault.cli import BadInput, dump
 from seqfault.compile.program import Program, compile_program
-from seqfault.explore.model import automaton_for, program_for
+from seqfault.explore.model import small_scenario, start_of
 from seqfault.models import record, seq
 from seqfault.protocols import load
 from seqfault.report.counterexample import decode_schedule, source_line, start
 from seqfault.report.litmus import ASKS, export_litmus, sequential
 from seqfault.report.litmus import ExportError as LitmusExportError
 from seqfault.report.promela import Export, ExportError, export_promela
-from seqfault.scenarios.model import Scenario, initial_cells
+from seqfault.scenarios.model import Scenario
 
 # name of a small model -> what makes it, the names of its sizes, the sizes that are taken if none are given
 MODELS = {
@@ -51,11 +51,8 @@ def export_model(name: str, size: str | None = None, mode: str = "full") -> Expo
 def export_scenario(protocol: str, scenario: Scenario) -> Export:
     """A scenario under a protocol in Promela; its number of states is what `check` says.  Raises `ExportError`."""
     p = load(protocol)
-    a = automaton_for(p, scenario)
-    cells = initial_cells(program_for(p, scenario).layout(), p, scenario)
-    running = [x.role != 0 or (x.cpu < len(scenario.cpus) and bool(scenario.cpus[x.cpu])) for x in a.processes]
-    title = f"{p.name}, scenario {scenario.name}"
-    return export_promela(a, a.pack(cells, running), a.rom(cells), title=title)
+    a, words, rom = start_of(p, scenario)
+    return export_promela(a, words, rom, title=f"{p.name}, scenario {scenario.name}")
 
 
 def run_promela(
@@ -69,14 +66,16 @@ def run_promela(
             raise BadInput(f"-s {scenario!r}: {what} is a model of its own and has no scenarios; leave -s out")
         make = lambda: export_model(what, size, mode or "full")  # noqa: E731
     else:
-        load(what)  # a name that is wrong is said before anything else
+        p = load(what)  # a name that is wrong is said before anything else
         if size is not None:
             raise BadInput(f"--size {size!r} is for {' and '.join(MODELS)}; a scenario has the sizes of its protocol")
         if mode not in (None, "merged"):
             raise BadInput(f"--mode {mode!r}: scenarios are exported in mode merged")
+        if p.processes:
+            scenario = scenario or "all"
         if scenario is None:
             raise BadInput(f"no scenario to export under {what}; name one with -s, for example -s argued/case1-alone")
-        chosen = one_scenario(scenario)
+        chosen = small_scenario(p) if p.processes else one_scenario(scenario)
         make = lambda: export_scenario(what, chosen)  # noqa: E731
     try:
         x = make()

@@ -42,6 +42,8 @@ def run_locks(
 ) -> None:
     """`seqfault locks`."""
     p = load(protocol)
+    if p.processes:
+        raise BadInput(f"{protocol} is a small model, of which there is no table of locks")
     d = discipline_of(p)
     known(d, fields)
     if make_markdown:

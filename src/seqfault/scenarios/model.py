@@ -339,7 +339,10 @@ def write_rom(s: Scenario, layout: Layout) -> None:
 
 
 def initial_cells(layout: Layout, protocol: Protocol, s: Scenario) -> list[int | None]:
-    """The memory that a scenario begins with: its setup run as plain Python under `protocol`."""
+    """The memory that a scenario begins with: its setup run as plain Python under `protocol` (all of it: sites are
+    taken out of what is explored)."""
+    if protocol.processes:  # a small model, which has no operations
+        return [c.start for c in layout.cells]
     key = id(layout), id(protocol), s.setup
     if key not in _set_up:
         m = make_machine(layout, protocol)
