@@ -17,6 +17,7 @@ from seqfault.compile.automaton import Automaton
 from seqfault.explore.graph import CHOICE_AT, COMPLETES, RESTARTS, Graph, Recorder
 from seqfault.explore.interp import get, mix, step, violate
 from seqfault.explore.jit import jit
+from seqfault.explore.memory_settle import learned, news
 from seqfault.explore.tables import (
     DISABLED,
     K_CHOICES,
@@ -403,11 +404,17 @@ class Executor:
         self.P = program_array(a, mode, dead and mode != "full")
         self.X = work_array(a, trace_room)
         self.B = buffer(a, rom)
+        self.views = a.memory.startswith("lkmm")
 
     def pc(self, words: NDArray[np.int64], p: int) -> int:
         """Where process `p` stands."""
         slot = self.a.tab[self.a.pc_slot]
         return int(words[self.a.processes[p].base] & slot[2])
+
+    def learns(self) -> bool:
+        """Whether the memory model met what it did not know at the beginning, and so wants to begin again; it knows it
+        then."""
+        return self.views and learned(self.P, self.a.ncell)
 
     def run(self, words: NDArray[np.int64], p: int, choice: int = 0) -> int:
         """One step of process `p` with the choices that `choice` encodes; `words` is changed in place if it is OK.
@@ -486,8 +493,30 @@ def explore(
     makes the result incomplete.  `progress(exploration so far, frontier)` is called several times a second.
     `watcher` collects which locks are held at each access.  `graph`: keep every edge, in at most half of `max_memory`.
     """
-    t0 = time.perf_counter()
     t = Executor(automaton, rom, mode, dead, WATCHED_EVENTS if watcher else 0)
+    t0 = time.perf_counter()
+    while True:
+        ex = _explore(t, init, exclusive, max_states, max_memory, timeout, progress, watcher, graph, t0)
+        if ex.reason not in ("", LEARNT) or not t.learns():
+            return ex
+
+
+LEARNT = "what is touched by whom was not known at the beginning"
+
+
+def _explore(
+    t: Executor,
+    init: NDArray[np.uint64],
+    exclusive: bool,
+    max_states: int,
+    max_memory: int,
+    timeout: float | None,
+    progress: Callable[[Exploration, int], None] | None,
+    watcher: Watch | None,
+    graph: bool,
+    t0: float,
+) -> Exploration:
+    automaton = t.a
     watched, seen = (watcher.W, watcher.seen) if watcher else (OFF, NOTHING)
     nw = automaton.nw
     first = t.start(init)
@@ -511,6 +540,7 @@ def explore(
     ctl[C_STORED] = 1
     budget = 20_000
     stop_reason = ""
+    met = 0  # states when the memory model met something new: from there on only to twice as many, to meet more
     while True:
         ctl[C_WHY] = WHY_DONE
         c0 = time.perf_counter()
@@ -528,7 +558,11 @@ def explore(
         if recorder.nbytes > max_memory // 2:
             recorder = Recorder(automaton, False, 0)  # what may be asked of the graph is not answered then
         used = table.nbytes + cur.nbytes + nxt.nbytes + parent.nbytes + action.nbytes + recorder.nbytes
-        if ctl[C_STORED] > max_states:
+        if t.views and not met and news(t.P):
+            met = int(ctl[C_STORED])
+        if met and ctl[C_STORED] > 2 * met + 1000:
+            stop_reason = LEARNT
+        elif ctl[C_STORED] > max_states:
             stop_reason = f"limit of {max_states:,} states"
         elif timeout is not None and now - t0 > timeout:
             stop_reason = f"time limit of {timeout:g} s"

@@ -11,9 +11,11 @@ from __future__ import annotations
 import numpy as np
 
 from seqfault.explore import memory
+from seqfault.explore import memory_views as lk
 from seqfault.explore.counts import rename
 from seqfault.explore.jit import jit
 from seqfault.explore.memory_sc import load, store
+from seqfault.explore.memory_settle import drop_dead, settle, wake
 from seqfault.explore.slots import get, put
 from seqfault.explore.tables import (
     DISABLED,
@@ -111,6 +113,26 @@ def waits(X, used):  # type: ignore[no-untyped-def]
 
 
 @jit
+def full(P, X, used, pc, p):  # type: ignore[no-untyped-def]
+    """The step cannot be taken since a memory model has no room for it."""
+    waits(X, used)
+    violate(X, P[K_BUFFER], pc, -1, 0, p)
+    return DISABLED
+
+
+@jit
+def choose(P, X, used, depth, n, pc, p):  # type: ignore[no-untyped-def]
+    """Which of `n` alternatives to take, the choice number `used` of the step."""
+    if used >= MAX_CHOICES:
+        violate(X, P[K_CHOICES], pc, -1, 0, p)
+        return np.int64(0)
+    if used >= depth:
+        X[X_DIGITS + used] = 0
+    X[X_RADIX + used] = n
+    return X[X_DIGITS + used]
+
+
+@jit
 def mix(h):  # type: ignore[no-untyped-def]
     """A bijection of 64 bits that spreads every bit (after Stafford's variants of MurmurHash3's finaliser)."""
     h ^= h >> np.uint64(32)
@@ -132,7 +154,11 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
     """
     put(B, P, P[M_CPU], 0, cpu)
     put(B, P, P[M_PROCESS], 0, p)
-    weak = P[M_MEMORY] != 0
+    weak = P[M_MEMORY] == 1 or P[M_MEMORY] == 2
+    views = P[M_MEMORY] == 3 and pb + words <= P[M_NW]  # not an observer, which looks at memory at rest
+    if views:
+        wake(B, P, p)
+    stale = np.int64(0)  # how old a store a read-modify-write has read
     if weak and memory.blocked(B, P, p, pc):
         X[X_USED] = 0
         return DISABLED
@@ -249,19 +275,35 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 violate(X, bad, pc, -1, 0, p)
                 X[X_USED] = used
                 return ENDS
+            if views:
+                lk.compute(B, P, op, a, b, c, p)
         elif op == 19:  # BR
+            if views:
+                lk.branched(B, P, a, p)
             if get(B, P, a, pb) == 0:
                 nx = b
         elif op == 20:
+            if views:
+                lk.branched(B, P, a, p)
+                lk.branched(B, P, b, p)
             if get(B, P, a, pb) != get(B, P, b, pb):
                 nx = c
         elif op == 21:
+            if views:
+                lk.branched(B, P, a, p)
+                lk.branched(B, P, b, p)
             if get(B, P, a, pb) == get(B, P, b, pb):
                 nx = c
         elif op == 22:
+            if views:
+                lk.branched(B, P, a, p)
+                lk.branched(B, P, b, p)
             if not get(B, P, a, pb) < get(B, P, b, pb):
                 nx = c
         elif op == 23:
+            if views:
+                lk.branched(B, P, a, p)
+                lk.branched(B, P, b, p)
             if not get(B, P, a, pb) <= get(B, P, b, pb):
                 nx = c
         elif op == 30:  # LOAD
@@ -274,6 +316,22 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 if not memory.may_load(B, P, addr, P[q + np.uintp(7)], p):
                     return waits(X, used)
                 raw = memory.load(B, P, addr, p)
+            elif views:
+                order = P[q + np.uintp(7)]
+                if order:
+                    lk.before(B, P, p)
+                know = lk.address_tag(B, P, q, p)
+                many = lk.readable(B, P, addr, order, p, know)
+                age = np.int64(0)
+                if many > 1:
+                    age = choose(P, X, used, depth, many, pc, p)
+                    used = min(used + 1, MAX_CHOICES)
+                elif many == 0 and lk.tagged(B, P, p):
+                    know |= lk.tag(B, P, addr, p)
+                stale = age
+                raw, know = lk.load(B, P, addr, order, p, know, age, many)
+                if (know or lk.tagged(B, P, p)) and not lk.set_tag(B, P, a, p, know):
+                    return full(P, X, used, pc, p)
             else:
                 raw = load(B, P, addr, p)
             t = np.uintp(P[O_TAB] + addr * SLOT)
@@ -308,6 +366,24 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                     if how == memory.FULL:
                         violate(X, P[K_BUFFER], pc, -1, 0, p)
                     return DISABLED
+            elif views:
+                order = P[q + np.uintp(7)]
+                rmw = lk.is_rmw(order)
+                if rmw and stale and not lk.behind_read(B, P, addr, stale):
+                    return waits(X, used)
+                if order:
+                    lk.before(B, P, p)
+                know = lk.address_tag(B, P, q, p) | lk.tag(B, P, a, p)
+                many = lk.places(B, P, addr, order, p, know)
+                if many < 0:
+                    return full(P, X, used, pc, p)
+                back = stale if rmw else np.int64(0)
+                if many > 1:
+                    back = lk.skipped(B, P, addr, choose(P, X, used, depth, many, pc, p))
+                    used = min(used + 1, MAX_CHOICES)
+                lk.store(B, P, addr, u & P[t + np.uintp(2)], order, p, know, back, many)
+                if many == 0 and (know or lk.any_tag(B, P)) and not lk.put_in_cell(B, P, addr, p, know):
+                    return full(P, X, used, pc, p)
             else:
                 store(B, P, addr, u, p)
             event(P, X, T_STORE, pc, addr, v)
@@ -333,6 +409,9 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             if P[M_USE_MASKS]:
                 for w in range(words):
                     B[pb + w] &= P[P[O_MASKS] + pc * P[M_REGION] + w]
+            if views and lk.tagged(B, P, p):
+                lk.set_tag(B, P, a, p, np.int64(0))
+                drop_dead(B, P, p, pc, False)
             nx = c
         elif op == 35:  # RET
             nx = P[P[O_RETTAB] + b + get(B, P, a, pb)]
@@ -346,6 +425,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                     X[X_USED] = used
                     return ENDS
         elif op == 38:  # WAIT
+            if views:
+                lk.branched(B, P, a, p)
             if get(B, P, a, pb) == 0:
                 X[X_USED] = used
                 return DISABLED
@@ -362,6 +443,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             X[X_RADIX + used] = b
             put(B, P, a, pb, X[X_DIGITS + used])
             used += 1
+            if views and lk.tagged(B, P, p):
+                lk.set_tag(B, P, a, p, np.int64(0))
         elif op == 41:  # COUNT
             if X[X_COUNTED] < MAX_COUNTED:
                 X[X_COUNTS + X[X_COUNTED]] = a
@@ -389,14 +472,23 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             first_cell = P[pool] + found * P[pool + 1]
             if weak and memory.pending(B, P, first_cell, first_cell + P[pool + 1], -1):
                 return waits(X, used)
-            store(B, P, first_cell, np.int64(1), p)
+            if views:
+                lk.before(B, P, p)
+                if not lk.state_of_object(B, P, first_cell, np.int64(1), p):
+                    return full(P, X, used, pc, p)
+                if lk.tagged(B, P, p):
+                    lk.set_tag(B, P, a, p, np.int64(0))
+            else:
+                store(B, P, first_cell, np.int64(1), p)
             if not (P[pool + 4] != 0 and reused and c == 0):
                 for k in range(1, P[pool + 1]):
                     s = first_cell + k
-                    if c != 0 or P[pool + 4] != 0 or P[P[O_TAB] + s * SLOT + 4] < 0:
-                        store(B, P, s, P[P[O_START] + s], p)
-                    else:
-                        store(B, P, s, P[P[O_TAB] + s * SLOT + 4] + 1, p)
+                    zero = c != 0 or P[pool + 4] != 0 or P[P[O_TAB] + s * SLOT + 4] < 0
+                    raw = P[P[O_START] + s] if zero else P[P[O_TAB] + s * SLOT + 4] + 1
+                    if not views:
+                        store(B, P, s, raw, p)
+                    elif P[P[O_TAB] + s * SLOT + 2] != 0 and not lk.begin_object(B, P, s, raw, zero, p):
+                        return full(P, X, used, pc, p)
             put(B, P, a, pb, found + 1)
             event(P, X, T_ALLOC, pc, first_cell, found)
         elif op == 44:  # FREE
@@ -411,7 +503,10 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 return waits(X, used)
             if get(B, P, s, 0) != 1:
                 violate(X, P[K_DOUBLE_FREE], pc, b, x - 1, p)
-            store(B, P, s, np.int64(2), p)
+            if not views:
+                store(B, P, s, np.int64(2), p)
+            elif not lk.state_of_object(B, P, s, np.int64(2), p):
+                return full(P, X, used, pc, p)
             event(P, X, T_FREE, pc, s, x - 1)
         elif op == 45:  # LOCKDEP_ACQUIRE
             held = get(B, P, P[M_HELD], pb)
@@ -431,6 +526,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
         elif op == 47:  # FENCE
             if weak:
                 memory.fence(B, P, a, p)
+            elif views:
+                lk.fence(B, P, a, p)
         elif op == 48:  # SEQPOINT
             X[X_SEQ] = pc
         elif op == 49:
@@ -460,6 +557,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
         if P[M_USE_MASKS]:
             for w in range(words):
                 B[pb + w] &= P[P[O_MASKS] + pc * P[M_REGION] + w]
+    if views:
+        settle(B, P, p, pc)
     if P[M_COUNTS]:
         rename(B, P)
     return OK

@@ -7,8 +7,8 @@ from pathlib import Path
 from seqfault.compile.jit import make_jit
 
 COMPILED = (
-    "../compile/counts.py", "counts.py", "engine.py", "graph.py", "interp.py", "jit.py", "memory.py",
-    "memory_buffers.py", "memory_sc.py", "slots.py", "tables.py", "watch.py",
+    "../compile/counts.py", "counts.py", "engine.py", "graph.py", "interp.py", "jit.py", "locksets.py",
+    "memory.py", "memory_buffers.py", "memory_sc.py", "memory_settle.py", "memory_views.py", "slots.py", "tables.py", "watch.py",
 )  # fmt: skip
 
 HERE = Path(__file__).parent

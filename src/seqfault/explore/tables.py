@@ -45,7 +45,7 @@ __all__ = [
 
 OK, DISABLED, ENDS = 0, 1, 2
 
-MEMORY_MODELS = ("sc", "tso", "pso")  # M_MEMORY is the number of one
+MEMORY_MODELS = ("sc", "tso", "pso", "lkmm")  # M_MEMORY is the number of one
 ROW = 9
 SLOT = 6
 
