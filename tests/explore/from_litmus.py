@@ -18,9 +18,10 @@ from seqfault.explore.engine import Exploration, explore
 from seqfault.explore.memory import with_memory
 from seqfault.explore.replay import replay
 from seqfault.litmus.judge import places_shown
-from seqfault.litmus.machine import Machine
+from seqfault.litmus.machine import Machine, State, View, join
 from seqfault.litmus.parse import parse
-from seqfault.litmus.paths import Refused, paths
+from seqfault.litmus.paths import Path as Op_Path
+from seqfault.litmus.paths import Refused, _settle, paths, regs_of
 from seqfault.litmus.threads import Limits
 from seqfault.litmus.tree import (
     Address,
@@ -99,6 +100,8 @@ class _Thread:
                 return str(v)
             case Reg(name) if name not in self.cells and name != "s":
                 return name
+            case Binary("&", left, Const(0), _):  # as 0 it would be no dependency
+                return f"({self.value(left)} & 128)"
             case Binary(op, left, right, _) if op in ("+", "-", "^", "&", "|", "=="):
                 return f"({self.value(left)} {op} {self.value(right)})"
             case Unary("-", of):
@@ -170,7 +173,7 @@ def registers_of(body: tuple[Stmt, ...]) -> list[str]:
 def module(test: Litmus, folder: Path) -> tuple[ModuleType, list[str], list[RegisterOf]]:
     """The test as a module with functions P0, P1, ...; the names of its cells; what is in seen.r at the end."""
     cells = sorted({a.name for a in test.init} - {n for n, k in test.kinds.items() if "spinlock" in k} - {"s"})
-    if any(a.cell for a in test.init) or not all(isinstance(v, int) for v in test.init.values()):
+    if test.registers or any(a.cell for a in test.init) or not all(isinstance(v, int) for v in test.init.values()):
         raise Refused("initial values")
     text, places = "", list[RegisterOf]()
     for t in test.threads:
@@ -223,16 +226,44 @@ def checker_states(
     return ex, out
 
 
-def in_order(test: Litmus) -> set[tuple[Value, ...]]:
+class InOrder(Machine):
+    """The litmus machine as the checker has it: threads do everything in the order of their text; a branch orders all
+    later stores; that a read is overwritten by what a later one shows, does not order the two ((prop \\ id) & int)."""
+
+    full = False
+
+    def _read(self, s: State, t: int, x: int, n: int, know: View) -> View:
+        if self.full:
+            return super()._read(s, t, x, n, know)
+        m = s.memory[x][n]
+        return join(know, m.dep) if m.writer[0] == t else join(know, m.carried, self._at(x, n))
+
+
+def ordered(way: Op_Path, compares: bool) -> Op_Path:
+    """A path whose branches order all later stores, and which nothing leaves its place in.  `compares`: what assumes an
+    equality is a cmpxchg, not a branch."""
+    seen: frozenset[str] = frozenset()
+    locks = {o.reg for o in way.ops if o.lock}
+    for o in way.ops:
+        if o.kind != "A":
+            o.ctrl |= seen
+        elif not (compares and isinstance(o.value, Binary)) and not regs_of(o.value) & locks:
+            seen |= regs_of(o.value)
+    way.before, way.ppo, way.wmb = [], [], []
+    _settle(way)
+    way.before = [(1 << j) - 1 for j in range(len(way.ops))]
+    return way
+
+
+def in_order(test: Litmus, full: bool = False) -> set[tuple[Value, ...]]:
     """The final states of the litmus machine whose threads do everything in the order of their text."""
     out = set()
     shown = places_shown(test)
     limits = Limits()
-    for ways in itertools.product(*(list(paths(test, t)) for t in test.threads)):
-        m = Machine(test.init, ways)
-        for w in ways:
-            for j in range(len(w.ops)):
-                w.before[j] = (1 << j) - 1
+    compares = any("cmpxchg" in line for line in test.source)
+    for ways in itertools.product(*([ordered(w, compares) for w in paths(test, t)] for t in test.threads)):
+        m = InOrder(test.init, ways)
+        m.full = full
         for s in m.run(limits):
             state: dict[Place, Value] = {a: s.memory[i][-1].value for i, a in enumerate(m.names)}
             for i, (t, way) in enumerate(zip(test.threads, ways, strict=True)):

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
-from seqfault.explore.graph import CHOICE_AT, COMPLETES, RESTARTS, Graph, Recorder
+from seqfault.explore.graph import AGED, CHOICE_AT, COMPLETES, RESTARTS, Graph, Recorder
 from seqfault.explore.interp import get, mix, step, violate
 from seqfault.explore.jit import jit
+from seqfault.explore.memory_lkmm import connect
 from seqfault.explore.memory_settle import learned, news
 from seqfault.explore.tables import (
     DISABLED,
@@ -43,6 +44,7 @@ from seqfault.explore.tables import (
     P_WORDS,
     PROCESS_ROW,
     TRACE_ROW,
+    X_AGED,
     X_COUNTED,
     X_COUNTS,
     X_DIGITS,
@@ -76,7 +78,8 @@ V_KIND, V_PC, V_POOL, V_INDEX, V_STATE, V_PROCESS, V_CHOICE, V_COUNT = range(8)
 def fingerprint(B, nw):  # type: ignore[no-untyped-def]
     h = np.uint64(0x9E3779B97F4A7C15)
     for w in range(nw):
-        h = mix(h ^ np.uint64(B[w])) + np.uint64(w)
+        if B[w]:  # memory models have room for what is mostly not there
+            h = mix(h ^ np.uint64(B[w])) + np.uint64(w)
     return h | np.uint64(1)
 
 
@@ -258,6 +261,8 @@ def expand(  # type: ignore[no-untyped-def]
                             flag = COMPLETES
                         elif role == 0 and X[X_SEQ] >= 0:
                             flag = RESTARTS
+                        if X[X_AGED]:
+                            flag |= AGED
                         edges[ne, 0] = index[s]
                         edges[ne, 1] = p | flag | choice << CHOICE_AT
                         ne += 1
@@ -405,6 +410,8 @@ class Executor:
         self.X = work_array(a, trace_room)
         self.B = buffer(a, rom)
         self.views = a.memory.startswith("lkmm")
+        if self.views:
+            connect(self.P)
 
     def pc(self, words: NDArray[np.int64], p: int) -> int:
         """Where process `p` stands."""

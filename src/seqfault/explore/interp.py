@@ -11,11 +11,10 @@ from __future__ import annotations
 import numpy as np
 
 from seqfault.explore import memory
-from seqfault.explore import memory_views as lk
 from seqfault.explore.counts import rename
 from seqfault.explore.jit import jit
 from seqfault.explore.memory_sc import load, store
-from seqfault.explore.memory_settle import drop_dead, settle, wake
+from seqfault.explore.raw import call8
 from seqfault.explore.slots import get, put
 from seqfault.explore.tables import (
     DISABLED,
@@ -48,7 +47,10 @@ from seqfault.explore.tables import (
     MAX_INSTRUCTIONS,
     MAX_VIOLATIONS,
     O_CODE,
+    FULL,
+    MANY,
     O_MASKS,
+    O_MEMORY,
     O_POOLS,
     O_RETTAB,
     O_START,
@@ -63,6 +65,17 @@ from seqfault.explore.tables import (
     T_LOAD,
     T_STORE,
     TRACE_ROW,
+    V_BEGIN,
+    V_BRANCH,
+    V_CALLS,
+    V_COMPUTE,
+    V_END,
+    V_FENCE,
+    V_FORGET,
+    V_LOAD,
+    V_OBJECT,
+    V_STORE,
+    X_BEHIND,
     X_COUNTED,
     X_COUNTS,
     X_DIGITS,
@@ -74,6 +87,7 @@ from seqfault.explore.tables import (
     X_TRACE,
     X_TRACE_ROOM,
     X_USED,
+    X_VALUE,
     X_VIOL,
     X_VIOLATIONS,
 )
@@ -113,23 +127,14 @@ def waits(X, used):  # type: ignore[no-untyped-def]
 
 
 @jit
-def full(P, X, used, pc, p):  # type: ignore[no-untyped-def]
-    """The step cannot be taken since a memory model has no room for it."""
+def full(P, X, used, pc, p, why):  # type: ignore[no-untyped-def]
+    """The step cannot be taken: it waits, or a memory model has no room for it."""
     waits(X, used)
-    violate(X, P[K_BUFFER], pc, -1, 0, p)
-    return DISABLED
-
-
-@jit
-def choose(P, X, used, depth, n, pc, p):  # type: ignore[no-untyped-def]
-    """Which of `n` alternatives to take, the choice number `used` of the step."""
-    if used >= MAX_CHOICES:
+    if why == FULL:
+        violate(X, P[K_BUFFER], pc, -1, 0, p)
+    elif why == MANY:
         violate(X, P[K_CHOICES], pc, -1, 0, p)
-        return np.int64(0)
-    if used >= depth:
-        X[X_DIGITS + used] = 0
-    X[X_RADIX + used] = n
-    return X[X_DIGITS + used]
+    return DISABLED
 
 
 @jit
@@ -156,9 +161,11 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
     put(B, P, P[M_PROCESS], 0, p)
     weak = P[M_MEMORY] == 1 or P[M_MEMORY] == 2
     views = P[M_MEMORY] == 3 and pb + words <= P[M_NW]  # not an observer, which looks at memory at rest
+    pB, pP, pX, lk = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     if views:
-        wake(B, P, p)
-    stale = np.int64(0)  # how old a store a read-modify-write has read
+        pB, pP, pX = np.int64(B.ctypes.data), np.int64(P.ctypes.data), np.int64(X.ctypes.data)
+        lk = P[O_MEMORY] + V_CALLS
+        call8(P[lk + V_BEGIN], (pB, pP, pX, p, pc, np.int64(0), np.int64(0), np.int64(0)))
     if weak and memory.blocked(B, P, p, pc):
         X[X_USED] = 0
         return DISABLED
@@ -276,34 +283,30 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 X[X_USED] = used
                 return ENDS
             if views:
-                lk.compute(B, P, op, a, b, c, p)
+                call8(P[lk + V_COMPUTE], (pB, pP, pX, op, a, b, c, p))
         elif op == 19:  # BR
             if views:
-                lk.branched(B, P, a, p)
+                call8(P[lk + V_BRANCH], (pB, pP, pX, a, np.int64(-1), p, np.int64(0), np.int64(0)))
             if get(B, P, a, pb) == 0:
                 nx = b
         elif op == 20:
             if views:
-                lk.branched(B, P, a, p)
-                lk.branched(B, P, b, p)
+                call8(P[lk + V_BRANCH], (pB, pP, pX, a, b, p, np.int64(0), np.int64(0)))
             if get(B, P, a, pb) != get(B, P, b, pb):
                 nx = c
         elif op == 21:
             if views:
-                lk.branched(B, P, a, p)
-                lk.branched(B, P, b, p)
+                call8(P[lk + V_BRANCH], (pB, pP, pX, a, b, p, np.int64(0), np.int64(0)))
             if get(B, P, a, pb) == get(B, P, b, pb):
                 nx = c
         elif op == 22:
             if views:
-                lk.branched(B, P, a, p)
-                lk.branched(B, P, b, p)
+                call8(P[lk + V_BRANCH], (pB, pP, pX, a, b, p, np.int64(0), np.int64(0)))
             if not get(B, P, a, pb) < get(B, P, b, pb):
                 nx = c
         elif op == 23:
             if views:
-                lk.branched(B, P, a, p)
-                lk.branched(B, P, b, p)
+                call8(P[lk + V_BRANCH], (pB, pP, pX, a, b, p, np.int64(0), np.int64(0)))
             if not get(B, P, a, pb) <= get(B, P, b, pb):
                 nx = c
         elif op == 30:  # LOAD
@@ -317,21 +320,11 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                     return waits(X, used)
                 raw = memory.load(B, P, addr, p)
             elif views:
-                order = P[q + np.uintp(7)]
-                if order:
-                    lk.before(B, P, p)
-                know = lk.address_tag(B, P, q, p)
-                many = lk.readable(B, P, addr, order, p, know)
-                age = np.int64(0)
-                if many > 1:
-                    age = choose(P, X, used, depth, many, pc, p)
-                    used = min(used + 1, MAX_CHOICES)
-                elif many == 0 and lk.tagged(B, P, p):
-                    know |= lk.tag(B, P, addr, p)
-                stale = age
-                raw, know = lk.load(B, P, addr, order, p, know, age, many)
-                if (know or lk.tagged(B, P, p)) and not lk.set_tag(B, P, a, p, know):
-                    return full(P, X, used, pc, p)
+                why = call8(P[lk + V_LOAD], (pB, pP, pX, np.int64(q), addr, p, used, depth))
+                if why:
+                    return full(P, X, used, pc, p, why)
+                used = X[X_USED]
+                raw = X[X_VALUE]
             else:
                 raw = load(B, P, addr, p)
             t = np.uintp(P[O_TAB] + addr * SLOT)
@@ -344,7 +337,7 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 violate(X, P[K_RANGE], pc, -1, 0, p)
                 X[X_USED] = used
                 return ENDS
-            event(P, X, T_LOAD, pc, addr, v)
+            event(P, X, T_LOAD + (X[X_BEHIND] << 8 if views else 0), pc, addr, v)
         elif op == 31:  # STORE
             addr = b
             if P[q + np.uintp(4)] != 0:
@@ -367,26 +360,14 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                         violate(X, P[K_BUFFER], pc, -1, 0, p)
                     return DISABLED
             elif views:
-                order = P[q + np.uintp(7)]
-                rmw = lk.is_rmw(order)
-                if rmw and stale and not lk.behind_read(B, P, addr, stale):
-                    return waits(X, used)
-                if order:
-                    lk.before(B, P, p)
-                know = lk.address_tag(B, P, q, p) | lk.tag(B, P, a, p)
-                many = lk.places(B, P, addr, order, p, know)
-                if many < 0:
-                    return full(P, X, used, pc, p)
-                back = stale if rmw else np.int64(0)
-                if many > 1:
-                    back = lk.skipped(B, P, addr, choose(P, X, used, depth, many, pc, p))
-                    used = min(used + 1, MAX_CHOICES)
-                lk.store(B, P, addr, u & P[t + np.uintp(2)], order, p, know, back, many)
-                if many == 0 and (know or lk.any_tag(B, P)) and not lk.put_in_cell(B, P, addr, p, know):
-                    return full(P, X, used, pc, p)
+                X[X_VALUE] = u & P[t + np.uintp(2)]
+                why = call8(P[lk + V_STORE], (pB, pP, pX, np.int64(q), addr, p, used, depth))
+                if why:
+                    return full(P, X, used, pc, p, why)
+                used = X[X_USED]
             else:
                 store(B, P, addr, u, p)
-            event(P, X, T_STORE, pc, addr, v)
+            event(P, X, T_STORE + (X[X_BEHIND] << 8 if views else 0), pc, addr, v)
         elif op == 32:  # CHKPTR
             pool = P[O_POOLS] + 5 * b
             x = get(B, P, a, pb)
@@ -409,9 +390,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             if P[M_USE_MASKS]:
                 for w in range(words):
                     B[pb + w] &= P[P[O_MASKS] + pc * P[M_REGION] + w]
-            if views and lk.tagged(B, P, p):
-                lk.set_tag(B, P, a, p, np.int64(0))
-                drop_dead(B, P, p, pc, False)
+            if views:
+                call8(P[lk + V_FORGET], (pB, pP, pX, a, p, pc, np.int64(0), np.int64(0)))
             nx = c
         elif op == 35:  # RET
             nx = P[P[O_RETTAB] + b + get(B, P, a, pb)]
@@ -426,7 +406,7 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                     return ENDS
         elif op == 38:  # WAIT
             if views:
-                lk.branched(B, P, a, p)
+                call8(P[lk + V_BRANCH], (pB, pP, pX, a, np.int64(-1), p, np.int64(0), np.int64(0)))
             if get(B, P, a, pb) == 0:
                 X[X_USED] = used
                 return DISABLED
@@ -443,8 +423,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             X[X_RADIX + used] = b
             put(B, P, a, pb, X[X_DIGITS + used])
             used += 1
-            if views and lk.tagged(B, P, p):
-                lk.set_tag(B, P, a, p, np.int64(0))
+            if views:
+                call8(P[lk + V_FORGET], (pB, pP, pX, a, p, np.int64(-1), np.int64(0), np.int64(0)))
         elif op == 41:  # COUNT
             if X[X_COUNTED] < MAX_COUNTED:
                 X[X_COUNTS + X[X_COUNTED]] = a
@@ -473,11 +453,10 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             if weak and memory.pending(B, P, first_cell, first_cell + P[pool + 1], -1):
                 return waits(X, used)
             if views:
-                lk.before(B, P, p)
-                if not lk.state_of_object(B, P, first_cell, np.int64(1), p):
-                    return full(P, X, used, pc, p)
-                if lk.tagged(B, P, p):
-                    lk.set_tag(B, P, a, p, np.int64(0))
+                why = call8(P[lk + V_OBJECT], (pB, pP, pX, first_cell, np.int64(1), p, np.int64(0), np.int64(0)))
+                if why:
+                    return full(P, X, used, pc, p, why)
+                call8(P[lk + V_FORGET], (pB, pP, pX, a, p, np.int64(-1), np.int64(0), np.int64(0)))
             else:
                 store(B, P, first_cell, np.int64(1), p)
             if not (P[pool + 4] != 0 and reused and c == 0):
@@ -487,8 +466,10 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                     raw = P[P[O_START] + s] if zero else P[P[O_TAB] + s * SLOT + 4] + 1
                     if not views:
                         store(B, P, s, raw, p)
-                    elif P[P[O_TAB] + s * SLOT + 2] != 0 and not lk.begin_object(B, P, s, raw, zero, p):
-                        return full(P, X, used, pc, p)
+                    elif P[P[O_TAB] + s * SLOT + 2] != 0:
+                        why = call8(P[lk + V_OBJECT], (pB, pP, pX, s, raw, p, np.int64(1), np.int64(zero)))
+                        if why:
+                            return full(P, X, used, pc, p, why)
             put(B, P, a, pb, found + 1)
             event(P, X, T_ALLOC, pc, first_cell, found)
         elif op == 44:  # FREE
@@ -505,8 +486,10 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 violate(X, P[K_DOUBLE_FREE], pc, b, x - 1, p)
             if not views:
                 store(B, P, s, np.int64(2), p)
-            elif not lk.state_of_object(B, P, s, np.int64(2), p):
-                return full(P, X, used, pc, p)
+            else:
+                why = call8(P[lk + V_OBJECT], (pB, pP, pX, s, np.int64(2), p, np.int64(0), np.int64(0)))
+                if why:
+                    return full(P, X, used, pc, p, why)
             event(P, X, T_FREE, pc, s, x - 1)
         elif op == 45:  # LOCKDEP_ACQUIRE
             held = get(B, P, P[M_HELD], pb)
@@ -527,7 +510,7 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             if weak:
                 memory.fence(B, P, a, p)
             elif views:
-                lk.fence(B, P, a, p)
+                call8(P[lk + V_FENCE], (pB, pP, pX, a, p, np.int64(0), np.int64(0), np.int64(0)))
         elif op == 48:  # SEQPOINT
             X[X_SEQ] = pc
         elif op == 49:
@@ -558,7 +541,7 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             for w in range(words):
                 B[pb + w] &= P[P[O_MASKS] + pc * P[M_REGION] + w]
     if views:
-        settle(B, P, p, pc)
+        call8(P[lk + V_END], (pB, pP, pX, p, pc, np.int64(0), np.int64(0), np.int64(0)))
     if P[M_COUNTS]:
         rename(B, P)
     return OK

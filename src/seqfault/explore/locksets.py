@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from seqfault.compile.automaton import Automaton
-from seqfault.explore.jit import jit
+from seqfault.explore.jit import jit_search as jit
 
 MAX_LOCKS = 31
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
-from seqfault.explore.jit import jit
+from seqfault.explore.jit import jit_views as jit
 from seqfault.explore.locksets import lock_rows
 from seqfault.explore.memory_views import (
     BARRIER_AT,
@@ -21,6 +21,7 @@ from seqfault.explore.memory_views import (
     TAG,
     U_FIRST_ENTRY,
     U_BASE,
+    U_CHANGED,
     U_FIRST_TAG,
     U_FOUND,
     U_HEADER,
@@ -46,7 +47,8 @@ from seqfault.explore.memory_views import (
     is_lock,
     remove,
     tag_at,
-    touches,
+    tagged,
+    touched,
     unit_of,
     view_at,
 )
@@ -78,8 +80,12 @@ def idle(B, P, unit):  # type: ignore[no-untyped-def]
 @jit
 def wake(B, P, p):  # type: ignore[no-untyped-def]
     """Before a step: a unit that was idle knows everything."""
+    P[P[O_MEMORY] + U_CHANGED] = 0
+    if entries(B, P) == 0:
+        return
     unit = unit_of(P, p)
-    if entries(B, P) and idle(B, P, unit):
+    if idle(B, P, unit):
+        P[P[O_MEMORY] + U_CHANGED] = 1
         know = np.int64(0)
         for i in range(entries(B, P)):
             if B[entry_at(P, i)] & LAST == 0:
@@ -121,7 +127,10 @@ def settle(B, P, p, pc):  # type: ignore[no-untyped-def]
         for k in range(P[u + U_BASE], P[u + U_BASE] + P[u + U_FIRST_ENTRY]):
             B[k] = 0
         return
-    drop_dead(B, P, p, pc, True)
+    if tagged(B, P, p):
+        drop_dead(B, P, p, pc, True)
+    if P[u + U_CHANGED] == 0 and not idle(B, P, unit_of(P, p)):
+        return  # it was settled before
     every = (np.int64(1) << n) - 1
     gone = every  # overwritten for everybody
     lacking = np.int64(0)  # some unit lacks it
@@ -138,11 +147,9 @@ def settle(B, P, p, pc):  # type: ignore[no-untyped-def]
         loads = np.int64(0)
         stores = np.int64(0)
         for i in range(n):
-            c = cell_of(B, P, i)
-            if touches(P, c, v, False):
-                loads |= np.int64(1) << i
-            if touches(P, c, v, True):
-                stores |= np.int64(1) << i
+            how = touched(P, cell_of(B, P, i)) >> (2 * v)
+            loads |= (how & 1) << i
+            stores |= ((how >> 1) & 1) << i
         a = view_at(P, v, 0)
         seen = B[a + V_SEEN]
         known = (seen | B[a + V_LOADS] | ~loads) & (seen | B[a + V_STORES] | ~stores)
@@ -169,10 +176,11 @@ def settle(B, P, p, pc):  # type: ignore[no-untyped-def]
     for i in range(n):
         w = entry_at(P, i)
         c = cell_of(B, P, i)
+        how = touched(P, c)
         writer = ((B[w] >> UNIT_AT) & 0xFFF) - 1
         others = np.int64(0)
         for k in range(units):
-            if k != writer and touches(P, c, k, False):
+            if k != writer and (how >> (2 * k)) & 1:
                 others |= P[u + P[u + U_LACKS] + k]
         B[w + E_CARRIED] &= others
         if is_lock(P, c):
@@ -221,11 +229,11 @@ def viewed(a: Automaton, capacity: int) -> Automaton:
     first_tag = 1 + len(units) * VIEWS
     head = [0] * U_HEADER
     parts = [unit_of, idle, [x for r in rows for x in r], [0] * a.ncell, locks, [NEVER] * (2 * len(units) * a.ncell),
-             [0] * a.ncell, [0] * len(units)]  # fmt: skip
-    head[:8] = [capacity, a.nw, len(units), TAGS, first_tag, first_tag + len(units) * TAG * TAGS, len(rows), 0]
+             [0] * a.ncell, [0] * len(units), [0] * a.ncell]  # fmt: skip
+    head[:9] = [capacity, a.nw, len(units), TAGS, first_tag, first_tag + len(units) * TAG * TAGS, len(rows), 0, 0]
     at = U_HEADER
     for i, part in enumerate(parts):
-        head[8 + i] = at
+        head[9 + i] = at
         at += len(part)
     tab = a.tab.copy()
     tab[(tab[:, 5] == 0) & (tab[:, 0] >= a.nw) & (tab[:, 2] != 0), 0] += more

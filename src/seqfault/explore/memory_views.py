@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from seqfault.explore.jit import jit
+from seqfault.explore.jit import jit_views as jit
 from seqfault.explore.locksets import against
 from seqfault.explore.memory_sc import load as sc_load
 from seqfault.explore.memory_sc import store as sc_store
@@ -43,13 +43,11 @@ TAG = 2  # words: of what, the view
 
 # P[O_MEMORY:]: numbers, then offsets from there
 (
-    U_CAPACITY, U_BASE, U_UNITS, U_TAGS, U_FIRST_TAG, U_FIRST_ENTRY, U_LOCKS, U_NEWS,
-    U_UNIT_OF, U_IDLE, U_LOCK_ROWS, U_RACY, U_IS_LOCK, U_RECORDS, U_FOUND, U_LACKS,
-) = range(16)  # fmt: skip
-U_HEADER = 16
+    U_CAPACITY, U_BASE, U_UNITS, U_TAGS, U_FIRST_TAG, U_FIRST_ENTRY, U_LOCKS, U_NEWS, U_CHANGED,
+    U_UNIT_OF, U_IDLE, U_LOCK_ROWS, U_RACY, U_IS_LOCK, U_RECORDS, U_FOUND, U_LACKS, U_TOUCHED,
+) = range(18)  # fmt: skip
+U_HEADER = 48  # above the numbers: V_CALLS
 NEVER = -1  # in a record: no such access
-WAIT, FULL = 1, 2
-
 RELAXED, FULL_RMW, ATOMIC, RMW_ACQUIRE, RMW_RELEASE = 4, 5, 6, 7, 8
 ACQUIRE, RELEASE = 2, 3
 
@@ -169,6 +167,7 @@ def renumber(B, P, i, up):  # type: ignore[no-untyped-def]
 @jit
 def insert(B, P, i):  # type: ignore[no-untyped-def]
     """Make room for an entry number `i`."""
+    P[P[O_MEMORY] + U_CHANGED] = 1
     renumber(B, P, i, True)
     n = entries(B, P)
     for w in range(entry_at(P, n) - 1, entry_at(P, i) - 1, -1):
@@ -268,6 +267,7 @@ def set_tag(B, P, slot, p, view):  # type: ignore[no-untyped-def]
         if here:
             drop_tag(B, P, unit, i)
         return True
+    P[P[O_MEMORY] + U_CHANGED] = 1
     if not here:
         if B[tag_at(P, unit, room - 1)] != 0:
             return False
@@ -283,28 +283,34 @@ def branched(B, P, slot, p):  # type: ignore[no-untyped-def]
     """A control dependency: later stores come after what the register's value came from."""
     t = tag(B, P, slot, p)
     if t:
+        P[P[O_MEMORY] + U_CHANGED] = 1
         B[view_at(P, unit_of(P, p), V_STORES)] |= t
 
 
 # -- records
 @jit
-def held(B, P, p):  # type: ignore[no-untyped-def]
-    """The locks that process `p` holds: two bits each, the lower one for holding it at all, the upper for writing."""
-    u = P[O_MEMORY]
+def holds(B, P, k, p):  # type: ignore[no-untyped-def]
+    """Whether process `p` holds lock number `k`: 0, 1 (for reading), 3."""
+    r = P[O_MEMORY] + P[P[O_MEMORY] + U_LOCK_ROWS] + 3 * k
+    owner = get(B, P, P[r + 1], 0)
+    if P[r] == 0:
+        return np.int64(3) if owner == p + 1 else np.int64(0)
+    readers = get(B, P, P[r + 2], 0)
+    if owner == p + 1 and readers == 0:
+        return np.int64(3)
+    if owner == 0 and (readers >> p) & 1:
+        return np.int64(1)
+    return np.int64(0)
+
+
+@jit
+def held(B, P, p, of):  # type: ignore[no-untyped-def]
+    """The locks of the set `of` that process `p` holds: two bits each, for holding it at all and for writing."""
     bits = np.int64(0)
-    for k in range(P[u + U_LOCKS]):
-        r = u + P[u + U_LOCK_ROWS] + 3 * k
-        owner = get(B, P, P[r + 1], 0)
-        if P[r] == 0:
-            if owner == p + 1:
-                bits |= np.int64(3) << (2 * k)
-            continue
-        readers = get(B, P, P[r + 2], 0)
-        if owner == p + 1 and readers == 0:
-            bits |= np.int64(3) << (2 * k)
-        elif owner == 0 and (readers >> p) & 1:
-            bits |= np.int64(1) << (2 * k)
-    return bits
+    for k in range(P[P[O_MEMORY] + U_LOCKS]):
+        if (of >> (2 * k)) & 3:
+            bits |= holds(B, P, k, p) << (2 * k)
+    return bits & of
 
 
 @jit
@@ -317,18 +323,16 @@ def record(B, P, cell, p, store):  # type: ignore[no-untyped-def]
     kind = np.int64(1) if store else np.int64(0)
     at = u + P[u + U_RECORDS] + 2 * units * cell
     mine = at + 2 * unit + kind
+    old = P[mine]
+    if old == 0:
+        return
+    P[u + P[u + U_TOUCHED] + cell] |= np.int64(1) << (2 * unit + kind)
     if P[u + P[u + U_RACY] + cell]:
-        if P[mine] == NEVER:
+        if old == NEVER:
             P[mine] = 0
             P[u + U_NEWS] += 1
         return
-    old = P[mine]
-    if old == 0:
-        now = np.int64(0)
-    else:
-        now = held(B, P, p)
-        if old != NEVER:
-            now &= old
+    now = held(B, P, p, old)
     if now == old:
         return
     P[mine] = now
@@ -342,10 +346,9 @@ def record(B, P, cell, p, store):  # type: ignore[no-untyped-def]
 
 
 @jit
-def touches(P, cell, unit, store):  # type: ignore[no-untyped-def]
-    u = P[O_MEMORY]
-    kind = np.int64(1) if store else np.int64(0)
-    return P[u + P[u + U_RECORDS] + 2 * (P[u + U_UNITS] * cell + unit) + kind] != NEVER
+def touched(P, cell):  # type: ignore[no-untyped-def]
+    """Two bits for each unit: whether it loads, stores the cell."""
+    return P[P[O_MEMORY] + P[P[O_MEMORY] + U_TOUCHED] + cell]
 
 
 # -- accesses
@@ -362,6 +365,7 @@ def meet(B, P, unit):  # type: ignore[no-untyped-def]
     """A full barrier: what the unit knows, everybody knows from then on."""
     know = everything(B, P, unit)
     if know:
+        P[P[O_MEMORY] + U_CHANGED] = 1
         for v in range(P[P[O_MEMORY] + U_UNITS]):
             B[view_at(P, v, V_LOADS)] |= know
             B[view_at(P, v, V_STORES)] |= know
@@ -372,6 +376,7 @@ def barrier(B, P, unit):  # type: ignore[no-untyped-def]
     """A full barrier takes effect with the unit's next access: until then others may do what they do after its last
     one and before the barrier, and nobody can tell whether what they do between is before it or behind."""
     B[P[P[O_MEMORY] + U_BASE]] |= np.int64(1) << (BARRIER_AT + unit)
+    P[P[O_MEMORY] + U_CHANGED] = 1
 
 
 @jit
@@ -391,8 +396,10 @@ def fence(B, P, kind, p):  # type: ignore[no-untyped-def]
     if kind == 1 or kind == 5:
         barrier(B, P, unit)
     elif kind == 2:
+        P[P[O_MEMORY] + U_CHANGED] = 1
         B[view_at(P, unit, V_LOADS)] |= B[view_at(P, unit, V_READ)]
     elif kind == 3:
+        P[P[O_MEMORY] + U_CHANGED] = 1
         B[view_at(P, unit, V_CARRIED)] |= B[view_at(P, unit, V_OWN)]
 
 
@@ -420,9 +427,13 @@ def readable(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
 @jit
 def load(B, P, cell, order, p, dep, age, choices):  # type: ignore[no-untyped-def]
     """Raw value of the store `age` stores before the last one, and what is known of it (for the register)."""
-    if choices == 0:
-        return sc_load(B, P, cell, p), dep
     unit = unit_of(P, p)
+    if choices == 0:
+        if dep and (order == ACQUIRE or order == ATOMIC):
+            B[view_at(P, unit, V_LOADS)] |= dep
+            B[view_at(P, unit, V_STORES)] |= dep
+        return sc_load(B, P, cell, p), dep
+    P[P[O_MEMORY] + U_CHANGED] = 1
     first = first_of(B, P, cell)
     j = end_of(B, P, cell, first) - 1 - age
     w = entry_at(P, j)
@@ -434,11 +445,9 @@ def load(B, P, cell, order, p, dep, age, choices):  # type: ignore[no-untyped-de
             know |= B[w + E_DEP]
     else:
         know |= B[w + E_CARRIED] | older
-        if order == RMW_ACQUIRE and is_lock(P, cell):  # an unlock and a lock order stores
-            B[view_at(P, unit, V_CARRIED)] |= B[w + E_DEP]
     B[view_at(P, unit, V_SEEN)] |= older
     B[view_at(P, unit, V_READ)] |= know
-    if order == ACQUIRE or order == ATOMIC or order == RMW_ACQUIRE or order == FULL_RMW:
+    if order == ACQUIRE or order == ATOMIC:  # of a read-modify-write: when it stores
         B[view_at(P, unit, V_LOADS)] |= know
         B[view_at(P, unit, V_STORES)] |= know
     return raw, know
@@ -462,6 +471,8 @@ def places(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
         return np.int64(1)
     unit = unit_of(P, p)
     know = B[view_at(P, unit, V_SEEN)] | B[view_at(P, unit, V_STORES)] | dep
+    if order == RELEASE:
+        know |= everything(B, P, unit)
     k = np.int64(1)
     for j in range(end - 1, first, -1):
         if (know >> (j - 1)) & 1:
@@ -472,12 +483,30 @@ def places(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
 
 
 @jit
-def behind_read(B, P, cell, age):  # type: ignore[no-untyped-def]
+def behind_read(B, P, cell, order, p, age):  # type: ignore[no-untyped-def]
     """Whether a read-modify-write that took its value from the store `age` stores before the last one can stand right
     behind that."""
     if is_lock(P, cell):
         return False
-    return B[entry_at(P, end_of(B, P, cell, first_of(B, P, cell)) - age)] & AFTER == 0
+    at = end_of(B, P, cell, first_of(B, P, cell)) - age
+    if (order == FULL_RMW or order == RMW_RELEASE) and (everything(B, P, unit_of(P, p)) >> (at - 1)) & 1:
+        return False
+    return B[entry_at(P, at)] & AFTER == 0
+
+
+@jit
+def taken(B, P, cell, order, p, know):  # type: ignore[no-untyped-def]
+    """A read-modify-write with an acquire's order stores, and so orders what comes later; `know`: what its load has
+    shown."""
+    if order == RMW_ACQUIRE:
+        unit = unit_of(P, p)
+        B[view_at(P, unit, V_LOADS)] |= know
+        B[view_at(P, unit, V_STORES)] |= know
+        if is_lock(P, cell) and racy(P, cell):  # an unlock and a lock order stores
+            first = first_of(B, P, cell)
+            end = end_of(B, P, cell, first)
+            if first < end:
+                B[view_at(P, unit, V_CARRIED)] |= B[entry_at(P, end - 1) + E_DEP]
 
 
 @jit
@@ -497,6 +526,9 @@ def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-unt
     """Store a raw value, with `back` stores behind it in coherence order."""
     unit = unit_of(P, p)
     if choices == 0:
+        if order == FULL_RMW:
+            meet(B, P, unit)
+            barrier(B, P, unit)
         sc_store(B, P, cell, raw, p)
         return
     first = first_of(B, P, cell)
@@ -560,7 +592,7 @@ def any_tag(B, P):  # type: ignore[no-untyped-def]
 
 
 @jit
-def compute(B, P, op, a, b, c, p):  # type: ignore[no-untyped-def]
+def compute_tag(B, P, op, a, b, c, p):  # type: ignore[no-untyped-def]
     """The tag of a register that is computed."""
     if tagged(B, P, p):
         t = tag(B, P, b, p)

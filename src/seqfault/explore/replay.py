@@ -37,12 +37,14 @@ class ScheduleError(Exception):
 
 @dataclass(frozen=True)
 class Access:
-    """One access to memory: `kind` load, store, alloc or free; `pc`; the cell; its value after."""
+    """One access to memory: `kind` load, store, alloc or free; `pc`; the cell; its value after; `behind`: how many
+    stores of the cell come behind the one that is read, or behind this one, in coherence order (lkmm)."""
 
     kind: str
     pc: int
     cell: int
     value: int
+    behind: int = 0
 
 
 @dataclass
@@ -109,7 +111,8 @@ def _follow(ex: Executor, init: NDArray[np.uint64], schedule: Sequence[tuple[int
         status = ex.run(words, p, choice)
         if status == DISABLED:
             raise ScheduleError(f"step {n}: {automaton.processes[p].name} waits and cannot move")
-        acc = [Access(KINDS[int(k)], int(i), int(a), int(v)) for k, i, a, v in ex.trace() if int(k) in KINDS]
+        rows = ((int(k), int(i), int(c), int(v)) for k, i, c, v in ex.trace())
+        acc = [Access(KINDS[k & 255], i, c, v, k >> 8) for k, i, c, v in rows if k & 255 in KINDS]
         out.append(Step(n, p, choice, pc, acc, ex.violations(), words.copy(), status == ENDS))
         if status == ENDS:
             if n + 1 < len(schedule):
