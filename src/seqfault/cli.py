@@ -93,7 +93,10 @@ def check(
     locks: Annotated[bool, typer.Option("--locks", help="Also hold every access against the table of locks.")] = False,
     memory: Annotated[
         str,
-        typer.Option(metavar="sc|tso|pso", help="The memory model; tso:N, pso:N: N stores in a buffer at most."),
+        typer.Option(
+            metavar="sc|tso|pso|lkmm|all",
+            help="The memory model; all: sc, tso and lkmm, and a table. tso:N, pso:N, lkmm:N: room for N stores.",
+        ),
     ] = "sc",
     lock_starvation: Annotated[
         bool, typer.Option("--lock-starvation", help="A CPU that others keep from a lock for ever is starved, too.")
@@ -315,9 +318,7 @@ def fuzz(
         str | None, typer.Option(metavar="X.Y", help="Whose Linux the text is. Default: the kernel's.")
     ] = None,
     kernel: Annotated[str, typer.Option(metavar="host|debian-6.1", help="Which kernel to compare with.")] = "host",
-    image: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A kernel image for --kernel debian-6.1.")
-    ] = None,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="A kernel image for --kernel debian-6.1.")] = None,
     first: Annotated[int, typer.Option("--from", metavar="N", help="Number of the first program.", min=0)] = 0,
     sample: Annotated[float, typer.Option(help="The share of operations that plain Python repeats.")] = 0.01,
     keep_going: Annotated[int, typer.Option(metavar="N", help="End at N mismatches.", min=1)] = 1,
@@ -340,9 +341,7 @@ def retrace(
         Path,
         typer.Argument(metavar="DIR|FILE", help="What python -m seqfault.trace.record wrote; or a file of strace."),
     ],
-    maps: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The layouts, if they are not in DIR/maps.")
-    ] = None,
+    maps: Annotated[Path | None, typer.Option(metavar="FILE", help="The layouts, if they are not in DIR/maps.")] = None,
     events: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The faults, if they are not in DIR/events.")
     ] = None,

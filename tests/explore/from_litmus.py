@@ -49,7 +49,7 @@ from seqfault.litmus.tree import (
 FENCES = {"mb": "smp_mb", "rmb": "smp_rmb", "wmb": "smp_wmb", "after-spinlock": "smp_mb__after_spinlock"}
 LOADS = {"once": "READ_ONCE", "acquire": "smp_load_acquire"}
 STORES = {"once": "WRITE_ONCE", "release": "smp_store_release"}
-HEAD = '''
+HEAD = """
 from seqfault.kernel import *
 from seqfault.kernel.spinlock import spin_lock, spin_unlock, spinlock_t
 from seqfault.kernel.types import array
@@ -68,7 +68,7 @@ def tell():
         emit(the(seen).r[i])
     for i in range({n}):
         emit(the(shared).c[i])
-'''
+"""
 
 
 class _Thread:
@@ -217,9 +217,7 @@ def checker_states(
     shown = places_shown(test)
     for state in ex.outcomes.values():
         at_end = replay(a, words, rom, ex.path_to(state), rest=False)[-1].words
-        cell: dict[str, Any] = {
-            c.name: v for c, v in zip(a.cells, a.unpack(at_end.view("uint64")), strict=True)
-        }
+        cell: dict[str, Any] = {c.name: v for c, v in zip(a.cells, a.unpack(at_end.view("uint64")), strict=True)}
         got: dict[Place, Value] = {Address(n): cell[f"shared[0].c[{i}]"] for i, n in enumerate(cells)}
         got |= {p: cell[f"seen[0].r[{i}]"] for i, p in enumerate(places)}
         out.add(tuple(got.get(p, 0) for p in shown))

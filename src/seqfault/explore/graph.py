@@ -46,7 +46,6 @@ class Graph:
         """The state that an edge comes from."""
         return int(np.searchsorted(self.begin, edge, side="right")) - 1
 
-
     def seen_in_time(self) -> Graph:
         """Without the steps that read an old store: every store is seen by everybody at last, so that no fair execution
         takes them for ever."""

@@ -31,7 +31,7 @@ def canonical(name: str) -> str:
         return model
     low, high = (2, views.MOST) if model == LKMM else (1, buffers.MOST)
     if model == SC or not number.isdigit() or not low <= int(number) <= high:
-        known = f"sc, tso, pso, lkmm, or tso:N, pso:N with 1 to {buffers.MOST} stores a buffer, lkmm:N with 2 to {views.MOST}"
+        known = f"sc, tso, pso, lkmm, or tso:N, pso:N with 1 to {buffers.MOST}, lkmm:N with 2 to {views.MOST} stores"
         raise ValueError(f"memory model {name!r}: write {known}")
     return f"{model}:{int(number)}"
 

@@ -14,26 +14,34 @@ from numba import carray, types
 from numpy.typing import NDArray
 
 from seqfault.explore.jit import cfunc_views
+from seqfault.explore.jit import jit_views as jit
+from seqfault.explore.memory_sc import load as sc_load
+from seqfault.explore.memory_sc import store as sc_store
 from seqfault.explore.memory_settle import drop_dead, settle, wake
 from seqfault.explore.memory_views import (
-    address_tag,
-    any_tag,
+    ATOMIC,
+    U_TAGS,
+    U_UNITS,
     before,
-    begin_object,
     behind_read,
     branched,
-    compute_tag,
+    drop_tag,
+    end_of,
     fence,
+    first_of,
     is_rmw,
+    key_of,
     load,
     places,
-    put_in_cell,
+    racy,
     readable,
+    record,
+    remove,
     set_tag,
     skipped,
-    state_of_object,
     store,
     tag,
+    tag_at,
     tagged,
     taken,
 )
@@ -57,6 +65,85 @@ from seqfault.explore.tables import (
 ARRAY = types.CPointer(types.int64)
 SIGNATURE = types.int64(ARRAY, ARRAY, ARRAY, *[types.int64] * 5)
 ANY = (1 << 40,)  # length of an array that is known by its address
+
+
+@jit
+def address_tag(B, P, q, p):  # type: ignore[no-untyped-def]
+    """What the address of the access that is instruction `q` depends on."""
+    dep = np.int64(0)
+    if tagged(B, P, p) and P[q + 4] != 0:
+        dep |= tag(B, P, P[q + 3], p)
+        if P[q + 6] != 0:
+            dep |= tag(B, P, P[q + 5], p)
+    return dep
+
+
+@jit
+def any_tag(B, P):  # type: ignore[no-untyped-def]
+    for v in range(P[P[O_MEMORY] + U_UNITS]):  # noqa: SIM110
+        if B[tag_at(P, v, 0)]:
+            return True
+    return False
+
+
+@jit
+def compute_tag(B, P, op, a, b, c, p):  # type: ignore[no-untyped-def]
+    """The tag of a register that is computed."""
+    if tagged(B, P, p):
+        t = tag(B, P, b, p)
+        if (op > 1 and op <= 11) or (op > 14 and op < 26):
+            t |= tag(B, P, c, p)
+        set_tag(B, P, a, p, t)
+
+
+@jit
+def state_of_object(B, P, cell, raw, p):  # type: ignore[no-untyped-def]
+    """An object is allocated, or freed: a slab's free list orders a free before the next allocation.  False: there is
+    no room."""
+    n = readable(B, P, cell, ATOMIC, p, np.int64(0))
+    if n:
+        load(B, P, cell, ATOMIC, p, np.int64(0), np.int64(0), n)
+    n = places(B, P, cell, ATOMIC, p, np.int64(0))
+    if n < 0:
+        return False
+    store(B, P, cell, raw, ATOMIC, p, np.int64(0), np.int64(0), n)
+    return True
+
+
+@jit
+def put_in_cell(B, P, cell, p, view):  # type: ignore[no-untyped-def]
+    key = key_of(P, cell, p)
+    for v in range(P[P[O_MEMORY] + U_UNITS]):
+        for i in range(P[P[O_MEMORY] + U_TAGS]):
+            k = B[tag_at(P, v, i)]
+            if k == 0 or k > key:
+                break
+            if k == key:
+                drop_tag(B, P, v, i)
+                break
+    return set_tag(B, P, cell, p, view)
+
+
+@jit
+def begin_object(B, P, cell, raw, zeroed, p):  # type: ignore[no-untyped-def]
+    """A cell of an object that is allocated: what it held is a store that others may see still if it is `zeroed`; else
+    what it holds now, being undefined, is nobody's.  False: there is no room."""
+    if not racy(P, cell):
+        sc_store(B, P, cell, raw, p)
+        return put_in_cell(B, P, cell, p, np.int64(0))
+    first = first_of(B, P, cell)
+    end = end_of(B, P, cell, first)
+    if zeroed and (first != end or sc_load(B, P, cell, p) != raw):
+        record(B, P, cell, p, True)
+        n = places(B, P, cell, np.int64(1), p, np.int64(0))
+        if n < 0:
+            return False
+        store(B, P, cell, raw, np.int64(1), p, np.int64(0), np.int64(0), np.int64(1))
+        return True
+    for i in range(end - 1, first - 1, -1):
+        remove(B, P, i)
+    sc_store(B, P, cell, raw, p)
+    return True
 
 
 @cfunc_views(SIGNATURE)

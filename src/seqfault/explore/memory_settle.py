@@ -19,17 +19,15 @@ from seqfault.explore.memory_views import (
     MOST,
     NEVER,
     TAG,
-    U_FIRST_ENTRY,
     U_BASE,
     U_CHANGED,
-    U_FIRST_TAG,
+    U_FIRST_ENTRY,
     U_FOUND,
     U_HEADER,
     U_IDLE,
     U_LACKS,
     U_NEWS,
     U_RACY,
-    U_RECORDS,
     U_TAGS,
     U_UNITS,
     UNIT_AT,
@@ -192,9 +190,9 @@ def settle(B, P, p, pc):  # type: ignore[no-untyped-def]
             remove(B, P, i)
     for i in range(entries(B, P) - 1, -1, -1):
         w = entry_at(P, i)
-        if B[w] & LAST and B[w + E_CARRIED] == 0 and B[w + E_DEP] == 0:
-            if i == 0 or cell_of(B, P, i - 1) != cell_of(B, P, i):
-                remove(B, P, i)
+        alone = i == 0 or cell_of(B, P, i - 1) != cell_of(B, P, i)
+        if alone and B[w] & LAST and B[w + E_CARRIED] == 0 and B[w + E_DEP] == 0:
+            remove(B, P, i)
     if entries(B, P) == 0:
         for k in range(P[u + U_BASE], P[u + U_BASE] + P[u + U_FIRST_ENTRY]):
             B[k] = 0
@@ -217,9 +215,9 @@ def viewed(a: Automaton, capacity: int) -> Automaton:
     unit_of = [0] * len(a.processes)
     idle: list[int] = []
     for n, ps in enumerate(units.values()):
-        for p in ps:
-            unit_of[p] = n
-        main = min(ps, key=lambda p: a.processes[p].role)
+        for k in ps:
+            unit_of[k] = n
+        main = min(ps, key=lambda k: a.processes[k].role)
         idle += [main, a.halt_pc if a.processes[main].role == 0 else waits_at(a, a.processes[main].entry)]
     rows = lock_rows(a)
     locks = [0] * a.ncell

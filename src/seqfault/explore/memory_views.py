@@ -54,7 +54,7 @@ ACQUIRE, RELEASE = 2, 3
 
 @jit
 def is_rmw(order):  # type: ignore[no-untyped-def]
-    return order == RELAXED or order == FULL_RMW or order == RMW_ACQUIRE or order == RMW_RELEASE
+    return order in (RELAXED, FULL_RMW, RMW_ACQUIRE, RMW_RELEASE)
 
 
 @jit
@@ -339,8 +339,8 @@ def record(B, P, cell, p, store):  # type: ignore[no-untyped-def]
     no = against(now)
     for v in range(units):
         if v != unit:
-            s, l = P[at + 2 * v + 1], P[at + 2 * v]
-            if (s != NEVER and s & no == 0) or (store and l != NEVER and l & no == 0):
+            stores, loads = P[at + 2 * v + 1], P[at + 2 * v]
+            if (stores != NEVER and stores & no == 0) or (store and loads != NEVER and loads & no == 0):
                 P[u + U_NEWS] += 1
                 P[u + P[u + U_FOUND] + cell] = 1
 
@@ -429,7 +429,7 @@ def load(B, P, cell, order, p, dep, age, choices):  # type: ignore[no-untyped-de
     """Raw value of the store `age` stores before the last one, and what is known of it (for the register)."""
     unit = unit_of(P, p)
     if choices == 0:
-        if dep and (order == ACQUIRE or order == ATOMIC):
+        if dep and order in (ACQUIRE, ATOMIC):
             B[view_at(P, unit, V_LOADS)] |= dep
             B[view_at(P, unit, V_STORES)] |= dep
         return sc_load(B, P, cell, p), dep
@@ -447,7 +447,7 @@ def load(B, P, cell, order, p, dep, age, choices):  # type: ignore[no-untyped-de
         know |= B[w + E_CARRIED] | older
     B[view_at(P, unit, V_SEEN)] |= older
     B[view_at(P, unit, V_READ)] |= know
-    if order == ACQUIRE or order == ATOMIC:  # of a read-modify-write: when it stores
+    if order in (ACQUIRE, ATOMIC):  # of a read-modify-write: when it stores
         B[view_at(P, unit, V_LOADS)] |= know
         B[view_at(P, unit, V_STORES)] |= know
     return raw, know
@@ -489,7 +489,7 @@ def behind_read(B, P, cell, order, p, age):  # type: ignore[no-untyped-def]
     if is_lock(P, cell):
         return False
     at = end_of(B, P, cell, first_of(B, P, cell)) - age
-    if (order == FULL_RMW or order == RMW_RELEASE) and (everything(B, P, unit_of(P, p)) >> (at - 1)) & 1:
+    if order in (FULL_RMW, RMW_RELEASE) and (everything(B, P, unit_of(P, p)) >> (at - 1)) & 1:
         return False
     return B[entry_at(P, at)] & AFTER == 0
 
@@ -544,7 +544,7 @@ def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-unt
     at = end - back
     own = B[view_at(P, unit, V_OWN)]
     carried = B[view_at(P, unit, V_CARRIED)]
-    if order == RELEASE or order == ATOMIC or order == RMW_RELEASE or order == FULL_RMW:
+    if order in (RELEASE, ATOMIC, RMW_RELEASE, FULL_RMW):
         carried |= everything(B, P, unit) | dep
     insert(B, P, at)  # numbers of what comes behind it change
     if at < end:
@@ -570,82 +570,3 @@ def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-unt
     B[view_at(P, unit, V_SEEN)] |= mask(first, at)
     if order == FULL_RMW:
         barrier(B, P, unit)
-
-
-@jit
-def address_tag(B, P, q, p):  # type: ignore[no-untyped-def]
-    """What the address of the access that is instruction `q` depends on."""
-    dep = np.int64(0)
-    if tagged(B, P, p) and P[q + 4] != 0:
-        dep |= tag(B, P, P[q + 3], p)
-        if P[q + 6] != 0:
-            dep |= tag(B, P, P[q + 5], p)
-    return dep
-
-
-@jit
-def any_tag(B, P):  # type: ignore[no-untyped-def]
-    for v in range(P[P[O_MEMORY] + U_UNITS]):
-        if B[tag_at(P, v, 0)]:
-            return True
-    return False
-
-
-@jit
-def compute_tag(B, P, op, a, b, c, p):  # type: ignore[no-untyped-def]
-    """The tag of a register that is computed."""
-    if tagged(B, P, p):
-        t = tag(B, P, b, p)
-        if (op > 1 and op <= 11) or (op > 14 and op < 26):
-            t |= tag(B, P, c, p)
-        set_tag(B, P, a, p, t)
-
-
-@jit
-def state_of_object(B, P, cell, raw, p):  # type: ignore[no-untyped-def]
-    """An object is allocated, or freed: a slab's free list orders a free before the next allocation.  False: there is
-    no room."""
-    n = readable(B, P, cell, ATOMIC, p, np.int64(0))
-    if n:
-        load(B, P, cell, ATOMIC, p, np.int64(0), np.int64(0), n)
-    n = places(B, P, cell, ATOMIC, p, np.int64(0))
-    if n < 0:
-        return False
-    store(B, P, cell, raw, ATOMIC, p, np.int64(0), np.int64(0), n)
-    return True
-
-
-@jit
-def put_in_cell(B, P, cell, p, view):  # type: ignore[no-untyped-def]
-    key = key_of(P, cell, p)
-    for v in range(P[P[O_MEMORY] + U_UNITS]):
-        for i in range(P[P[O_MEMORY] + U_TAGS]):
-            k = B[tag_at(P, v, i)]
-            if k == 0 or k > key:
-                break
-            if k == key:
-                drop_tag(B, P, v, i)
-                break
-    return set_tag(B, P, cell, p, view)
-
-
-@jit
-def begin_object(B, P, cell, raw, zeroed, p):  # type: ignore[no-untyped-def]
-    """A cell of an object that is allocated: what it held is a store that others may see still if it is `zeroed`; else
-    what it holds now, being undefined, is nobody's.  False: there is no room."""
-    if not racy(P, cell):
-        sc_store(B, P, cell, raw, p)
-        return put_in_cell(B, P, cell, p, np.int64(0))
-    first = first_of(B, P, cell)
-    end = end_of(B, P, cell, first)
-    if zeroed and (first != end or sc_load(B, P, cell, p) != raw):
-        record(B, P, cell, p, True)
-        n = places(B, P, cell, np.int64(1), p, np.int64(0))
-        if n < 0:
-            return False
-        store(B, P, cell, raw, np.int64(1), p, np.int64(0), np.int64(0), np.int64(1))
-        return True
-    for i in range(end - 1, first - 1, -1):
-        remove(B, P, i)
-    sc_store(B, P, cell, raw, p)
-    return True

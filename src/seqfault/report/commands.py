@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from seqfault.cli import BAD_INPUT, EXIT, BadInput, dump
-from seqfault.explore.check import Limits, Report, ScenarioResult
+from seqfault.explore.check import HOLDS, INCOMPLETE, VIOLATED, Limits, Report, ScenarioResult
 from seqfault.explore.checkpoint import CheckpointError
 from seqfault.explore.engine import Exploration
 from seqfault.explore.forecast import Forecast
@@ -64,6 +64,7 @@ COLUMNS = (  # of a progress line
     TextColumn("{task.fields[what]}"),
     TimeElapsedColumn(),
 )
+COMPARED = ("sc", "tso", "lkmm")  # what --memory all is
 REDUCE = {"auto": None, "all": True, "none": False}  # what --reduce means for `Limits.movers`
 
 
@@ -92,12 +93,12 @@ def run_check(
         raise BadInput(f"--reduce {reduce!r}: auto, all or none")
     p = load(protocol)
     try:
-        memory = canonical(memory)
+        models = list(COMPARED) if memory == "all" else [canonical(memory)]
     except ValueError as e:
         raise BadInput(f"--memory: {e}") from None
     if locks and p.processes:
         raise BadInput(f"--locks: {protocol} is a small model, of which there is no table of locks")
-    if locks and memory != "sc":
+    if locks and models != ["sc"]:
         raise BadInput("--locks looks at who holds a lock in memory, so it is for --memory sc")
     scenarios = select(names, p)
     err = Console(stderr=True, highlight=False)
@@ -106,8 +107,39 @@ def run_check(
     else:
         automaton_for(p, scenarios[0])  # errors in the text come before any worker starts
     limits = Limits(max_states, max_memory, movers=REDUCE[reduce], checkpoint_every=every, threads=threads)
+    reports = []
+    for memory in models:
+        file = resume if resume is None or len(models) == 1 else resume.with_name(f"{resume.name}.{memory}")
+        reports.append(_check(protocol, p, scenarios, limits, jobs, timeout, file, locks, memory, lock_waits, err))
+    if json and len(models) == 1:
+        dump(report_json(reports[0], p, scenarios))
+    elif json:
+        dump({r.memory: report_json(r, p, scenarios) for r in reports})
+    else:
+        for r in reports:
+            terminal.report(console(), r, p, scenarios, verbose, examples)
+        if len(models) > 1:
+            terminal.matrix(console(), reports)
+    verdicts = [r.verdict for r in reports]
+    raise typer.Exit(EXIT[next(v for v in (VIOLATED, INCOMPLETE, HOLDS) if v in verdicts)])
+
+
+def _check(
+    name: str,
+    p: Protocol,
+    scenarios: list[Scenario],
+    limits: Limits,
+    jobs: int,
+    timeout: float | None,
+    resume: Path | None,
+    locks: bool,
+    memory: str,
+    lock_waits: bool,
+    err: Console,
+) -> Report:
+    """One memory model, with its progress."""
     with Progress(*COLUMNS, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(p.name, total=len(scenarios), what="")
+        task = bar.add_task(p.name + ("" if memory == "sc" else f" {memory}"), total=len(scenarios), what="")
         states = 0
 
         def done(r: ScenarioResult, n: int) -> None:
@@ -122,18 +154,13 @@ def run_check(
             bar.update(task, what=progress_line(ex, frontier, forecast))
 
         try:
-            report = check_many(
-                protocol, scenarios, limits, jobs, timeout, done, None, resume, live, locks, memory, lock_waits
+            return check_many(
+                name, scenarios, limits, jobs, timeout, done, None, resume, live, locks, memory, lock_waits
             )
         except CheckpointError as e:
             raise BadInput(f"--resume: {e}") from None
         except OSError as e:
             raise BadInput(f"--resume {resume}: {e.strerror}; name a file that can be written") from None
-    if json:
-        dump(report_json(report, p, scenarios))
-    else:
-        terminal.report(console(), report, p, scenarios, verbose, examples)
-    raise typer.Exit(EXIT[report.verdict])
 
 
 def amount(n: float) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from seqfault.explore.check import HOLDS, INCOMPLETE, VIOLATED, Report, Violation
 from seqfault.explore.model import automaton_for
@@ -102,6 +103,23 @@ def report(c: Console, r: Report, p: Protocol, scenarios: list[Scenario], verbos
             total.update(s.counters)
         for k, n in sorted(total.items()):
             c.print(f"  {n:>12,}  {k}", markup=False)
+
+
+def matrix(c: Console, reports: list[Report]) -> None:
+    """Families x memory models: the worst verdict of each, and how many scenarios have it."""
+    t = Table(box=None, pad_edge=False)
+    t.add_column("")
+    for r in reports:
+        t.add_column(r.memory)
+    names = list(dict.fromkeys(family(s.name) for r in reports for s in r.scenarios))
+    for f in [*names, "all"]:
+        row = []
+        for r in reports:
+            mine = Counter(s.verdict for s in r.scenarios if f == "all" or family(s.name) == f)
+            worst = next((v for v in (VIOLATED, INCOMPLETE, HOLDS) if mine[v]), "")
+            row.append(f"{worst} {mine[worst]}/{mine.total()}" if worst != HOLDS else worst)
+        t.add_row(f, *row)
+    c.print(t)
 
 
 def schedule_of(p: Protocol, s: Scenario, v: Violation) -> str:
