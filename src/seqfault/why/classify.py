@@ -293,8 +293,9 @@ class Study:
         out = []
         for s in self.sites:
             fs = [t[(s.name,)] for t in self.findings.values() if (s.name,) in t]
-            switched = s.number and fs
-            if switched and all(f.verdict in (REDUNDANT, DEAD) for f in fs) and any(f.changed for f in fs if f.memory == memory):
+            if not s.number or any(f.verdict not in (REDUNDANT, DEAD) for f in fs):
+                continue
+            if any(f.changed for f in fs if f.memory == memory):
                 out.append(s.name)
         return out
 

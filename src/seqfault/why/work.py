@@ -27,7 +27,8 @@ from seqfault.why.lab import Job, Lab, Seen, whole
 
 CHUNK = {True: 600_000, False: 40_000}  # states that a worker is given at a time: under sc, under another model
 OVERHEAD = 1500  # states in whose time a scenario is set up
-MORE = {True: 16, False: 64}  # times the states that a scenario has, it may have without some sites (under sc?); or:
+# times the states that a scenario has, it may have without some sites (under sc, another model); or so many:
+MORE = {True: 16, False: 64}
 LEAST = 200_000
 MEMORY = 2 << 30  # bytes of one exploration
 _labs: dict[tuple[str, str], Lab] = {}
