@@ -184,6 +184,47 @@ def replay(
     run_replay(schedule, json, full)
 
 
+@app.command()
+def review(
+    protocol: Proto,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option("--scenario", "-s", metavar="NAME|FILE", help="As for check. Default: all."),
+    ] = None,
+    memory: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL,...", help="Memory models, as for check; may be repeated; all. Default: sc."),
+    ] = None,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="FILE", help="A page (.html), or text for a mail, 72 columns (.md)."),
+    ] = Path("review.html"),
+    json: Annotated[bool, typer.Option("--json", help="Also print JSON (docs/json.md).")] = False,
+    max_states: Annotated[int, typer.Option(help="States of one scenario.", min=1)] = 40_000_000,
+    max_memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory of one scenario's exploration.")] = "4G",
+    timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for exploring.", min=0.001)] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Worker processes; 0: one a processor.", min=0)] = 0,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="As for check: keep results in FILE, and take them from it.")
+    ] = None,
+    sites: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The table of sites: what `seqfault why --json` wrote.")
+    ] = None,
+) -> None:
+    """Check under some memory models, and write a report that a reviewer can send. Exit codes as check's."""
+    from seqfault.report.review import run_review
+
+    given = [
+        ("--max-states", max_states, 40_000_000), ("--max-memory", max_memory, "4G"), ("--timeout", timeout, None),
+        ("--sites", sites, None),
+    ]  # fmt: skip
+    options = [w for name, value, usual in given if value != usual for w in (name, str(value))]
+    run_review(
+        protocol, scenario or [], memory or [], out, json, max_states, size(max_memory), timeout, jobs, resume, sites,
+        options,
+    )  # fmt: skip
+
+
 @app.command("list")
 def list_(
     pattern: Annotated[
@@ -371,6 +412,54 @@ def export_promela(
     from seqfault.report.export import run_promela
 
     run_promela(what, scenario, size, mode, out, json)
+
+
+@export_app.command("litmus")
+def export_litmus(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROTOCOL|MODEL|SCHEDULE",
+            help="A protocol (as for check), a small model (seq, record), or a counterexample's schedule.",
+        ),
+    ],
+    scenario: Annotated[
+        str | None, typer.Option("--scenario", "-s", metavar="NAME|FILE", help="The scenario, one, of a protocol.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: standard output.")] = None,
+    ask: Annotated[
+        str | None,
+        typer.Option(metavar="bad|seen", help="May a check fail on this path; may loads return what they returned."),
+    ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Plain accesses stay plain, not READ_ONCE and WRITE_ONCE.")
+    ] = False,
+    cells: Annotated[
+        list[str] | None, typer.Option("--cells", metavar="PATTERN", help="Only cells whose name has this in it.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="N,N,N,N", help="Sizes of a small model (docs/export.md).")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """A litmus test, for herd7 and `seqfault litmus`: what one run's CPUs do to shared cells, with its orderings."""
+    from seqfault.report.export import run_litmus
+
+    run_litmus(what, scenario, size, ask, plain, cells or [], out, json)
+
+
+@export_app.command("perfetto")
+def export_perfetto(
+    schedule: Annotated[
+        str, typer.Argument(metavar="SCHEDULE", help="A schedule string, as a counterexample prints it.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: standard output.")] = None,
+    json: Json = False,
+) -> None:
+    """Chrome JSON trace events, for ui.perfetto.dev: a track a CPU, functions, accesses, who read what from whom."""
+    from seqfault.report.perfetto import run_perfetto
+
+    run_perfetto(schedule, out, json)
 
 
 def fail(message: str) -> int:

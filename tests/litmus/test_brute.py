@@ -10,7 +10,8 @@ import pytest
 from seqfault.litmus.candidates import combinations
 from seqfault.litmus.judge import judge
 from seqfault.litmus.parse import parse
-from seqfault.litmus.threads import Incomplete, Limits, executions
+from seqfault.litmus.reads import executions
+from seqfault.litmus.threads import Incomplete, Limits
 
 SHAPES = sorted((Path(__file__).parent / "shapes").glob("*.litmus"))
 

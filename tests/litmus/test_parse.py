@@ -146,7 +146,7 @@ def test_conditions():
     assert t.locations == (RegisterOf(0, "r1"), Address("x"), Address("y"))
     assert t.condition.kind == "~exists" and t.filter is not None
     assert prop_text(t.condition.prop) == (
-        "(0:r1=1 /\\ ([x]=1 \\/ not ([y]=x))) => (not ([x]=y) /\\ 0:r1!=0:r2)"
+        "0:r1=1 /\\ (([x]=1 \\/ not ([y]=x)) => not ([x]=y)) /\\ 0:r1!=0:r2"
     )
     assert read(asks="forall (x=1 \\/ true)").condition.kind == "forall"
     assert read(asks="").condition is None
@@ -170,12 +170,12 @@ WRONG = [
     ("C t\n{}\nP0(int *x)\n{\n  smp_mb(x);\n}", 5, "takes 0 arguments"),
     ("C t\n{}\nP0(int *x)\n{\n  while (*x) { }\n}", 5, "for (i = 0; i < N; i++)"),
     ("C t\n{}\nP0(int *x)\n{\n  for (int i = 0; i < *x; i++) { }\n}", 5, "constant bound"),
-    ("C t\n{}\nP0(int *x)\n{\n  for (int i = 0; i < 1000; i++) { }\n}", 5, "at most 64"),
-    ("C t\n{}\nP0(int *x)\n{\n  for (int i = 0; i < 9; i++) { i = 0; }\n}", 5, "assigns i"),
+    ("C t\n{}\nP0(int *x)\n{\n  for (int i = 0; i < 1000; i++) { }\n}", 5, "more than 64 turns"),
+    ("C t\n{}\nP0(int *x)\n{\n  for (int i = 0; i < 9; i++) { i = 0; }\n}", 5, "no constant bound"),
     ("C t\n{}\nP0(int *x)\n{\n  goto out;\n}", 5, "goto"),
     ("C t\n{}\nP0(int *x)\n{\n  do { } while (1);\n}", 5, "constant bound"),
     ("C t\n{}\nP0(int *x)\n{\n  switch (1) { }\n}", 5, "if/else"),
-    ("C t\n{}\nP0(int *x)\n{\n  return;\n}", 5, "return"),
+    ("C t\n{}\nP0(int *x)\n{\n  return 1;\n}", 5, "`;`"),
     ("C t\n{}\nP0(int *x)\n{\n  x->f = 1;\n}", 5, "members"),
     ("C t\n{}\nP0(int *x)\n{\n  int r0 = smp_mb();\n}", 5, "no value"),
     ("C t\n{}\nP0(int *x)\n{\n  int r0; r0 = &r0;\n}", 5, "local variable has none"),

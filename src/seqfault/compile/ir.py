@@ -65,6 +65,14 @@ class Where:
     site: str = ""
 
 
+RMW = {
+    "rmw-relaxed": Ordering.RMW,
+    "rmw-acquire": Ordering.RMW_ACQUIRE,
+    "rmw-release": Ordering.RMW_RELEASE,
+    "rmw-full": Ordering.RMW_FULL,
+}
+
+
 @dataclass(eq=False)
 class Access:
     """What a LOAD or STORE touches.
@@ -88,12 +96,12 @@ class Access:
     def ordering(self) -> Ordering:
         """What a memory model has to know of it."""
         if self.order.startswith("rmw"):
-            return Ordering.RMW if self.order in ("rmw-relaxed", "rmw-acquire") else Ordering.RMW_FULL
+            return RMW[self.order]
         if self.order == "release":
             return Ordering.RELEASE
         if self.atomic:
             return Ordering.ATOMIC
-        return Ordering.ACQUIRE if self.order in ("acquire", "dereference") else Ordering.PLAIN
+        return Ordering.ACQUIRE if self.order == "acquire" else Ordering.PLAIN
 
 
 @dataclass(eq=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,28 @@ def make_jit(name: str, files: Sequence[Path]) -> Callable[[Callable[..., Any]],
             config.CACHE_DIR = before
 
     return jit
+
+
+def make_cfunc(name: str, files: Sequence[Path]) -> Callable[[Any], Callable[[Callable[..., Any]], Callable[[], Any]]]:
+    """A decorator, given a signature, for functions that are called by address: called, the result compiles it."""
+    directory = cache_directory(name, files)
+
+    def cfunc(signature: Any) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
+        def decorate(fn: Callable[..., Any]) -> Callable[[], Any]:
+            @cache
+            def compiled() -> Any:
+                options: dict[str, Any] = {"error_model": "numpy"}
+                before = config.CACHE_DIR
+                config.CACHE_DIR = directory
+                try:
+                    return numba.cfunc(signature, cache=True, **options)(fn)
+                except (RuntimeError, OSError):
+                    return numba.cfunc(signature, **options)(fn)
+                finally:
+                    config.CACHE_DIR = before
+
+            return compiled
+
+        return decorate
+
+    return cfunc

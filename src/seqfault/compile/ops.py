@@ -65,7 +65,7 @@ class Ordering(IntEnum):
     """Column g of LOAD and STORE: what a memory model other than sc does with the access.
 
     DIRECT: no shared memory (the checker's notes, a scenario's data).  ATOMIC: in `with atomic():`, without an order of
-    its own.  RMW: relaxed or acquire; RMW_FULL: release or full.
+    its own.  RMW: relaxed.
     """
 
     DIRECT = 0
@@ -75,6 +75,8 @@ class Ordering(IntEnum):
     RMW = 4
     RMW_FULL = 5
     ATOMIC = 6
+    RMW_ACQUIRE = 7
+    RMW_RELEASE = 8
 
 
 ROW = 9

@@ -15,5 +15,8 @@ X_COUNTS = X_VIOL + 5 * MAX_VIOLATIONS
 MAX_ACCESSED = 255  # cells that one step touches
 X_ACCESSED = X_COUNTS + MAX_COUNTED  # how many, then each: 4 * cell + READ, WRITE, OBJECT (every cell of one), LOOK
 READ, WRITE, OBJECT, LOOK = range(4)  # LOOK: whether the object lives
+# of a memory model with views: a value handed over; how many stores come behind the one that was read, or made; what
+# the last load has shown; whether a read-modify-write has read only; the step read a store that is not the last one
+X_VALUE, X_BEHIND, X_SHOWN, X_WITHIN, X_AGED = range(9, 14)
 X_WAITED = 14  # the step could not have been taken in every state
 X_EDGES = X_ACCESSED + 1 + MAX_ACCESSED  # the order of locks: classes x classes; then a tier's own words

@@ -17,7 +17,7 @@ from seqfault.explore.engine import Exploration
 from seqfault.explore.interrupt import INTERRUPTED, asked
 from seqfault.explore.lasso import judge
 from seqfault.explore.locks import cycles
-from seqfault.explore.memory import SC, bound, canonical
+from seqfault.explore.memory import LKMM, SC, bound, canonical
 from seqfault.explore.model import program_for, start_of
 from seqfault.explore.progress import LIVELOCK, STARVATION, find_lassos
 from seqfault.explore.tiers import explore
@@ -158,7 +158,8 @@ def progress_of(a: Automaton, ex: Exploration, init: Any, rom: Any, lock_waits: 
     out: list[Violation] = []
     if ex.graph is None:
         return out
-    for lasso in find_lassos(a, ex.graph, ex.path_to, lock_waits):
+    graph = ex.graph.seen_in_time() if a.memory.startswith(LKMM) else ex.graph
+    for lasso in find_lassos(a, graph, ex.path_to, lock_waits):
         path = [*lasso.stem, *lasso.loop]
         at = [
             pc for kind, p, pc in judge(a, init, rom, path, len(lasso.stem)) if (kind, p) == (lasso.kind, lasso.process)

@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
-from seqfault.explore.graph import CHOICE_AT, COMPLETES, RESTARTS, Graph, Recorder
+from seqfault.explore.graph import AGED, CHOICE_AT, COMPLETES, RESTARTS, Graph, Recorder
 from seqfault.explore.interp import get, mix, step, violate
 from seqfault.explore.jit import jit
+from seqfault.explore.memory_lkmm import connect
+from seqfault.explore.memory_settle import learned, news
 from seqfault.explore.tables import (
     DISABLED,
     K_CHOICES,
@@ -42,6 +44,7 @@ from seqfault.explore.tables import (
     P_WORDS,
     PROCESS_ROW,
     TRACE_ROW,
+    X_AGED,
     X_COUNTED,
     X_COUNTS,
     X_DIGITS,
@@ -75,7 +78,8 @@ V_KIND, V_PC, V_POOL, V_INDEX, V_STATE, V_PROCESS, V_CHOICE, V_COUNT = range(8)
 def fingerprint(B, nw):  # type: ignore[no-untyped-def]
     h = np.uint64(0x9E3779B97F4A7C15)
     for w in range(nw):
-        h = mix(h ^ np.uint64(B[w])) + np.uint64(w)
+        if B[w]:  # memory models have room for what is mostly not there
+            h = mix(h ^ np.uint64(B[w])) + np.uint64(w)
     return h | np.uint64(1)
 
 
@@ -257,6 +261,8 @@ def expand(  # type: ignore[no-untyped-def]
                             flag = COMPLETES
                         elif role == 0 and X[X_SEQ] >= 0:
                             flag = RESTARTS
+                        if X[X_AGED]:
+                            flag |= AGED
                         edges[ne, 0] = index[s]
                         edges[ne, 1] = p | flag | choice << CHOICE_AT
                         ne += 1
@@ -403,11 +409,19 @@ class Executor:
         self.P = program_array(a, mode, dead and mode != "full")
         self.X = work_array(a, trace_room)
         self.B = buffer(a, rom)
+        self.views = a.memory.startswith("lkmm")
+        if self.views:
+            connect(self.P)
 
     def pc(self, words: NDArray[np.int64], p: int) -> int:
         """Where process `p` stands."""
         slot = self.a.tab[self.a.pc_slot]
         return int(words[self.a.processes[p].base] & slot[2])
+
+    def learns(self) -> bool:
+        """Whether the memory model met what it did not know at the beginning, and so wants to begin again; it knows it
+        then."""
+        return self.views and learned(self.P, self.a.ncell)
 
     def run(self, words: NDArray[np.int64], p: int, choice: int = 0) -> int:
         """One step of process `p` with the choices that `choice` encodes; `words` is changed in place if it is OK.
@@ -488,8 +502,30 @@ def explore(
     makes the result incomplete.  `progress(exploration so far, frontier)` is called several times a second.
     `watcher` collects which locks are held at each access.  `graph`: keep every edge, in at most half of `max_memory`.
     """
-    t0 = time.perf_counter()
     t = Executor(automaton, rom, mode, dead, WATCHED_EVENTS if watcher else 0)
+    t0 = time.perf_counter()
+    while True:
+        ex = _explore(t, init, exclusive, max_states, max_memory, timeout, progress, watcher, graph, t0)
+        if ex.reason not in ("", LEARNT) or not t.learns():
+            return ex
+
+
+LEARNT = "what is touched by whom was not known at the beginning"
+
+
+def _explore(
+    t: Executor,
+    init: NDArray[np.uint64],
+    exclusive: bool,
+    max_states: int,
+    max_memory: int,
+    timeout: float | None,
+    progress: Callable[[Exploration, int], None] | None,
+    watcher: Watch | None,
+    graph: bool,
+    t0: float,
+) -> Exploration:
+    automaton = t.a
     watched, seen = (watcher.W, watcher.seen) if watcher else (OFF, NOTHING)
     nw = automaton.nw
     first = t.start(init)
@@ -514,6 +550,7 @@ def explore(
     ctl[C_STORED] = 1
     budget = 20_000
     stop_reason = ""
+    met = 0  # states when the memory model met something new: from there on only to twice as many, to meet more
     while True:
         ctl[C_WHY] = WHY_DONE
         c0 = time.perf_counter()
@@ -531,7 +568,11 @@ def explore(
         if recorder.nbytes > max_memory // 2:
             recorder = Recorder(automaton, False, 0)  # what may be asked of the graph is not answered then
         used = table.nbytes + cur.nbytes + nxt.nbytes + parent.nbytes + action.nbytes + recorder.nbytes
-        if ctl[C_STORED] > max_states:
+        if t.views and not met and news(t.P):
+            met = int(ctl[C_STORED])
+        if met and ctl[C_STORED] > 2 * met + 1000:
+            stop_reason = LEARNT
+        elif ctl[C_STORED] > max_states:
             stop_reason = f"limit of {max_states:,} states"
         elif timeout is not None and now - t0 > timeout:
             stop_reason = f"time limit of {timeout:g} s"

@@ -15,9 +15,9 @@ from seqfault.compile.automaton import Automaton
 from seqfault.compile.ops import Op
 
 # in an edge's second number, above the process: the step completes an operation of a CPU; it only comes to a
-# seq_point inside one, where a page fault was handled and the access is begun again; from CHOICE_AT on, the step's
-# choices
-COMPLETES, RESTARTS, CHOICE_AT = 256, 512, 10
+# seq_point inside one, where a page fault was handled and the access is begun again; it read a store that is not
+# the last one of its cell; from CHOICE_AT on, the step's choices
+COMPLETES, RESTARTS, AGED, CHOICE_AT = 256, 512, 1024, 11
 FIRST = 1 << 14
 
 
@@ -45,6 +45,14 @@ class Graph:
     def source(self, edge: int) -> int:
         """The state that an edge comes from."""
         return int(np.searchsorted(self.begin, edge, side="right")) - 1
+
+
+    def seen_in_time(self) -> Graph:
+        """Without the steps that read an old store: every store is seen by everybody at last, so that no fair execution
+        takes them for ever."""
+        keep = self.edges[:, 1] & AGED == 0
+        before = np.concatenate([[0], np.cumsum(keep)])
+        return Graph(before[self.begin], self.edges[keep], self.able)
 
 
 class Recorder:
@@ -90,4 +98,4 @@ def boundaries(a: Automaton) -> NDArray[np.bool_]:
     )
 
 
-__all__ = ["CHOICE_AT", "COMPLETES", "RESTARTS", "Graph", "Recorder", "boundaries"]
+__all__ = ["AGED", "CHOICE_AT", "COMPLETES", "RESTARTS", "Graph", "Recorder", "boundaries"]

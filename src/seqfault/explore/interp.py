@@ -14,6 +14,7 @@ from seqfault.explore import memory
 from seqfault.explore.counts import rename
 from seqfault.explore.jit import jit
 from seqfault.explore.memory_sc import load, store
+from seqfault.explore.raw import call8
 from seqfault.explore.slots import get, put
 from seqfault.explore.tables import (
     DISABLED,
@@ -46,7 +47,10 @@ from seqfault.explore.tables import (
     MAX_INSTRUCTIONS,
     MAX_VIOLATIONS,
     O_CODE,
+    FULL,
+    MANY,
     O_MASKS,
+    O_MEMORY,
     O_POOLS,
     O_RETTAB,
     O_START,
@@ -61,6 +65,17 @@ from seqfault.explore.tables import (
     T_LOAD,
     T_STORE,
     TRACE_ROW,
+    V_BEGIN,
+    V_BRANCH,
+    V_CALLS,
+    V_COMPUTE,
+    V_END,
+    V_FENCE,
+    V_FORGET,
+    V_LOAD,
+    V_OBJECT,
+    V_STORE,
+    X_BEHIND,
     X_COUNTED,
     X_COUNTS,
     X_DIGITS,
@@ -72,6 +87,7 @@ from seqfault.explore.tables import (
     X_TRACE,
     X_TRACE_ROOM,
     X_USED,
+    X_VALUE,
     X_VIOL,
     X_VIOLATIONS,
 )
@@ -111,6 +127,17 @@ def waits(X, used):  # type: ignore[no-untyped-def]
 
 
 @jit
+def full(P, X, used, pc, p, why):  # type: ignore[no-untyped-def]
+    """The step cannot be taken: it waits, or a memory model has no room for it."""
+    waits(X, used)
+    if why == FULL:
+        violate(X, P[K_BUFFER], pc, -1, 0, p)
+    elif why == MANY:
+        violate(X, P[K_CHOICES], pc, -1, 0, p)
+    return DISABLED
+
+
+@jit
 def mix(h):  # type: ignore[no-untyped-def]
     """A bijection of 64 bits that spreads every bit (after Stafford's variants of MurmurHash3's finaliser)."""
     h ^= h >> np.uint64(32)
@@ -132,7 +159,13 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
     """
     put(B, P, P[M_CPU], 0, cpu)
     put(B, P, P[M_PROCESS], 0, p)
-    weak = P[M_MEMORY] != 0
+    weak = P[M_MEMORY] == 1 or P[M_MEMORY] == 2
+    views = P[M_MEMORY] == 3 and pb + words <= P[M_NW]  # not an observer, which looks at memory at rest
+    pB, pP, pX, lk = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
+    if views:
+        pB, pP, pX = np.int64(B.ctypes.data), np.int64(P.ctypes.data), np.int64(X.ctypes.data)
+        lk = P[O_MEMORY] + V_CALLS
+        call8(P[lk + V_BEGIN], (pB, pP, pX, p, pc, np.int64(0), np.int64(0), np.int64(0)))
     if weak and memory.blocked(B, P, p, pc):
         X[X_USED] = 0
         return DISABLED
@@ -249,19 +282,31 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 violate(X, bad, pc, -1, 0, p)
                 X[X_USED] = used
                 return ENDS
+            if views:
+                call8(P[lk + V_COMPUTE], (pB, pP, pX, op, a, b, c, p))
         elif op == 19:  # BR
+            if views:
+                call8(P[lk + V_BRANCH], (pB, pP, pX, a, np.int64(-1), p, np.int64(0), np.int64(0)))
             if get(B, P, a, pb) == 0:
                 nx = b
         elif op == 20:
+            if views:
+                call8(P[lk + V_BRANCH], (pB, pP, pX, a, b, p, np.int64(0), np.int64(0)))
             if get(B, P, a, pb) != get(B, P, b, pb):
                 nx = c
         elif op == 21:
+            if views:
+                call8(P[lk + V_BRANCH], (pB, pP, pX, a, b, p, np.int64(0), np.int64(0)))
             if get(B, P, a, pb) == get(B, P, b, pb):
                 nx = c
         elif op == 22:
+            if views:
+                call8(P[lk + V_BRANCH], (pB, pP, pX, a, b, p, np.int64(0), np.int64(0)))
             if not get(B, P, a, pb) < get(B, P, b, pb):
                 nx = c
         elif op == 23:
+            if views:
+                call8(P[lk + V_BRANCH], (pB, pP, pX, a, b, p, np.int64(0), np.int64(0)))
             if not get(B, P, a, pb) <= get(B, P, b, pb):
                 nx = c
         elif op == 30:  # LOAD
@@ -274,6 +319,12 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 if not memory.may_load(B, P, addr, P[q + np.uintp(7)], p):
                     return waits(X, used)
                 raw = memory.load(B, P, addr, p)
+            elif views:
+                why = call8(P[lk + V_LOAD], (pB, pP, pX, np.int64(q), addr, p, used, depth))
+                if why:
+                    return full(P, X, used, pc, p, why)
+                used = X[X_USED]
+                raw = X[X_VALUE]
             else:
                 raw = load(B, P, addr, p)
             t = np.uintp(P[O_TAB] + addr * SLOT)
@@ -286,7 +337,7 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 violate(X, P[K_RANGE], pc, -1, 0, p)
                 X[X_USED] = used
                 return ENDS
-            event(P, X, T_LOAD, pc, addr, v)
+            event(P, X, T_LOAD + (X[X_BEHIND] << 8 if views else 0), pc, addr, v)
         elif op == 31:  # STORE
             addr = b
             if P[q + np.uintp(4)] != 0:
@@ -308,9 +359,15 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                     if how == memory.FULL:
                         violate(X, P[K_BUFFER], pc, -1, 0, p)
                     return DISABLED
+            elif views:
+                X[X_VALUE] = u & P[t + np.uintp(2)]
+                why = call8(P[lk + V_STORE], (pB, pP, pX, np.int64(q), addr, p, used, depth))
+                if why:
+                    return full(P, X, used, pc, p, why)
+                used = X[X_USED]
             else:
                 store(B, P, addr, u, p)
-            event(P, X, T_STORE, pc, addr, v)
+            event(P, X, T_STORE + (X[X_BEHIND] << 8 if views else 0), pc, addr, v)
         elif op == 32:  # CHKPTR
             pool = P[O_POOLS] + 5 * b
             x = get(B, P, a, pb)
@@ -333,6 +390,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             if P[M_USE_MASKS]:
                 for w in range(words):
                     B[pb + w] &= P[P[O_MASKS] + pc * P[M_REGION] + w]
+            if views:
+                call8(P[lk + V_FORGET], (pB, pP, pX, a, p, pc, np.int64(0), np.int64(0)))
             nx = c
         elif op == 35:  # RET
             nx = P[P[O_RETTAB] + b + get(B, P, a, pb)]
@@ -346,6 +405,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                     X[X_USED] = used
                     return ENDS
         elif op == 38:  # WAIT
+            if views:
+                call8(P[lk + V_BRANCH], (pB, pP, pX, a, np.int64(-1), p, np.int64(0), np.int64(0)))
             if get(B, P, a, pb) == 0:
                 X[X_USED] = used
                 return DISABLED
@@ -362,6 +423,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             X[X_RADIX + used] = b
             put(B, P, a, pb, X[X_DIGITS + used])
             used += 1
+            if views:
+                call8(P[lk + V_FORGET], (pB, pP, pX, a, p, np.int64(-1), np.int64(0), np.int64(0)))
         elif op == 41:  # COUNT
             if X[X_COUNTED] < MAX_COUNTED:
                 X[X_COUNTS + X[X_COUNTED]] = a
@@ -389,14 +452,24 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             first_cell = P[pool] + found * P[pool + 1]
             if weak and memory.pending(B, P, first_cell, first_cell + P[pool + 1], -1):
                 return waits(X, used)
-            store(B, P, first_cell, np.int64(1), p)
+            if views:
+                why = call8(P[lk + V_OBJECT], (pB, pP, pX, first_cell, np.int64(1), p, np.int64(0), np.int64(0)))
+                if why:
+                    return full(P, X, used, pc, p, why)
+                call8(P[lk + V_FORGET], (pB, pP, pX, a, p, np.int64(-1), np.int64(0), np.int64(0)))
+            else:
+                store(B, P, first_cell, np.int64(1), p)
             if not (P[pool + 4] != 0 and reused and c == 0):
                 for k in range(1, P[pool + 1]):
                     s = first_cell + k
-                    if c != 0 or P[pool + 4] != 0 or P[P[O_TAB] + s * SLOT + 4] < 0:
-                        store(B, P, s, P[P[O_START] + s], p)
-                    else:
-                        store(B, P, s, P[P[O_TAB] + s * SLOT + 4] + 1, p)
+                    zero = c != 0 or P[pool + 4] != 0 or P[P[O_TAB] + s * SLOT + 4] < 0
+                    raw = P[P[O_START] + s] if zero else P[P[O_TAB] + s * SLOT + 4] + 1
+                    if not views:
+                        store(B, P, s, raw, p)
+                    elif P[P[O_TAB] + s * SLOT + 2] != 0:
+                        why = call8(P[lk + V_OBJECT], (pB, pP, pX, s, raw, p, np.int64(1), np.int64(zero)))
+                        if why:
+                            return full(P, X, used, pc, p, why)
             put(B, P, a, pb, found + 1)
             event(P, X, T_ALLOC, pc, first_cell, found)
         elif op == 44:  # FREE
@@ -411,7 +484,12 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 return waits(X, used)
             if get(B, P, s, 0) != 1:
                 violate(X, P[K_DOUBLE_FREE], pc, b, x - 1, p)
-            store(B, P, s, np.int64(2), p)
+            if not views:
+                store(B, P, s, np.int64(2), p)
+            else:
+                why = call8(P[lk + V_OBJECT], (pB, pP, pX, s, np.int64(2), p, np.int64(0), np.int64(0)))
+                if why:
+                    return full(P, X, used, pc, p, why)
             event(P, X, T_FREE, pc, s, x - 1)
         elif op == 45:  # LOCKDEP_ACQUIRE
             held = get(B, P, P[M_HELD], pb)
@@ -431,6 +509,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
         elif op == 47:  # FENCE
             if weak:
                 memory.fence(B, P, a, p)
+            elif views:
+                call8(P[lk + V_FENCE], (pB, pP, pX, a, p, np.int64(0), np.int64(0), np.int64(0)))
         elif op == 48:  # SEQPOINT
             X[X_SEQ] = pc
         elif op == 49:
@@ -460,6 +540,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
         if P[M_USE_MASKS]:
             for w in range(words):
                 B[pb + w] &= P[P[O_MASKS] + pc * P[M_REGION] + w]
+    if views:
+        call8(P[lk + V_END], (pB, pP, pX, p, pc, np.int64(0), np.int64(0), np.int64(0)))
     if P[M_COUNTS]:
         rename(B, P)
     return OK

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seqfault.compile.jit import make_jit
+from seqfault.compile.jit import make_cfunc, make_jit
 
 COMPILED = (
     "../compile/counts.py", "counts.py", "engine.py", "graph.py", "interp.py", "jit.py", "memory.py",
-    "memory_buffers.py", "memory_sc.py", "slots.py", "tables.py", "watch.py",
+    "memory_buffers.py", "memory_sc.py", "raw.py", "slots.py", "tables.py", "watch.py",
 )  # fmt: skip
 
 HERE = Path(__file__).parent
@@ -16,5 +16,9 @@ FILES = [HERE.parent / "compile" / "work.py", *(HERE / name for name in COMPILED
 
 jit = make_jit("engine", FILES)
 jit_graph = make_jit("graph", [HERE / "graph.py", HERE / "progress.py"])
-SEARCH = ("raw.py", "search.py", "movers.py", "batch.py", "rehash.py")
+SEARCH = ("raw.py", "search.py", "locksets.py", "movers.py", "batch.py", "rehash.py")
+VIEWS = ("locksets.py", "memory_lkmm.py", "memory_settle.py", "memory_views.py")
+VIEWS_FILES = [*FILES, *(HERE / name for name in VIEWS)]
+jit_views = make_jit("views", VIEWS_FILES)
+cfunc_views = make_cfunc("views", VIEWS_FILES)
 jit_search = make_jit("search", [*FILES, *(HERE / name for name in SEARCH)])

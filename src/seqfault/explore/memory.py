@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from seqfault.compile.automaton import Automaton
 from seqfault.explore import memory_buffers as buffers
+from seqfault.explore import memory_views as views
+from seqfault.explore.memory_settle import viewed
 from seqfault.explore.tables import MEMORY_MODELS
 
 SC = "sc"
+LKMM = "lkmm"
 WAIT, FULL = buffers.WAIT, buffers.FULL
 # what the interpreter calls when M_MEMORY is not sc; a model without buffers makes each of these a choice by M_MEMORY
 blocked, may_load, load, store, fence = buffers.blocked, buffers.may_load, buffers.load, buffers.store, buffers.fence
@@ -19,34 +22,44 @@ leavers, flush, pending, object_of = buffers.leavers, buffers.flush, buffers.pen
 
 
 def canonical(name: str) -> str:
-    """The name of a memory model: ``sc``, ``tso``, ``pso``; ``tso:N``, ``pso:N`` with buffers of N stores (63
-    otherwise).  Raises `ValueError`."""
+    """The name of a memory model: ``sc``, ``tso``, ``pso``, ``lkmm``; ``tso:N``, ``pso:N`` with buffers of N stores (63
+    otherwise), ``lkmm:N`` with N stores that somebody may not have seen (60 otherwise).  Raises `ValueError`."""
     model, colon, number = name.partition(":")
     if model not in MEMORY_MODELS:
         raise ValueError(f"no memory model {model!r}; there are {', '.join(MEMORY_MODELS)}")
     if not colon:
         return model
-    if model == SC or not number.isdigit() or not 1 <= int(number) <= buffers.MOST:
-        known = f"sc, tso, pso, or tso:N, pso:N with 1 to {buffers.MOST} stores a buffer"
+    low, high = (2, views.MOST) if model == LKMM else (1, buffers.MOST)
+    if model == SC or not number.isdigit() or not low <= int(number) <= high:
+        known = f"sc, tso, pso, lkmm, or tso:N, pso:N with 1 to {buffers.MOST} stores a buffer, lkmm:N with 2 to {views.MOST}"
         raise ValueError(f"memory model {name!r}: write {known}")
     return f"{model}:{int(number)}"
 
 
 def capacity(name: str) -> int:
-    """Stores in a buffer of that model, at most."""
-    return int(name.partition(":")[2] or buffers.MOST)
+    """Stores that there is room for in a buffer, or in the memory, of that model."""
+    model, _, number = name.partition(":")
+    return int(number or (views.MOST if model == LKMM else buffers.MOST))
 
 
 def bound(name: str) -> str:
     """What a limit of that model is called."""
-    more = f"; --memory {name.partition(':')[0]} has more" if capacity(name) < buffers.MOST else ""
+    model = name.partition(":")[0]
+    most = views.MOST if model == LKMM else buffers.MOST
+    more = f"; --memory {model} has more" if capacity(name) < most else ""
+    if model == LKMM:
+        return f"no room for more than {capacity(name)} stores that somebody may not have seen{more}"
     return f"a store buffer was full (room for {capacity(name)}){more}"
 
 
 def with_memory(a: Automaton, name: str) -> Automaton:
     """The automaton `a` (of `sc`) under the memory model `name`.  Raises `ValueError` for a name that is none."""
     name = canonical(name)
-    return a if name == SC else buffers.layered(a, capacity(name), name.startswith("tso"))
+    if name == SC:
+        return a
+    if name.startswith(LKMM):
+        return viewed(a, capacity(name))
+    return buffers.layered(a, capacity(name), name.startswith("tso"))
 
 
-__all__ = ["FULL", "SC", "WAIT", "bound", "canonical", "capacity", "with_memory"]
+__all__ = ["FULL", "LKMM", "SC", "WAIT", "bound", "canonical", "capacity", "with_memory"]

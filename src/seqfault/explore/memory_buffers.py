@@ -82,7 +82,7 @@ def may_load(B, P, addr, order, p):  # type: ignore[no-untyped-def]
     """A read-modify-write looks at memory itself, and so waits for an own store of that address; under TSO, where it is
     locked, for the whole buffer."""
     m = buffer_of(P, p)
-    if m >= 0 and order >= 4 and order <= 5:
+    if m >= 0 and order >= 4 and order != 6:
         if P[P[O_MEMORY] + U_FIFO]:
             return count(B, m) == 0
         for i in range(count(B, m)):
@@ -112,7 +112,7 @@ def store(B, P, addr, raw, order, p):  # type: ignore[no-untyped-def]
         return DONE
     if order >= 4:
         if n:
-            if order >= 5 or P[P[O_MEMORY] + U_FIFO]:  # a full barrier
+            if (order != 4 and order != 7) or P[P[O_MEMORY] + U_FIFO]:  # a full barrier
                 return WAIT
             # it must not pass a barrier, nor a store of its own address
             if B[m] & WMB or epoch(B, P, m, n - 1) > 0:

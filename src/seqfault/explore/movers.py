@@ -17,6 +17,7 @@ from seqfault.compile.automaton import Automaton
 from seqfault.compile.work import LOOK, MAX_ACCESSED, OBJECT, READ, X_ACCESSED
 from seqfault.explore.interp import get, put
 from seqfault.explore.jit import jit_search as jit
+from seqfault.explore.locksets import against, lock_rows
 
 # W: whether it is on; how many locks; offsets of the locks, of each cell's number of cells in its object, of the lock
 # that a cell belongs to (its number plus one), of which instructions take a lock without waiting: TRIES
@@ -26,7 +27,6 @@ LOCK_ROW = 4  # 0 spinlock, 1 semaphore; its owner's or writer's cell; its reade
 ALWAYS, MAYBE = 1, 2  # of a cell and a process, whether a load is in somebody's way; times 4: a store
 KINDS = 3
 NEVER = -1  # in a record: no such access
-MAX_LOCKS = 31  # two bits of a record each
 CHAIN = 1000  # movers in a row
 TRIES = 1
 RIGHT, LEFT, TAKES = 1, 2, 4  # what `classify` says; TAKES: the step takes a lock
@@ -34,15 +34,7 @@ RIGHT, LEFT, TAKES = 1, 2, 4  # what `classify` says; TAKES: the step takes a lo
 
 def tables(a: Automaton, on: bool) -> NDArray[np.int64]:
     """`W` for an automaton: its locks are found by the cells that they are made of."""
-    cells = {c.name: c.addr for c in a.cells}
-    used = [c for c in a.cells if a.tab[c.addr, 2] and a.tab[c.addr, 0] < a.nw]
-    locks: list[list[int]] = []
-    for c in used:
-        if c.path.endswith(".owner") and c.name.replace(".owner", ".writer") not in cells:
-            locks.append([0, c.addr, 0])
-        elif c.path.endswith(".writer") and c.name[: -len("writer")] + "readers" in cells:
-            locks.append([1, c.addr, cells[c.name[: -len("writer")] + "readers"]])
-    locks = [[*r, i] for i, r in enumerate(locks[:MAX_LOCKS])]
+    locks = [[*r, i] for i, r in enumerate(lock_rows(a))]
     stride = [0] * a.ncell
     for p in a.pools:
         for i in range(p.n):
@@ -107,15 +99,6 @@ def held(S, P, W, p):  # type: ignore[no-untyped-def]
         elif owner == 0 and (readers >> p) & 1:
             bits |= np.int64(1) << bit
     return bits
-
-
-@jit
-def against(bits):  # type: ignore[no-untyped-def]
-    """The lock bits that nobody else can have while somebody holds `bits`."""
-    any_ = np.int64(0x1555555555555555)
-    low = bits & any_
-    high = (bits >> 1) & any_
-    return high | ((low & ~high) << 1)
 
 
 @jit

@@ -92,3 +92,4 @@ def _caller(n: int) -> Any:
 call2 = _caller(2)
 call5 = _caller(5)
 call7 = _caller(7)
+call8 = _caller(8)

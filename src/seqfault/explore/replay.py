@@ -37,12 +37,14 @@ class ScheduleError(Exception):
 
 @dataclass(frozen=True)
 class Access:
-    """One access to memory: `kind` load, store, alloc or free; `pc`; the cell; its value after."""
+    """One access to memory: `kind` load, store, alloc or free; `pc`; the cell; its value after; `behind`: how many
+    stores of the cell come behind the one that is read, or behind this one, in coherence order (lkmm)."""
 
     kind: str
     pc: int
     cell: int
     value: int
+    behind: int = 0
 
 
 @dataclass
@@ -72,6 +74,32 @@ def replay(
     """Follow a schedule of (process, choice).  With `rest`, a state at rest that it ends in is judged too, as a
     step of process -1.  Raises `ScheduleError` when a process cannot move."""
     ex = Executor(automaton, rom, mode, trace_room=TRACE_ROOM)
+    while True:
+        try:
+            out = _follow(ex, init, schedule, rest)
+        except ScheduleError:
+            if not ex.learns():
+                raise
+        else:
+            if not ex.learns():
+                return out
+
+
+def knowing(a: Automaton, init: NDArray[np.uint64], rom: NDArray[np.int64], path: Path) -> Executor:
+    """An executor that has met what its memory model meets on `path`."""
+    ex = Executor(a, rom)
+    while ex.views:
+        words = ex.start(init)
+        for p, choice in path:
+            if ex.pc(words, p) == a.halt_pc or ex.run(words, p, choice) != OK:
+                break
+        if not ex.learns():
+            break
+    return ex
+
+
+def _follow(ex: Executor, init: NDArray[np.uint64], schedule: Sequence[tuple[int, int]], rest: bool) -> list[Step]:
+    automaton = ex.a
     words = ex.start(init)
     out: list[Step] = []
     for n, (p, choice) in enumerate(schedule):
@@ -83,7 +111,8 @@ def replay(
         status = ex.run(words, p, choice)
         if status == DISABLED:
             raise ScheduleError(f"step {n}: {automaton.processes[p].name} waits and cannot move")
-        acc = [Access(KINDS[int(k)], int(i), int(a), int(v)) for k, i, a, v in ex.trace() if int(k) in KINDS]
+        rows = ((int(k), int(i), int(c), int(v)) for k, i, c, v in ex.trace())
+        acc = [Access(KINDS[k & 255], i, c, v, k >> 8) for k, i, c, v in rows if k & 255 in KINDS]
         out.append(Step(n, p, choice, pc, acc, ex.violations(), words.copy(), status == ENDS))
         if status == ENDS:
             if n + 1 < len(schedule):
@@ -199,8 +228,17 @@ def fewest_switches(
     (switches, steps). When
     that takes more than `seconds`, the joined path is the answer.
     """
-    ex = Executor(automaton, rom)
-    first = ex.start(init)
+    ex = knowing(automaton, init, rom, path)
+    new = _fewest(ex, ex.start(init), path, target, seconds)
+    if ex.views and not shows(knowing(automaton, init, rom, new), ex.start(init), new, target):
+        return path  # what a memory model allows is known of that path only
+    return new
+
+
+def _fewest(
+    ex: Executor, first: NDArray[np.int64], path: list[tuple[int, int]], target: tuple[int, int, int], seconds: float
+) -> list[tuple[int, int]]:
+    automaton = ex.a
     path = join_turns(ex, first, path, target)
     end = time.perf_counter() + seconds
     nproc = len(automaton.processes)

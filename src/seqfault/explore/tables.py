@@ -18,6 +18,8 @@ from seqfault.compile.work import (
     MAX_INSTRUCTIONS,
     MAX_VIOLATIONS,
     X_ACCESSED,
+    X_AGED,
+    X_BEHIND,
     X_COUNTED,
     X_COUNTS,
     X_DEPTH,
@@ -27,25 +29,33 @@ from seqfault.compile.work import (
     X_HASH,
     X_RADIX,
     X_SEQ,
+    X_SHOWN,
     X_STAND,
     X_TRACE,
     X_TRACE_ROOM,
     X_USED,
+    X_VALUE,
     X_VIOL,
     X_VIOLATIONS,
     X_WAITED,
+    X_WITHIN,
 )
 
 __all__ = [
-    "MAX_ACCESSED", "MAX_CHOICES", "MAX_COUNTED", "MAX_INSTRUCTIONS", "MAX_VIOLATIONS", "X_ACCESSED", "X_COUNTED",
+    "MAX_ACCESSED", "MAX_CHOICES", "MAX_COUNTED", "MAX_INSTRUCTIONS", "MAX_VIOLATIONS", "X_ACCESSED", "X_AGED", "X_BEHIND", "X_COUNTED",
     "X_COUNTS", "X_DEPTH", "X_DIGITS",
-    "X_EDGES", "X_FUEL", "X_HASH", "X_RADIX", "X_SEQ", "X_STAND", "X_TRACE", "X_TRACE_ROOM", "X_USED", "X_VIOL",
-    "X_VIOLATIONS", "X_WAITED",
+    "X_EDGES", "X_FUEL", "X_HASH", "X_RADIX", "X_SEQ", "X_SHOWN", "X_STAND", "X_TRACE", "X_TRACE_ROOM", "X_USED", "X_VALUE", "X_VIOL",
+    "X_VIOLATIONS", "X_WAITED", "X_WITHIN",
 ]  # fmt: skip
 
 OK, DISABLED, ENDS = 0, 1, 2
+# why a memory model cannot take an access now: it waits; it has no room; there are too many choices in the step
+WAIT, FULL, MANY = 1, 2, 3
+# addresses of what a memory model with views does, at P[O_MEMORY] + V_CALLS
+V_CALLS = 32
+V_BEGIN, V_END, V_LOAD, V_STORE, V_COMPUTE, V_BRANCH, V_FORGET, V_OBJECT, V_FENCE = range(9)
 
-MEMORY_MODELS = ("sc", "tso", "pso")  # M_MEMORY is the number of one
+MEMORY_MODELS = ("sc", "tso", "pso", "lkmm")  # M_MEMORY is the number of one
 ROW = 9
 SLOT = 6
 

@@ -13,7 +13,9 @@ from seqfault.litmus.tree import (
     Eval,
     Expr,
     If,
+    Jump,
     Load,
+    Loop,
     Reg,
     Stmt,
     Store,
@@ -26,18 +28,13 @@ PRECEDENCE = {
     for op in ops.split(",")
 }  # fmt: skip
 LONGEST_CHAIN = 300  # operators of one expression
-UNROLLED = 64  # turns of one loop
-STATEMENTS = 20_000  # of one thread, loops unrolled
 DEEPEST = 100  # nested brackets
 COMPOUND = ("+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "<<=", ">>=")
 REFUSED = {
-    "while": "a loop that has no constant bound; write `for (i = 0; i < N; i++)` or write its turns out",
-    "do": "a loop that has no constant bound; write `for (i = 0; i < N; i++)` or write its turns out",
     "goto": "`goto` is not supported; write the branch as if/else",
     "switch": "`switch` is not supported; write if/else",
-    "return": "`return` is not supported; put the rest into an else branch",
-    "break": "`break` is not supported; put the rest into an if branch",
-    "continue": "`continue` is not supported; put the rest into an if branch",
+    "asm": "assembler is not supported; write the kernel's word for it",
+    "sizeof": "`sizeof` is not supported; write the number",
 }
 
 
@@ -50,7 +47,7 @@ class Body:
     def __init__(self, tokens: Tokens, params: tuple[str, ...], globals_: set[str]) -> None:
         self.t, self.params, self.globals = tokens, set(params), globals_
         self.locals: set[str] = set()
-        self.depth = self.written = 0
+        self.depth = 0
 
     def block(self) -> list[Stmt]:
         """``{ ... }``."""
@@ -69,9 +66,6 @@ class Body:
         self.deeper()
         out = self.statement_()
         self.depth -= 1
-        self.written += len(out)
-        if self.written > STATEMENTS:
-            raise self.t.fail(f"a thread of more than {STATEMENTS} statements, loops unrolled")
         return out
 
     def statement_(self) -> list[Stmt]:
@@ -90,8 +84,13 @@ class Body:
             then = self.statement()
             other = self.statement() if t.take("else") else []
             return [If(cond, tuple(then), tuple(other), line)]
-        if t.now.text == "for":
+        if t.now.kind == "id" and t.now.text in ("for", "while", "do"):
             return self.loop()
+        if jump := t.take("break", "continue", "return"):
+            t.need(";")
+            return [Jump(jump, line)]
+        if t.now.kind == "id" and t.peek().text == ":":
+            raise t.fail("labels are not supported; write the branch as if/else")
         out = self.declaration() if self.is_declaration() else self.simple()
         t.need(";")
         return out
@@ -117,6 +116,8 @@ class Body:
         while True:
             while t.take("*", "const", "volatile", "__rcu"):
                 pass
+            if t.now.text == "{":
+                raise t.fail("a structure's definition; use a shared variable for each member")
             line, name = t.now.line, t.name("a variable's name")
             if t.now.text == "[":
                 raise t.fail(f"a local array {name}[]; use a shared variable or several locals")
@@ -138,12 +139,19 @@ class Body:
             return [self.store(target := self.unary(), Binary(sign, target, Const(1), line), line)]
         target = self.unary()
         if t.take("="):
-            return [self.store(target, self.expression(), line)]
+            return self.chain(target, line)
         if op := t.take(*COMPOUND):
             return [self.store(target, Binary(op[:-1], target, self.expression(), line), line)]
         if op := t.take("++", "--"):
             return [self.store(target, Binary(op[0], target, Const(1), line), line)]
         return [Eval(target, line)]
+
+    def chain(self, target: Expr, line: int) -> list[Stmt]:
+        """``r0 = e``, ``r0 = r1 = e``."""
+        value = self.expression(chained=True)
+        if isinstance(value, Reg) and self.t.take("="):
+            return [*self.chain(value, line), self.store(target, value, line)]
+        return [self.store(target, value, line)]
 
     def store(self, target: Expr, value: Expr, line: int) -> Stmt:
         if isinstance(target, Reg):
@@ -156,39 +164,36 @@ class Body:
         raise self.t.fail(f"this cannot be assigned to; write `r = ...`, `{hint} = ...` or `x[i] = ...`", line)
 
     def loop(self) -> list[Stmt]:
-        """``for`` with a constant bound, unrolled."""
-        t, line = self.t, self.t.need("for").line
-        wrong = t.fail(f"{REFUSED['while']} (N at most {UNROLLED})", line)
+        t, line = self.t, self.t.now.line
+        if t.take("do"):
+            body = self.statement()
+            t.need("while")
+            t.need("(")
+            cond = self.expression()
+            t.need(")")
+            t.need(";")
+            return [Loop(cond, tuple(body), (), False, line)]
+        if t.take("while"):
+            t.need("(")
+            cond = self.expression()
+            t.need(")")
+            return [Loop(cond, tuple(self.statement()), (), True, line)]
+        t.need("for")
         t.need("(")
-        first = self.declaration() if self.is_declaration() else self.simple()
+        first = [] if t.now.text == ";" else self.declaration() if self.is_declaration() else self.several()
         t.need(";")
-        cond = self.expression()
+        cond = Const(1) if t.now.text == ";" else self.expression()
         t.need(";")
-        step = self.simple()
+        step = [] if t.now.text == ")" else self.several()
         t.need(")")
-        match first, cond, step:
-            case [Assign(name, Const(int(i)), _)], Binary(op, Reg(a), Const(int(end)), _), [Assign(b, by, _)] if (
-                a == b == name and op in ("<", "<=", ">", ">=", "!=")
-            ):
-                pass
-            case _:
-                raise wrong
-        if not (isinstance(by, Binary) and by.op in "+-" and by.left == Reg(name) and isinstance(by.right, Const)):
-            raise wrong
-        change = by.right.value if isinstance(by.right.value, int) else 0
-        change = -change if by.op == "-" else change
-        body = self.statement()
-        if _assigns(body, name):
-            raise t.fail(f"the loop's body assigns {name}; its bound is then no constant", line)
-        out: list[Stmt] = []
-        compare = {"<": int.__lt__, "<=": int.__le__, ">": int.__gt__, ">=": int.__ge__, "!=": int.__ne__}[op]
-        for _ in range(UNROLLED + 1):
-            out.append(Assign(name, Const(i), line))
-            if not compare(i, end):
-                return out
-            out += body
-            i += change
-        raise wrong
+        return [*first, Loop(cond, tuple(self.statement()), tuple(step), True, line)]
+
+    def several(self) -> list[Stmt]:
+        """``i = 0, j = 1``."""
+        out = self.simple()
+        while self.t.take(","):
+            out += self.simple()
+        return out
 
     # calls
 
@@ -212,7 +217,10 @@ class Body:
         while not t.take(")"):
             if args:
                 t.need(",")
-            args.append(self.expression())
+            args.append(self.kept(word) if "try_cmpxchg" in word and len(args) == 1 else self.expression())
+            if word in words.CHECKED and t.take(","):
+                self.skip()
+                break
         if len(args) != count:
             raise t.fail(f"{word}() takes {count} argument{'s' * (count != 1)}, not {len(args)}", line)
         if how == "second":
@@ -229,9 +237,25 @@ class Body:
             address = address.address
         return address, args
 
+    def kept(self, word: str) -> Expr:
+        """``&r0`` of a local variable."""
+        t = self.t
+        if t.now.text != "&" or t.peek().kind != "id" or t.peek().text in self.params | self.globals:
+            raise t.fail(f"{word}() keeps the value that it finds in a local variable; write {word}(v, &r0, new)")
+        t.next()
+        return Reg(t.name())
+
+    def skip(self) -> None:
+        """To the end of a call's arguments."""
+        depth = 1
+        while depth:
+            if self.t.now.kind == "end":
+                raise self.t.wanted("`)`")
+            depth += {"(": 1, ")": -1}.get(self.t.next().text, 0)
+
     # expressions
 
-    def expression(self) -> Expr:
+    def expression(self, chained: bool = False) -> Expr:
         self.deeper()
         cond = self.binary(0)
         if self.t.take("?"):
@@ -239,6 +263,9 @@ class Body:
             self.t.need(":")
             cond = Choose(cond, then, self.expression())
         self.depth -= 1
+        inner = self.t.now.text
+        if inner in ("++", "--", *COMPOUND) or (inner == "=" and not (chained and isinstance(cond, Reg))):
+            raise self.t.fail(f"`{inner}` within an expression is not supported; write it as a statement of its own")
         return cond
 
     def binary(self, lowest: int) -> Expr:
@@ -314,6 +341,12 @@ class Body:
         if t.now.kind != "id":
             raise t.wanted("an expression")
         line, word = t.now.line, t.now.text
+        if word in REFUSED:
+            raise t.fail(REFUSED[word])
+        if word in ("likely", "unlikely") and t.peek().text == "(":
+            t.next()
+            word, line = t.now.text, t.now.line
+            return self.primary()
         if word in ("NULL", "false", "true"):
             t.next()
             return Const(int(word == "true"))
@@ -327,11 +360,3 @@ class Body:
         if value is None:
             raise t.fail(f"{word}() has no value; write it as a statement of its own", line)
         return value
-
-
-def _assigns(body: list[Stmt] | tuple[Stmt, ...], name: str) -> bool:
-    return any(
-        (isinstance(s, Assign) and s.name == name)
-        or (isinstance(s, If) and (_assigns(s.then, name) or _assigns(s.other, name)))
-        for s in body
-    )

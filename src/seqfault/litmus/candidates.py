@@ -11,7 +11,7 @@ from itertools import permutations, product
 from typing import NamedTuple
 
 from seqfault.litmus.lkmm import Skeleton
-from seqfault.litmus.relations import acyclic, bits
+from seqfault.litmus.relations import Rows, acyclic, bits
 from seqfault.litmus.threads import Limits, Trace
 from seqfault.litmus.tree import Address, Value
 
@@ -88,19 +88,37 @@ def by_cell(s: Skeleton) -> dict[Address, list[int]]:
     return out
 
 
-def choices(s: Skeleton, cell: list[int], limits: Limits, pruned: bool = True) -> Iterator[Choice]:
-    """The choices of one cell; `pruned` leaves out those that coherence or atomicity forbids."""
-    if s.locks and any(s.events[i].kind in ("LKR", "LKW", "UL", "LF", "RU") for i in cell):
+def _is_lock(s: Skeleton, cell: list[int]) -> bool:
+    return s.locks and any(s.events[i].kind in ("LKR", "LKW", "UL", "LF", "RU") for i in cell)
+
+
+def split_locks(s: Skeleton) -> tuple[list[list[int]], list[list[int]]]:
+    """The accesses of each lock, and of each variable."""
+    cells = list(by_cell(s).values())
+    return [c for c in cells if _is_lock(s, c)], [c for c in cells if not _is_lock(s, c)]
+
+
+def choices(
+    s: Skeleton, cell: list[int], limits: Limits, pruned: bool = True, must: Rows | None = None
+) -> Iterator[Choice]:
+    """The choices of one cell; `pruned` leaves out those that coherence or atomicity forbids.
+
+    `must`: which events come later (`Skeleton.after_locks`); no rf, co or fr goes against it.
+    """
+    if _is_lock(s, cell):
         return _lock_choices(s, cell, limits, pruned)
-    return _variable_choices(s, cell, limits) if pruned else _every_choice(s, cell, limits)
+    return _variable_choices(s, cell, limits, must) if pruned else _every_choice(s, cell, limits)
 
 
-def _variable_choices(s: Skeleton, cell: list[int], limits: Limits) -> Iterator[Choice]:
+def _variable_choices(s: Skeleton, cell: list[int], limits: Limits, must: Rows | None) -> Iterator[Choice]:
     """Coherence of a variable.
 
     Along each thread, the place in coherence order that an access sees never falls, and rises at a write; the write of
     an RMW comes right after what its read reads from.
     """
+    inside = sum(1 << i for i in cell)
+    later = {i: must[i] & inside for i in cell} if must else {}
+    early = {i: [j for j in cell if later[j] >> i & 1] for i in cell} if any(later.values()) else {}
     first = cell[0]
     threads: dict[int, list[int]] = {}
     for i in cell[1:]:
@@ -118,6 +136,8 @@ def _variable_choices(s: Skeleton, cell: list[int], limits: Limits) -> Iterator[
                 w = of[at[t]]
                 if w in partner and value[partner[w]] != value[order[-1]]:
                     continue
+                if early and any(s.W >> j & 1 and j not in order for j in early[w]):
+                    continue
                 yield from orders([*order, w], at | {t: at[t] + 1})
         if done:
             yield order
@@ -127,7 +147,7 @@ def _variable_choices(s: Skeleton, cell: list[int], limits: Limits) -> Iterator[
         sources: list[list[tuple[tuple[int, int], ...]]] = []
         for of in threads.values():
             found: list[tuple[tuple[int, int], ...]] = []
-            _along(s, of, 0, 0, order, place, partner, (), found)
+            _along(s, of, 0, 0, order, place, partner, (), found, (later, early))
             sources.append(found)
         for chosen in product(*sources):
             limits.count()
@@ -144,6 +164,7 @@ def _along(
     partner: dict[int, int],
     rf: tuple[tuple[int, int], ...],
     found: list[tuple[tuple[int, int], ...]],
+    must: tuple[dict[int, int], dict[int, list[int]]],
 ) -> None:
     """Sources for the reads of one thread from its `k`th access on, none before place `low`."""
     if k == len(of):
@@ -154,12 +175,16 @@ def _along(
         if place[i] > low:
             if i in partner and dict(rf)[partner[i]] != order[place[i] - 1]:
                 return
-            _along(s, of, k + 1, place[i], order, place, partner, rf, found)
+            _along(s, of, k + 1, place[i], order, place, partner, rf, found, must)
         return
-    v = s.events[i].value
-    for p in range(low, len(order)):
+    v, end = s.events[i].value, len(order)
+    later, early = must
+    if early:
+        low = max(low, *(place[w] for w in early[i] if w in place), 0)
+        end = min([end, *(place[w] for w in bits(later[i]) if w in place)])
+    for p in range(low, end):
         if s.events[order[p]].value == v:
-            _along(s, of, k + 1, p, order, place, partner, (*rf, (i, order[p])), found)
+            _along(s, of, k + 1, p, order, place, partner, (*rf, (i, order[p])), found, must)
 
 
 def _every_choice(s: Skeleton, cell: list[int], limits: Limits) -> Iterator[Choice]:

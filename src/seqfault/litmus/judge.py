@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 
-from seqfault.litmus.candidates import Choice, by_cell, choices, combinations
+from seqfault.litmus.candidates import Choice, choices, combinations, split_locks
+from seqfault.litmus.fit import fitting
 from seqfault.litmus.lkmm import Broken, Execution, Outcome, Skeleton
-from seqfault.litmus.threads import Limits, Trace, executions
+from seqfault.litmus.reads import executions
+from seqfault.litmus.threads import Limits, Trace
 from seqfault.litmus.tree import Address, Litmus, LitmusError, Not, Place, RegisterOf, Value, holds, places_of
 
 
@@ -109,20 +112,30 @@ def candidates(test: Litmus, limits: Limits, pruned: bool = True) -> Iterator[Ca
         LitmusError: a cell is used both as a lock and as a variable.
     """
     known: dict[tuple[object, ...], Skeleton] = {}
-    for combination in combinations(executions(test, limits, pruned), test.init, limits):
+    combine = fitting if pruned else combinations
+    for combination in combine(executions(test, limits, pruned), test.init, limits):
         key = tuple(_shape(t) for t in combination)
         s = Skeleton.like(known[key], combination) if key in known else Skeleton(combination, test.init)
         known.setdefault(key, s)
-        cells = [list(choices(s, cell, limits, pruned)) for cell in by_cell(s).values()]
-        if not all(cells):
+        of_locks, others = split_locks(s)
+        locked = [list(choices(s, cell, limits, pruned)) for cell in of_locks]
+        if not all(locked):
             continue
-        yield from _multiply(s, combination, cells, limits, pruned)
+        for held in product(*locked):  # the order of the critical sections first: much follows from it
+            must = s.after_locks([c.order for c in held]) if pruned else None
+            cells = [[c] for c in held]
+            for cell in others:
+                cells.append(list(choices(s, cell, limits, pruned, must)))
+                if not cells[-1]:
+                    break
+            else:
+                yield from _multiply(s, combination, cells, limits, pruned)
 
 
 def _shape(trace: Trace) -> tuple[object, ...]:
     """All of an execution of a thread that the static relations depend on; of values, only SRCU's."""
     return tuple(
-        (e.kind, e.tag, e.address, e.addr, e.data, e.ctrl, e.pair, e.atomic, e.value if e.kind == "SRCU" else 0)
+        (e.kind, e.tag, e.address, e.addr, e.data, e.ctrl, e.flow, e.pair, e.atomic, e.value if e.kind == "SRCU" else 0)
         for e in trace.events
     )
 
@@ -197,7 +210,10 @@ def examine(c: Candidate, pruned: bool = True) -> Outcome:
     x = c.execution()
     if not pruned and (broken := x.coherence()):
         return Outcome(broken)
-    return x.judge()
+    out = x.judge()
+    if c.skeleton.Plain and not out.broken and (broken := x.thin_air()):  # of marked accesses, happens-before says so
+        return Outcome(broken)
+    return out
 
 
 def forbidden(test: Litmus, limits: Limits) -> tuple[Candidate, Broken] | None:

@@ -22,7 +22,11 @@ TOKEN = re.compile(
 )
 BLANK = re.compile(r"[ \t\r\n\f\v]+")
 SECTIONS = {"exists", "forall", "filter", "locations"}
-RESULT = re.compile(r"\bResult:\s*(Never|Sometimes|Always|DEADLOCK|DATARACE)\b", re.IGNORECASE)
+# judgelitmus.sh looks for a line ` * Result: Never` in the comment at the top
+RESULT = re.compile(
+    r"^[\s*/(]*Result:\s*(?:(?:Never|Sometimes|Always)\s+(?=DATARACE))?(Never|Sometimes|Always|DEADLOCK|DATARACE)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
 HEADER = re.compile(r"C[ \t]+(\S[^\n]*)")
 LONGEST = 1 << 20
 
@@ -38,8 +42,8 @@ class Lexed(NamedTuple):
 def lex(text: str, file: str) -> Lexed:
     """The tokens of a litmus file.
 
-    ``(* ... *)`` is a comment outside the threads' bodies and, in a body, where a blank follows it and ``*)`` comes
-    before the line ends: ``READ_ONCE(*x)`` is none.
+    ``(* ... *)`` is a comment outside the threads' bodies and, in a body, where a blank or a star follows it and ``*)``
+    comes before the line ends, or where it begins its line: ``READ_ONCE(*x)`` is none.
 
     Raises:
         LitmusError: a comment that does not end, a character that is none of C's, no header.
@@ -81,8 +85,23 @@ class _Lexer:
                 return
 
     def is_comment(self, at: int) -> bool:
+        begins = self.text.rfind("\n", 0, at) + 1
         line = self.text[at : max(self.text.find("\n", at), at)] or self.text[at:]
-        return line[2:3].isspace() and "*)" in line[2:]
+        if not re.match(r"\(\*(\s|\*+[\s)])", self.text[at : at + 80]):
+            return False
+        end = self.text.find("*)", at + 2)
+        return "*)" in line[2:] or (end >= 0 and (";" not in self.text[at:end] or not self.text[begins:at].strip()))
+
+    def outside(self) -> None:
+        """Past a block between the threads: C that the threads share, which litmus7 copies and herd7 does not read."""
+        line, depth = self.line, 0
+        while self.at < len(self.text):
+            depth += {"{": 1, "}": -1}.get(self.text[self.at], 0)
+            self.move(self.at + 1)
+            if not depth:
+                return
+            self.skip(True)
+        raise self.fail("a block starts here and does not end; write }", line)
 
     def comment(self, opens: str, closes: str, nested: bool) -> None:
         start, line, depth = self.at, self.line, 1
@@ -104,11 +123,16 @@ class _Lexer:
         name = re.split(r"\s*(?://|/\*|\(\*)", m[1])[0].strip()
         self.move(self.at + 2)
         self.move(self.text.index(m[1], self.at) + len(name))
-        tokens, section, depth = [], "head", 0
+        tokens: list[Token] = []
+        section, depth = "head", 0
         while True:
             self.skip(section == "code" and depth > 0)
             if self.at >= len(self.text):
                 break
+            if self.text[self.at] == "#" and section == "code" and not depth:  # a line for the preprocessor
+                end = self.text.find("\n", self.at)
+                self.move(len(self.text) if end < 0 else end)
+                continue
             t = TOKEN.match(self.text, self.at)
             if not t:
                 if section == "head":  # free text may stand before the initial state
@@ -117,6 +141,9 @@ class _Lexer:
                 raise self.fail(f"{self.text[self.at]!r} is no part of the language")
             kind = str(t.lastgroup)
             word = t[kind]
+            if word == "{" and section == "code" and not depth and tokens[-1].text == "}":
+                self.outside()
+                continue
             if word == "{":
                 depth += 1
                 section = "init" if section == "head" else section

@@ -12,7 +12,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from seqfault.litmus.relations import Edge, Relation, Rows, acyclic, cycle, seq
+from seqfault.litmus.relations import Edge, Relation, Rows, acyclic, bits, cycle, seq
 from seqfault.litmus.threads import Event, Trace
 from seqfault.litmus.tree import Address
 
@@ -113,12 +113,12 @@ class Skeleton:
         self.id = Relation([1 << i for i in range(n)], "id")
         self.loc = Relation([0 if e.address is None else places[e.address] for e in self.events], "loc")
         self.po_loc = (self.po & self.loc).named("po-loc")
-        addr, data, ctrl, rmw = list(empty), list(empty), list(empty), list(empty)
+        addr, data, ctrl, rmw, flow = list(empty), list(empty), list(empty), list(empty), list(empty)
         for i, e in enumerate(self.events):
             if thread[i] == INIT:
                 continue
             base = self.base[thread[i]]
-            for rows, mask in ((addr, e.addr), (data, e.data), (ctrl, e.ctrl)):
+            for rows, mask in ((addr, e.addr), (data, e.data), (ctrl, e.ctrl), (flow, e.flow)):
                 for j in range(mask.bit_length()):
                     if mask >> j & 1:
                         rows[base + j] |= 1 << i
@@ -128,6 +128,7 @@ class Skeleton:
         self.data = Relation(data, "data").within(self.R, self.W)
         self.ctrl = Relation(ctrl, "ctrl").within(self.R)
         self.rmw = Relation(rmw, "rmw")
+        self.flow = Relation(flow, "value")
 
     def fencerel(self, middle: int, name: str = "") -> Relation:
         """Events that one of `middle` stands between, in program order."""
@@ -180,6 +181,25 @@ class Skeleton:
         self.locks = bool(self.LKW | self.UL)
         self.has_rcu = bool(self.Sync_rcu | self.Sync_srcu) and bool(self.rcu_rscs or self.srcu_rscs)
         self.flags = self.static_flags()
+
+    def after_locks(self, orders: list[tuple[int, ...]]) -> Rows:
+        """For each event those that come after it because of the order of the critical sections: from what is before
+        an unlock in program order to what is after a later lock of it."""
+        rows = [0] * self.n
+        before = [0] * self.n  # of each event, what is before it in program order
+        for a, row in enumerate(self.po.rows):
+            for b in bits(row):
+                before[b] |= 1 << a
+        for order in orders:
+            earlier = 0
+            for w in order:
+                if self.LKW >> w & 1:
+                    after = self.po.rows[w - 1]
+                    for a in bits(earlier):
+                        rows[a] |= after & ~(1 << a)
+                elif self.UL >> w & 1:
+                    earlier |= before[w] | 1 << w
+        return rows
 
     def static_flags(self) -> set[str]:
         """The flags of linux-kernel.bell and lock.cat that rf and co do not enter."""
@@ -249,6 +269,11 @@ class Execution:
         for a, b in (s.rmw & between).pairs():
             return Broken("atomic", [*between.spell(a, b), (b, a, "rmw^-1")])
         return None
+
+    def thin_air(self) -> Broken | None:
+        """Values that are computed from each other in a circle: herd7 finds none for them, and drops the execution."""
+        circle = self.rf | self.s.flow
+        return None if acyclic(circle.rows) else Broken("thin-air", around(circle))
 
     def early(self) -> bool:
         """Whether ppo and rfe alone have no cycle; what happens-before needs and can be told without prop."""

@@ -24,6 +24,7 @@ from seqfault.litmus.tree import (
     Value,
     places_of,
 )
+from seqfault.litmus.unroll import unroll
 
 LONGEST_ARRAY = 1024
 
@@ -77,9 +78,7 @@ class _Parser:
         kind = t.types()
         while t.take("*"):
             kind += "*"
-        if t.now.kind == "num":
-            thread = integer(t.next().text)
-            t.need(":")
+        if (thread := self.thread_of()) is not None:
             kind = t.types() or kind
             while t.take("*"):
                 pass
@@ -118,6 +117,19 @@ class _Parser:
         self.sizes[name] = max(size, self.sizes.get(name, 1))
         for i, v in enumerate(values):
             self.litmus.init[Address(name, index + i)] = v
+
+    def thread_of(self) -> int | None:
+        """``0:`` or ``P0:``."""
+        t = self.t
+        if t.now.kind == "num":
+            thread = integer(t.next().text)
+            t.need(":")
+            return thread
+        if t.now.kind == "id" and t.peek().text == ":" and (m := re.fullmatch(r"P(\d{1,4})", t.now.text)):
+            t.next()
+            t.next()
+            return int(m[1])
+        return None
 
     def initializer(self) -> list[Value]:
         t = self.t
@@ -186,8 +198,9 @@ class _Parser:
             if int(m[1]) != len(out):
                 raise t.fail(f"P{int(m[1])} stands where P{len(out)} is expected; number the threads from P0", line)
             params = self.params()
-            body = Body(t, params, set(self.sizes))
-            out.append(Thread(len(out), params, tuple(body.block()), line))
+            text = Body(t, params, set(self.sizes)).block()
+            given = {name for number, name in self.litmus.registers if number == len(out)}
+            out.append(Thread(len(out), params, unroll(text, t.file, given.union(params)), line))
         if not out:
             raise t.wanted("`P0(...)`")
         self.litmus.threads = tuple(out)
@@ -229,6 +242,8 @@ class _Parser:
                 test.locations += self.locations()
             elif t.take("filter"):
                 test.filter = self.prop()
+            elif t.now.text == "(" and not test.condition:
+                test.condition = Condition("exists", self.prop())
             elif (word := t.take("exists", "forall", "~", "not")) is None:
                 raise t.wanted("`exists`, `~exists`, `forall`, `filter` or `locations`")
             else:
@@ -269,9 +284,7 @@ class _Parser:
 
     def place(self) -> Place:
         t = self.t
-        if t.now.kind == "num":
-            thread = integer(t.next().text)
-            t.need(":")
+        if (thread := self.thread_of()) is not None:
             return RegisterOf(thread, t.name("a register"))
         bracket = t.take("[")
         t.take("*", "&")
@@ -288,26 +301,32 @@ class _Parser:
         return Address(name, index)
 
     def prop(self) -> Prop:
-        self.depth += 1
-        if self.depth > 100:
-            raise self.t.fail("more than 100 nested brackets in a condition")
-        left = self.either()
-        if self.t.take("=>"):
-            left = Implies(left, self.prop())
-        self.depth -= 1
-        return left
-
-    def either(self) -> Prop:
+        """In herd7's grammar ``=>`` binds tighter than ``/\\``, and that tighter than ``\\/``."""
+        self.deeper()
         parts = [self.both()]
         while self.t.take("\\/", "||"):
             parts.append(self.both())
+        self.depth -= 1
         return parts[0] if len(parts) == 1 else Or(tuple(parts))
 
+    def deeper(self) -> None:
+        self.depth += 1
+        if self.depth > 100:
+            raise self.t.fail("more than 100 nested brackets in a condition")
+
     def both(self) -> Prop:
-        parts = [self.atom()]
+        parts = [self.implication()]
         while self.t.take("/\\", "&&"):
-            parts.append(self.atom())
+            parts.append(self.implication())
         return parts[0] if len(parts) == 1 else And(tuple(parts))
+
+    def implication(self) -> Prop:
+        self.deeper()
+        left = self.atom()
+        if self.t.take("=>"):
+            left = Implies(left, self.implication())
+        self.depth -= 1
+        return left
 
     def atom(self) -> Prop:
         t = self.t
@@ -326,10 +345,8 @@ class _Parser:
             if not same:
                 raise t.wanted("`=`")
             value: Value | RegisterOf
-            if t.now.kind == "num" and t.peek().text == ":":
-                other = self.place()
-                assert isinstance(other, RegisterOf)
-                value = other
+            if t.peek().text == ":" and (thread := self.thread_of()) is not None:
+                value = RegisterOf(thread, t.name("a register"))
             else:
                 value = self.value()
             prop = Equal(place, value, same != "!=")

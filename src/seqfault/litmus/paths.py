@@ -243,6 +243,8 @@ class _Lower:
         if expected is not None and self.choose():  # it fails
             old = self.read("once", at)
             self.assume(Binary("==", old, expected), e.kind == "add_unless")
+            if e.keeps:
+                self.env[e.keeps] = old
             return Binary("*", old, Const(0)) if e.gives == "bool" else old
         full = e.order == "mb"
         if full:

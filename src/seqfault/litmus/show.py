@@ -15,6 +15,7 @@ AXIOM = {
     "happens-before": "acyclic hb",
     "propagation": "acyclic pb",
     "rcu": "irreflexive rb",
+    "thin-air": "acyclic rf | value, which is no axiom: no values solve it",
     "plain-coherence": "empty (wr-incoh | rw-incoh | ww-incoh)",
 }
 ROLE = {

@@ -3,23 +3,16 @@
 The events and dependencies are those of herd7's C semantics with linux-kernel.def (Linux 6.1): a branch is a control
 dependency of what stands in it, not of what follows it; a read-modify-write is two events; `mb` orders stand between
 two full fences; a `cmpxchg` that fails is a relaxed read.
-
-Which values a read could return is found as a fixpoint: at first those of the initial state, then also what the
-threads write when their reads return those, and so on. Both ways of a branch are taken then, because in a cycle of
-reads and writes each may be what makes the other happen, and it is for the model to forbid that. A value that an
-execution computes has passed through each of its writes at most once, so as many rounds as there are writes are enough,
-also for a counter that grows in each.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import NamedTuple
 
-from seqfault.litmus.relations import bits
 from seqfault.litmus.tree import (
     Address,
     Assign,
@@ -31,10 +24,11 @@ from seqfault.litmus.tree import (
     Fence,
     If,
     IsLocked,
+    Jump,
     Litmus,
-    LitmusError,
     Load,
     Lock,
+    Loop,
     Reg,
     Rmw,
     SrcuLock,
@@ -50,7 +44,17 @@ from seqfault.litmus.tree import (
 )
 from seqfault.litmus.values import Undefined, binary, truth, unary
 
+MOST = 1_000_000  # executions of one thread
 INITIAL = 1 << 62  # among the writers of a value: the initial state
+# Dependencies are two sets in one number: those of the text, and from bit FLOW on those without which the value cannot
+# be known. herd7 knows `r1 ^ r1` before it knows r1.
+FLOW = 1024
+DEPS = (1 << FLOW) - 1
+
+
+def _from(i: int) -> int:
+    """What depends on event `i`."""
+    return (1 | 1 << FLOW) << i
 
 
 class Incomplete(Exception):
@@ -90,7 +94,8 @@ class Event:
 
     `kind`: ``R``, ``W``, ``F``, the lock events of lock.cat (``LKR LKW UL LF RU``) and ``SRCU``.
     `tag`: ``plain once acquire release noreturn``, or for ``F`` and ``SRCU`` which one (linux-kernel.bell).
-    `addr`, `data`, `ctrl`: which earlier events of the thread it depends on, as bits.
+    `addr`, `data`, `ctrl`: which earlier events of the thread it depends on, as bits; `flow`: those without whose
+    values its address and value cannot be known.
     `atomic`: in the set ``RMW``. `pair`: of the write of an RMW, the index of its read, else -1.
     """
 
@@ -104,6 +109,7 @@ class Event:
     ctrl: int = 0
     atomic: bool = False
     pair: int = -1
+    flow: int = 0
 
 
 @dataclass(slots=True)
@@ -116,14 +122,17 @@ class Trace:
 
 
 Writers = dict[Address, dict[Value, int]]
+Ranks = dict[Address, dict[Value, int]]
 Valued = tuple[Value, int]  # a value and the reads that it comes from
 
 
 class How(NamedTuple):
-    """`pruned`: without what coherence of the thread alone forbids. `guess`: both ways of each branch."""
+    """`pruned`: without what coherence of the thread alone forbids. `guess`: both ways of each branch. `ranks`: of
+    cells that one other thread alone stores to, which value comes when; no later read returns an earlier one."""
 
     pruned: bool = True
     guess: bool = False
+    ranks: Ranks = {}  # noqa: RUF012
 
 
 class _Walk:
@@ -131,7 +140,8 @@ class _Walk:
 
     def __init__(self, test: Litmus, thread: Thread, writers: Writers, prefix: list[int], how: How) -> None:
         self.test, self.thread, self.writers, self.prefix = test, thread, writers, prefix
-        self.pruned, self.guess = how
+        self.pruned, self.guess, self.ranks = how
+        self.last: dict[Address, int] = {}  # the rank of what was read last
         self.options: list[int] = []
         self.chosen: list[int] = []
         self.trace = Trace()
@@ -155,15 +165,21 @@ class _Walk:
         self.chosen.append(self.prefix[at] if at < len(self.prefix) else 0)
         return self.chosen[-1]
 
-    def decide(self, known: bool) -> bool:
-        return bool(self.choose(2)) if self.guess else known
+    def decide(self, known: bool, deps: int) -> bool:
+        """Which way a condition goes; what depends on no read has one way."""
+        return bool(self.choose(2)) if self.guess and deps else known
 
     def event(
         self, kind: str, tag: str, line: int, address: Address | None = None, value: Value = 0, **more: int
     ) -> int:
-        e = Event(kind, tag, address, value, line, ctrl=self.ctrl | more.pop("control", 0), addr=more.get("addr", 0))
-        e.data, e.atomic, e.pair = more.get("data", 0), bool(more.get("atomic", 0)), more.get("pair", -1)
+        addr, data = more.get("addr", 0), more.get("data", 0)
+        e = Event(
+            kind, tag, address, value, line, addr & DEPS, data & DEPS, (self.ctrl | more.get("control", 0)) & DEPS
+        )
+        e.atomic, e.pair, e.flow = bool(more.get("atomic", 0)), more.get("pair", -1), (addr | data) >> FLOW
         self.trace.events.append(e)
+        if len(self.trace.events) > FLOW:
+            raise Incomplete(f"the limit of {FLOW} events of a thread")
         return len(self.trace.events) - 1
 
     def place(self, of: Expr) -> tuple[Address, int]:
@@ -203,7 +219,7 @@ class _Walk:
                 v, deps = self.value(cond)
                 outer = self.ctrl
                 self.ctrl |= deps
-                if not self.block(then if self.decide(truth(v)) else other):
+                if not self.block(then if self.decide(truth(v), deps) else other):
                     raise _Impossible
                 self.ctrl = outer
             case Lock(address, line):
@@ -218,6 +234,8 @@ class _Walk:
             case SrcuSync(address, line):
                 at, addr = self.place(address)
                 self.event("SRCU", "sync-srcu", line, at, addr=addr)
+            case Loop() | Jump():
+                raise AssertionError("loops are unrolled by the parser")
 
     def lock(self, at: Address, addr: int, line: int) -> None:
         r = self.event("LKR", "acquire", line, at, 0, addr=addr)
@@ -240,9 +258,15 @@ class _Walk:
                 can.append(mine)
         else:
             can = [v for v, who in known.items() if who & ~me]
+        rank = self.ranks.get(at)
+        if rank is not None:
+            last = self.last.get(at, 0)
+            can = [v for v in can if rank.get(v, last) >= last]
         if not can:
             raise _Impossible
         v = can[self.choose(len(can)) if len(can) > 1 else 0]
+        if rank is not None:
+            self.last[at] = rank.get(v, self.last.get(at, 0))
         return v, self.event("R", tag, line, at, v, addr=addr, atomic=atomic)
 
     # expressions
@@ -259,7 +283,8 @@ class _Walk:
             case Binary(op, left, right):
                 a, one = self.value(left)
                 b, two = self.value(right)
-                return self.defined(lambda: binary(op, a, b)), one | two
+                known = op in ("^", "-", "==", "!=") and left == right and isinstance(left, Reg)
+                return self.defined(lambda: binary(op, a, b)), (one | two) & DEPS if known else one | two
             case Choose(cond, then, other):
                 v, deps = self.value(cond)
                 a, one = self.value(then)
@@ -268,7 +293,7 @@ class _Walk:
             case Load(order, address, line):
                 at, addr = self.place(address)
                 v, i = self.read(at, order, line, addr)
-                return v, 1 << i
+                return v, _from(i)
             case Rmw():
                 return self.rmw(e)
             case TryLock(address, line):
@@ -276,11 +301,11 @@ class _Walk:
                 if self.choose(2):
                     self.lock(at, addr, line)
                     return 1, 0
-                return 0, 1 << self.event("LF", "once", line, at, 1, addr=addr)
+                return 0, _from(self.event("LF", "once", line, at, 1, addr=addr))
             case IsLocked(address, line):
                 at, addr = self.place(address)
                 yes = self.choose(2)
-                return yes, 1 << self.event("LF" if yes else "RU", "once", line, at, yes, addr=addr)
+                return yes, _from(self.event("LF" if yes else "RU", "once", line, at, yes, addr=addr))
             case SrcuLock(address, line):
                 at, addr = self.place(address)
                 index = (self.thread.number + 1) * 307 + len(self.trace.events) * 599  # herd7's, no two the same
@@ -305,23 +330,25 @@ class _Walk:
             self.event("F", "mb", e.line)
         order = e.order if e.order in ("acquire", "noreturn") else "once"
         old, r = self.read(at, order, e.line, addr, atomic=True)
-        fails = e.kind in ("cmpxchg", "add_unless") and self.decide((old != expected) == (e.kind == "cmpxchg"))
+        fails = e.kind in ("cmpxchg", "add_unless") and self.decide((old != expected) == (e.kind == "cmpxchg"), 1)
         if fails:
             if fenced:
                 del self.trace.events[r - 1]
                 r -= 1
             self.trace.events[r].tag = "once"
-            return (0 if e.gives == "bool" else old), 1 << r
+            if e.keeps:
+                self.env[e.keeps] = old, _from(r)
+            return (0 if e.gives == "bool" else old), _from(r)
         new = operand
         if e.kind in ("op", "add_unless"):
             new = self.defined(lambda: binary(e.op, old, operand))
-            data |= 1 << r
+            data |= _from(r)
         tag = "release" if e.order == "release" else "once"
         self.write(at, tag, new, e.line, addr, data, atomic=True, control=control, pair=r)
         if fenced:
             self.event("F", "mb", e.line)
         gives = {"old": old, "new": new, "bool": 1, "none": 0}[e.gives]
-        return gives, (data | 1 << r if e.kind == "op" else 1 << r)
+        return gives, (data | _from(r) if e.kind == "op" else _from(r))
 
 
 class _Impossible(Exception):
@@ -331,7 +358,9 @@ class _Impossible(Exception):
 def traces(test: Litmus, thread: Thread, writers: Writers, limits: Limits, how: How) -> Iterator[Trace]:
     """Every execution of one thread whose reads return values of `writers`."""
     prefix: list[int] = []
-    while True:
+    for n in count():
+        if n > MOST:
+            raise Incomplete(f"the limit of {MOST} executions of one thread")
         walk = _Walk(test, thread, writers, prefix, how)
         trace = walk.run()
         limits.count()
@@ -343,89 +372,3 @@ def traces(test: Litmus, thread: Thread, writers: Writers, limits: Limits, how: 
         if not prefix:
             return
         prefix[-1] += 1
-
-
-def executions(test: Litmus, limits: Limits, pruned: bool = True) -> list[list[Trace]]:
-    """The executions of each thread of `test`; `pruned`: without those that coherence of the thread alone forbids.
-
-    Raises:
-        Incomplete: `limits` are passed.
-        LitmusError: a spinlock or an srcu_struct is read or written as a variable.
-    """
-    writers: Writers = {at: {v: INITIAL} for at, v in test.init.items()}
-    # how many writes of the same cell a value has passed through at least; more than there are is impossible
-    depth: dict[tuple[Address, Value], int] = {(at, v): 0 for at, v in test.init.items()}
-    rounds, writes, grown = 0, 0, True
-    most: Counter[Address] = Counter()  # writes of each cell in one execution, at most
-    while grown and rounds <= writes:
-        grown = False
-        rounds += 1
-        found: dict[tuple[Address, Value, int], int] = {}
-        most = Counter()
-        for t in test.threads:
-            here: Counter[Address] = Counter()
-            for trace in traces(test, t, writers, limits, How(pruned, guess=True)):
-                count: Counter[Address] = Counter()
-                for at, v, d in _depths(trace, depth):
-                    count[at] += 1
-                    found[at, v, t.number] = min(found.get((at, v, t.number), d), d)
-                here |= count
-            most += here
-        writes = most.total()
-        for (at, v, thread), d in found.items():
-            if d <= most[at]:
-                known = writers.setdefault(at, {0: INITIAL})
-                who = known.get(v, 0) | 1 << thread
-                grown |= who != known.get(v) or d < depth.get((at, v), 1 << 30)
-                known[v] = who
-                depth[at, v] = min(d, depth.get((at, v), d))
-    out = [
-        [
-            trace
-            for trace in traces(test, t, writers, limits, How(pruned))
-            if all(d <= most[at] for at, _, d in _depths(trace, depth))
-        ]
-        for t in test.threads
-    ]
-    _one_use(test, out)
-    return out
-
-
-def _depths(trace: Trace, depth: dict[tuple[Address, Value], int]) -> Iterator[tuple[Address, Value, int]]:
-    """The writes of an execution; each with one more than the values of its cell that it is computed from passed."""
-    own: dict[Address, tuple[Value, int]] = {}
-    read: dict[int, tuple[Address, int]] = {}
-    for i, e in enumerate(trace.events):
-        if e.address is None or e.kind not in "RW":
-            continue
-        if e.kind == "R":
-            mine = own.get(e.address)
-            d = depth.get((e.address, e.value), 1 << 30)
-            if mine and mine[0] == e.value:
-                d = min(d, mine[1])
-            read[i] = e.address, d if d < 1 << 30 else 0
-        else:
-            passed = [read[j][1] for j in bits(e.data) if j in read and read[j][0] == e.address]
-            d = 1 + max(passed, default=0)
-            own[e.address] = e.value, d
-            yield e.address, e.value, d
-
-
-def _one_use(test: Litmus, out: list[list[Trace]]) -> None:
-    """lock.cat's flag mixed-lock-accesses, as an error."""
-    uses: dict[str, tuple[str, int]] = {}
-    words = {"lock": "a spinlock", "srcu": "an srcu_struct", "variable": "a variable"}
-    for of in out:
-        for trace in of:
-            for e in trace.events:
-                if e.address is None:
-                    continue
-                use = "variable" if e.kind in "RW" else "srcu" if e.kind == "SRCU" else "lock"
-                first = uses.setdefault(e.address.name, (use, e.line))
-                if first[0] != use:
-                    raise LitmusError(
-                        test.file,
-                        e.line,
-                        f"{e.address.name} is used as {words[use]} here and as {words[first[0]]} in line {first[1]}; "
-                        "use two names",
-                    )

@@ -101,6 +101,7 @@ class Rmw:
     ``op`` (`op` of the old value and `operand`); ``add_unless`` (adds `operand` unless the old value is `expected`).
     `order`: ``mb`` (a full barrier before and after), ``once``, ``acquire``, ``release``, ``noreturn``.
     `gives`: ``old``, ``new``, ``bool`` (whether it stored) or ``none``.
+    `keeps`: the register that a ``cmpxchg`` which fails puts the old value into (`try_cmpxchg`).
     """
 
     kind: str
@@ -111,6 +112,7 @@ class Rmw:
     line: int
     op: str = ""
     expected: Expr | None = None
+    keeps: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +214,7 @@ class Eval:
 
 @dataclass(frozen=True, slots=True)
 class If:
-    """Loops are unrolled by the parser, so this is the only branch."""
+    """Loops are unrolled by the parser, so this is the only branch of a `Thread`."""
 
     cond: Expr
     then: tuple[Stmt, ...]
@@ -220,7 +222,26 @@ class If:
     line: int
 
 
-Stmt = Assign | Store | Fence | Lock | Unlock | SrcuUnlock | SrcuSync | Eval | If
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A loop, before `unroll`; `first`: the condition is looked at before the first turn, too."""
+
+    cond: Expr
+    body: tuple[Stmt, ...]
+    step: tuple[Stmt, ...]
+    first: bool
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """``break``, ``continue``, ``return``, before `unroll`."""
+
+    kind: str
+    line: int
+
+
+Stmt = Assign | Store | Fence | Lock | Unlock | SrcuUnlock | SrcuSync | Eval | If | Loop | Jump
 
 # Conditions -----------------------------------------------------------------------------------------------------------
 

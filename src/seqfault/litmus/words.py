@@ -1,13 +1,22 @@
 """The kernel's words and what they are as nodes.
 
-Source: tools/memory-model/linux-kernel.def, Linux 6.1; `atomic_add_unless` is herd7's own. Beyond that file, in the
-same pattern: `atomic_and/or/xor/andnot` (its definition in Linux 6.10), `atomic_long_*` and `atomic64_*`,
-`atomic_inc_not_zero`, `smp_mb__after_srcu_read_unlock` (linux-kernel.def of 6.4), and
-`smp_acquire__after_ctrl_dep`, which include/asm-generic/barrier.h makes `smp_rmb()`.
+Source: tools/memory-model/linux-kernel.def, Linux 6.1; `atomic_add_unless` is herd7's own. Beyond that file, with the
+meaning that the kernel's own headers give them:
+
+- `atomic_and/or/xor/andnot` (linux-kernel.def of 6.10), `atomic_long_*`, `atomic64_*`, `atomic_inc_not_zero`,
+  `atomic_fetch_add_unless`, `try_cmpxchg` (include/linux/atomic/);
+- `smp_mb__after_srcu_read_unlock` (linux-kernel.def of 6.4); `smp_acquire__after_ctrl_dep`, which
+  include/asm-generic/barrier.h makes `smp_rmb()`; `mb`, `rmb`, `wmb`, which order no less than their smp_ forms;
+  `cpu_relax`, a compiler barrier;
+- the forms of `rcu_dereference` (include/linux/rcupdate.h): `_protected` is a plain read, the others READ_ONCE;
+  `RCU_INIT_POINTER` is WRITE_ONCE; RCU's bh and sched flavours are RCU since 4.20;
+- words of earlier files: `spin_unlock_wait` (lock, then unlock), `lockless_dereference`, `ACCESS_ONCE`,
+  `smp_read_barrier_depends` (nothing: READ_ONCE has it since 4.15).
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable
 
@@ -20,6 +29,7 @@ from seqfault.litmus.tree import (
     IsLocked,
     Load,
     Lock,
+    Reg,
     Rmw,
     SrcuLock,
     SrcuSync,
@@ -34,6 +44,12 @@ FENCES = {
     "smp_mb": "mb",
     "smp_rmb": "rmb",
     "smp_wmb": "wmb",
+    "mb": "mb",
+    "rmb": "rmb",
+    "wmb": "wmb",
+    "smp_read_barrier_depends": "",
+    "read_barrier_depends": "",
+    "cpu_relax": "barrier",
     "smp_mb__before_atomic": "before-atomic",
     "smp_mb__after_atomic": "after-atomic",
     "smp_mb__after_spinlock": "after-spinlock",
@@ -41,16 +57,27 @@ FENCES = {
     "smp_mb__after_srcu_read_unlock": "after-srcu-read-unlock",
     "smp_acquire__after_ctrl_dep": "rmb",
     "barrier": "barrier",
-    "rcu_read_lock": "rcu-lock",
-    "rcu_read_unlock": "rcu-unlock",
+    **{f"rcu_read_lock{flavour}": "rcu-lock" for flavour in ("", "_bh", "_sched")},
+    **{f"rcu_read_unlock{flavour}": "rcu-unlock" for flavour in ("", "_bh", "_sched")},
     "synchronize_rcu": "sync-rcu",
     "synchronize_rcu_expedited": "sync-rcu",
+    "synchronize_rcu_bh": "sync-rcu",
+    "synchronize_sched": "sync-rcu",
 }
 # the address of a word's first argument: `p` of `f(*p)`, or of `f(p)`
 LVALUE, POINTER = "lvalue", "pointer"
 LOADS = {
     "READ_ONCE": ("once", LVALUE),
+    "ACCESS_ONCE": ("once", LVALUE),
     "rcu_dereference": ("once", LVALUE),
+    "rcu_dereference_raw": ("once", LVALUE),
+    "rcu_dereference_bh": ("once", LVALUE),
+    "rcu_dereference_sched": ("once", LVALUE),
+    "rcu_access_pointer": ("once", LVALUE),
+    "lockless_dereference": ("once", LVALUE),
+    "rcu_dereference_check": ("once", LVALUE),
+    "srcu_dereference": ("once", LVALUE),
+    "rcu_dereference_protected": ("plain", LVALUE),
     "smp_load_acquire": ("acquire", POINTER),
     "atomic_read": ("once", POINTER),
     "atomic_read_acquire": ("acquire", POINTER),
@@ -58,11 +85,15 @@ LOADS = {
 STORES = {
     "WRITE_ONCE": ("once", LVALUE),
     "rcu_assign_pointer": ("release", LVALUE),
+    "RCU_INIT_POINTER": ("once", LVALUE),
     "smp_store_mb": ("once", LVALUE),
+    "set_mb": ("once", LVALUE),
     "smp_store_release": ("release", POINTER),
     "atomic_set": ("once", POINTER),
     "atomic_set_release": ("release", POINTER),
 }
+# what they are told besides is for lockdep
+CHECKED = ("rcu_dereference_check", "rcu_dereference_protected", "srcu_dereference")
 LOCKS: dict[str, Callable[[Expr, int], Stmt]] = {
     "spin_lock": Lock,
     "spin_unlock": Unlock,
@@ -77,7 +108,7 @@ LOCK_VALUES: dict[str, Callable[[Expr, int], Expr]] = {
 FAMILY = re.compile(r"atomic(?:64|_long)_")
 ORDER = r"(?:_(relaxed|acquire|release))?"
 ARITHMETIC = re.compile(rf"atomic_(fetch_)?(add|sub|inc|dec|and|or|xor|andnot)(_return)?{ORDER}")
-EXCHANGE = re.compile(rf"(?:atomic_)?(xchg|cmpxchg){ORDER}")
+EXCHANGE = re.compile(rf"(?:atomic_)?(xchg|cmpxchg|try_cmpxchg){ORDER}")
 TESTS = {
     "sub_and_test": ("-", "=="),
     "dec_and_test": ("-", "=="),
@@ -87,13 +118,50 @@ TESTS = {
 SYMBOL = {"add": "+", "inc": "+", "sub": "-", "dec": "-", "and": "&", "or": "|", "xor": "^", "andnot": "&~"}
 
 
+# Refused, with what to write instead.
+REFUSED = {
+    "call_rcu": "a thread of its own that waits with synchronize_rcu() and then does what the callback does",
+    "call_srcu": "a thread of its own that waits with synchronize_srcu() and then does what the callback does",
+    "rcu_barrier": "a flag that each callback's thread stores with smp_store_release()",
+    "rcu_replace_pointer": "rcu_dereference_protected() and rcu_assign_pointer()",
+    "smp_cond_load_acquire": "one smp_load_acquire(), and a filter clause with the value that it waits for",
+    "smp_cond_load_relaxed": "one READ_ONCE(), and a filter clause with the value that it waits for",
+    "atomic_cond_read_acquire": "one atomic_read_acquire(), and a filter clause with the value that it waits for",
+    "atomic_cond_read_relaxed": "one atomic_read(), and a filter clause with the value that it waits for",
+    "srcu_down_read": "srcu_read_lock()",
+    "srcu_up_read": "srcu_read_unlock()",
+    **{
+        f"{word}_{kind}": f"spin_{word.removeprefix('raw_')}(); interrupts are not modelled"
+        for word in ("spin_lock", "spin_unlock", "raw_spin_lock", "raw_spin_unlock")
+        for kind in ("irq", "irqsave", "irqrestore", "bh")
+    },
+    **{word: "spin_lock()" for word in ("mutex_lock", "down", "down_write", "write_lock", "read_lock", "down_read")},
+    **{word: "spin_unlock()" for word in ("mutex_unlock", "up", "up_write", "write_unlock", "read_unlock", "up_read")},
+    "mutex_trylock": "spin_trylock()",
+    "atomic_inc_unless_negative": "atomic_cmpxchg()",
+    "atomic_dec_unless_positive": "atomic_cmpxchg()",
+    "atomic_dec_if_positive": "atomic_cmpxchg()",
+    "preempt_disable": "rcu_read_lock()",
+    "preempt_enable": "rcu_read_unlock()",
+    "kmalloc": "a shared variable for the object",
+    "kfree": "a store to the object that must not be seen",
+    **{word: "its condition into the exists clause" for word in ("BUG_ON", "WARN_ON", "WARN_ON_ONCE", "assert")},
+    "typeof": "the type",
+    "set_bit": "atomic_or()",
+    "clear_bit": "atomic_andnot()",
+    "test_and_set_bit": "atomic_fetch_or()",
+    "test_and_clear_bit": "atomic_fetch_andnot()",
+    "test_bit": "READ_ONCE()",
+}
+
+
 class Unknown(Exception):
     """A word that the kernel's model does not have, with what to do about it."""
 
 
 def plain_name(word: str) -> str:
     """`atomic_add` for `atomic_long_add`: one width is modelled."""
-    return FAMILY.sub("atomic_", word)
+    return FAMILY.sub("atomic_", word.removeprefix("raw_") if word.startswith("raw_spin_") else word)
 
 
 def arguments(word: str) -> tuple[str, int]:
@@ -109,13 +177,13 @@ def arguments(word: str) -> tuple[str, int]:
         return LOADS[w][1], 1
     if w in STORES:
         return STORES[w][1], 2
-    if w in LOCKS or w in LOCK_VALUES:
+    if w in LOCKS or w in LOCK_VALUES or w == "spin_unlock_wait":
         return POINTER, 1
     if w == "srcu_read_unlock":
         return POINTER, 2
     if m := EXCHANGE.fullmatch(w):
         return POINTER, 2 if m[1] == "xchg" else 3
-    if w == "atomic_add_unless":
+    if w in ("atomic_add_unless", "atomic_fetch_add_unless"):
         return POINTER, 3
     if w in ("atomic_inc_not_zero", "atomic_dec_and_test", "atomic_inc_and_test"):
         return POINTER, 1
@@ -124,7 +192,16 @@ def arguments(word: str) -> tuple[str, int]:
     m = ARITHMETIC.fullmatch(w)
     if m and not (m[3] and (m[1] or m[2] in ("and", "or", "xor", "andnot"))) and (m[1] or m[3] or not m[4]):
         return (POINTER, 1) if m[2] in ("inc", "dec") else ("second", 2)
-    raise Unknown(f"{word}() is not in the kernel's model (linux-kernel.def); docs/litmus.md lists what is")
+    if instead := REFUSED.get(w, REFUSED.get(word)):
+        raise Unknown(f"{word}() is not in the kernel's model; write {instead}")
+    near = difflib.get_close_matches(word, known_words(), 1, 0.85)
+    hint = f"did you mean {near[0]}()?" if near else "docs/litmus.md lists what is"
+    raise Unknown(f"{word}() is not in the kernel's model (linux-kernel.def); {hint}")
+
+
+def known_words() -> list[str]:
+    """Most words, for hints."""
+    return [*FENCES, *LOADS, *STORES, *LOCKS, *LOCK_VALUES, "srcu_read_unlock", "xchg", "cmpxchg"]
 
 
 def value_of(word: str, address: Expr, rest: list[Expr], line: int) -> Expr | None:
@@ -138,9 +215,12 @@ def value_of(word: str, address: Expr, rest: list[Expr], line: int) -> Expr | No
         order = {None: "mb", "relaxed": "once"}.get(m[2], m[2])
         if m[1] == "xchg":
             return Rmw("xchg", address, rest[0], str(order), "old", line)
-        return Rmw("cmpxchg", address, rest[1], str(order), "old", line, expected=rest[0])
-    if w == "atomic_add_unless":
-        return Rmw("add_unless", address, rest[0], "mb", "bool", line, "+", rest[1])
+        if m[1] == "cmpxchg":
+            return Rmw("cmpxchg", address, rest[1], str(order), "old", line, expected=rest[0])
+        assert isinstance(rest[0], Reg)
+        return Rmw("cmpxchg", address, rest[1], str(order), "bool", line, expected=rest[0], keeps=rest[0].name)
+    if w in ("atomic_add_unless", "atomic_fetch_add_unless"):
+        return Rmw("add_unless", address, rest[0], "mb", "old" if "fetch" in w else "bool", line, "+", rest[1])
     if w == "atomic_inc_not_zero":
         return Rmw("add_unless", address, Const(1), "mb", "bool", line, "+", Const(0))
     if (test := w.removeprefix("atomic_")) in TESTS:
@@ -159,13 +239,15 @@ def statements_of(word: str, address: Expr | None, rest: list[Expr], line: int) 
     """What a call of `word` is as a statement."""
     w = plain_name(word)
     if w in FENCES:
-        return [Fence(FENCES[w], line)]
+        return [Fence(FENCES[w], line)] if FENCES[w] else []
     assert address is not None
     if w in STORES:
         store = Store(STORES[w][0], address, rest[0], line)
-        return [store, Fence("mb", line)] if w == "smp_store_mb" else [store]
+        return [store, Fence("mb", line)] if w in ("smp_store_mb", "set_mb") else [store]
     if w in LOCKS:
         return [LOCKS[w](address, line)]
+    if w == "spin_unlock_wait":
+        return [Lock(address, line), Unlock(address, line)]
     if w == "srcu_read_unlock":
         return [SrcuUnlock(address, rest[0], line)]
     value = value_of(word, address, rest, line)

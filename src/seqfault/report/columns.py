@@ -147,7 +147,8 @@ def draw(cx: Counterexample, width: int, max_lines: int) -> list[str]:
         where = f" in {v.function} ({v.file}:{v.line})" if v.function else ""
         obj = f" of {v.object}" if v.object else ""
         head.append(f"{v.kind}{obj}{where}"[: width * 2])
-    head.append(f"{cx.protocol.name}, scenario {s.name}; {len(cx.schedule)} steps, {cx.switches} context switches")
+    counted = f"{len(cx.schedule)} steps, {cx.switches} context switches"
+    head += wrap(f"{cx.protocol.name}, scenario {s.name}; {counted}", width, "  ")
     if s.setup:
         head += wrap("before: " + "; ".join(o.text() for _, o in s.setup), width, "        ")[:2]
     columns = list(dict.fromkeys(e.process for e in cx.events if e.process != "at rest"))

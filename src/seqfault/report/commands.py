@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import typer
@@ -58,6 +56,14 @@ def select(names: list[str], protocol: Protocol | None = None) -> list[Scenario]
     return list(out.values())
 
 
+COLUMNS = (  # of a progress line
+    SpinnerColumn(),
+    TextColumn("{task.description}"),
+    BarColumn(bar_width=20),
+    MofNCompleteColumn(),
+    TextColumn("{task.fields[what]}"),
+    TimeElapsedColumn(),
+)
 REDUCE = {"auto": None, "all": True, "none": False}  # what --reduce means for `Limits.movers`
 
 
@@ -99,16 +105,8 @@ def run_check(
         terminal.automata(console(), p, scenarios)
     else:
         automaton_for(p, scenarios[0])  # errors in the text come before any worker starts
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[what]}"),
-        TimeElapsedColumn(),
-    )
     limits = Limits(max_states, max_memory, movers=REDUCE[reduce], checkpoint_every=every, threads=threads)
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+    with Progress(*COLUMNS, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(p.name, total=len(scenarios), what="")
         states = 0
 
@@ -251,30 +249,12 @@ def run_list(patterns: list[str], json: bool) -> None:
     terminal.listing(console(), protocols, scenarios, bool(patterns), APART)
 
 
-def text_modules() -> list[ModuleType]:
-    """The modules whose functions `text` can print."""
-    import importlib
-    import pkgutil
-
-    import seqfault.kernel
-    import seqfault.mm
-
-    out = []
-    for pkg in (seqfault.mm, seqfault.kernel):
-        for m in pkgutil.iter_modules(pkg.__path__):
-            out.append(importlib.import_module(f"{pkg.__name__}.{m.name}"))
-    return out
-
-
 def run_text(protocol: str, function: str) -> None:
     """`seqfault text`."""
-    from seqfault.report.text import function_text, functions_of
+    from seqfault.report.text import all_functions, function_text
 
     p = load(protocol)
-    modules = text_modules()
-    own = sys.modules.get(next(iter(p.binds.values())).__module__) if p.binds else None
-    fns = functions_of([*modules, *([own] if own else [])])
-    fns |= {f.__name__: f for f in p.binds.values() if f.__name__ not in fns}
+    fns = all_functions(p)
     if function not in fns:
         import difflib
 

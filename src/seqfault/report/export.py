@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 from seqfault.cli import BadInput, dump
@@ -10,6 +11,9 @@ from seqfault.compile.program import Program, compile_program
 from seqfault.explore.model import small_scenario, start_of
 from seqfault.models import record, seq
 from seqfault.protocols import load
+from seqfault.report.counterexample import decode_schedule, source_line, start
+from seqfault.report.litmus import ASKS, export_litmus, sequential
+from seqfault.report.litmus import ExportError as LitmusExportError
 from seqfault.report.promela import Export, ExportError, export_promela
 from seqfault.scenarios.model import Scenario
 
@@ -77,11 +81,7 @@ def run_promela(
         x = make()
     except ExportError as e:
         raise BadInput(f"Promela cannot say this: {e}") from None
-    if out is not None:
-        try:
-            out.write_text(x.text)
-        except OSError as e:
-            raise BadInput(f"-o {out}: {e.strerror}; name a file that can be written") from None
+    written(x.text, out)
     if json:
         d = {
             "format": "promela",
@@ -97,6 +97,80 @@ def run_promela(
         dump(d if out is not None else {**d, "text": x.text})
     elif out is None:
         sys.stdout.write(x.text)
+
+
+def run_litmus(
+    what: str,
+    scenario: str | None,
+    size: str | None,
+    ask: str | None,
+    plain: bool,
+    cells: list[str],
+    out: Path | None,
+    json: bool,
+) -> None:
+    """`seqfault export litmus`."""
+    if ask is not None and ask not in ASKS:
+        raise BadInput(f"--ask {ask!r}: there are {' and '.join(ASKS)}")
+    scheduled = ":" in what
+    if scheduled:
+        if scenario is not None or size is not None:
+            raise BadInput("a schedule names its protocol and its scenario; leave -s and --size out")
+        p, s, schedule, memory, loop_from, _ = decode_schedule(what)
+        if loop_from >= 0:
+            raise BadInput("this schedule goes on for ever; a litmus test has no loops")
+        a, init, rom = start(p, s, memory)
+        name, note = f"{p.name}+{s.name}", [f"{p.name}, scenario {s.name}, schedule {what.strip()}"]
+    elif what in MODELS:
+        if scenario is not None:
+            raise BadInput(f"-s {scenario!r}: {what} is a model of its own and has no scenarios; leave -s out")
+        program, title = model_program(what, size)
+        a = compile_program(program, "merged")
+        start_cells = program.layout().start
+        init, rom = a.pack(start_cells), a.rom(start_cells)
+        name, note = what, [f"{title}, run one after the other"]
+    else:
+        p = load(what)
+        if size is not None:
+            raise BadInput(f"--size {size!r} is for {' and '.join(MODELS)}; a scenario has the sizes of its protocol")
+        if scenario is None:
+            raise BadInput(f"no scenario to export under {what}; name one with -s, for example -s argued/case1-alone")
+        s = one_scenario(scenario)
+        a, init, rom = start(p, s)
+        name, note = f"{p.name}+{s.name}", [f"{p.name}, scenario {s.name}, its CPUs run one after the other"]
+    only = lambda cell: not cells or any(fnmatch(cell, c) or fnmatch(cell, f"*{c}*") for c in cells)  # noqa: E731
+    try:
+        steps = schedule if scheduled else sequential(a, init, rom)
+        x = export_litmus(
+            a, init, rom, steps, name=name, note=note, ask=ask, plain=plain, only=only, source=source_line
+        )
+    except LitmusExportError as e:
+        raise BadInput(str(e)) from None
+    written(x.text, out)
+    if json:
+        d = {
+            "format": "litmus",
+            "model": what,
+            "scenario": scenario or "",
+            "file": str(out) if out is not None else "",
+            "name": x.name,
+            "threads": x.threads,
+            "cells": x.cells,
+            "statements": x.statements,
+            "ask": x.ask,
+        }
+        dump(d if out is not None else {**d, "text": x.text})
+    elif out is None:
+        sys.stdout.write(x.text)
+
+
+def written(text: str, out: Path | None) -> None:
+    """Write a file, if one is named."""
+    if out is not None:
+        try:
+            out.write_text(text)
+        except OSError as e:
+            raise BadInput(f"-o {out}: {e.strerror}; name a file that can be written") from None
 
 
 def one_scenario(name: str) -> Scenario:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import sys
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -109,3 +110,31 @@ def functions_of(modules: list[ModuleType]) -> dict[str, Callable[..., Any]]:
             if callable(v) and getattr(v, "__module__", "") == m.__name__ and hasattr(v, "__code__"):
                 out.setdefault(k, v)
     return out
+
+
+def text_modules() -> list[ModuleType]:
+    """The modules of mm and of the language."""
+    import importlib
+    import pkgutil
+
+    import seqfault.kernel
+    import seqfault.mm
+
+    return [
+        importlib.import_module(f"{pkg.__name__}.{m.name}")
+        for pkg in (seqfault.mm, seqfault.kernel)
+        for m in pkgutil.iter_modules(pkg.__path__)
+    ]
+
+
+def all_functions(p: Protocol) -> dict[str, Callable[..., Any]]:
+    """Name -> function, of the mm text, of the modules that a protocol's own functions are in, and of places."""
+    own = [sys.modules[n] for n in dict.fromkeys(f.__module__ for f in p.binds.values()) if n in sys.modules]
+    modules = [*text_modules(), *own]
+    fns = functions_of(modules)
+    fns |= {f.__name__: f for f in p.binds.values() if f.__name__ not in fns}
+    for m in modules:
+        for v in vars(m).values():
+            if isinstance(v, Place):
+                fns.setdefault(v.default.__name__, v.default)
+    return fns

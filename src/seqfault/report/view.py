@@ -22,13 +22,19 @@ class VmaView:
 
     def line(self) -> str:
         """As in /proc/PID/maps, with page numbers for addresses."""
-        f = self.flags
-        perm = "".join(c if f & b else "-" for c, b in (("r", VM_READ), ("w", VM_WRITE), ("x", VM_EXEC)))
-        perm += "s" if f & VM_SHARED else "p"
-        what = f"file{self.file}" if self.file else "[stack]" if f & VM_GROWSDOWN else "anon"
         av = f" anon_vma {self.anon_vma - 1}" if self.anon_vma else ""
         seq = f" vm_sequence {self.sequence}" if self.sequence is not None else ""
-        return f"{self.start:x}-{self.end:x} {perm} pgoff {self.pgoff} {what:<6} vma {self.index}{av}{seq}"
+        return f"{self.start:x}-{self.end:x} {self.rights} pgoff {self.pgoff} {self.what:<6} vma {self.index}{av}{seq}"
+
+    @property
+    def rights(self) -> str:
+        """``rw-p``"""
+        perm = "".join(c if self.flags & b else "-" for c, b in (("r", VM_READ), ("w", VM_WRITE), ("x", VM_EXEC)))
+        return perm + ("s" if self.flags & VM_SHARED else "p")
+
+    @property
+    def what(self) -> str:
+        return f"file{self.file}" if self.file else "[stack]" if self.flags & VM_GROWSDOWN else "anon"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,199 @@
+"""What the interpreter calls under the kernel's memory model.
+
+By address: so that it is compiled only where that model is asked for.  Each function takes the addresses of `B`, `P`
+and `X` and five numbers, and returns 0, or why the access cannot be made now (WAIT, FULL, MANY).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import carray, types
+from numpy.typing import NDArray
+
+from seqfault.explore.jit import cfunc_views
+from seqfault.explore.memory_settle import drop_dead, settle, wake
+from seqfault.explore.memory_views import (
+    address_tag,
+    any_tag,
+    before,
+    begin_object,
+    behind_read,
+    branched,
+    compute_tag,
+    fence,
+    is_rmw,
+    load,
+    places,
+    put_in_cell,
+    readable,
+    set_tag,
+    skipped,
+    state_of_object,
+    store,
+    tag,
+    tagged,
+    taken,
+)
+from seqfault.explore.tables import (
+    FULL,
+    MANY,
+    MAX_CHOICES,
+    O_MEMORY,
+    V_CALLS,
+    WAIT,
+    X_AGED,
+    X_BEHIND,
+    X_DIGITS,
+    X_RADIX,
+    X_SHOWN,
+    X_USED,
+    X_VALUE,
+    X_WITHIN,
+)
+
+ARRAY = types.CPointer(types.int64)
+SIGNATURE = types.int64(ARRAY, ARRAY, ARRAY, *[types.int64] * 5)
+ANY = (1 << 40,)  # length of an array that is known by its address
+
+
+@cfunc_views(SIGNATURE)
+def begin(b, pp, xx, p, pc, u3, u4, u5):  # type: ignore[no-untyped-def]
+    """A step of process `p`, which stands at `pc`, begins."""
+    B, P, X = carray(b, ANY), carray(pp, ANY), carray(xx, ANY)
+    X[X_AGED] = 0
+    X[X_WITHIN] = 0
+    wake(B, P, p)
+    return 0
+
+
+@cfunc_views(SIGNATURE)
+def end(b, pp, xx, p, pc, u3, u4, u5):  # type: ignore[no-untyped-def]
+    """A step has ended; the process stands at `pc`."""
+    settle(carray(b, ANY), carray(pp, ANY), p, pc)
+    return 0
+
+
+@cfunc_views(SIGNATURE)
+def do_load(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def]
+    """The load that is instruction `q` of P, of `cell`: its raw value is X[X_VALUE]."""
+    B, P, X = carray(b, ANY), carray(pp, ANY), carray(xx, ANY)
+    order = P[q + 7]
+    if order:
+        before(B, P, p)
+    know = address_tag(B, P, q, p)
+    many = readable(B, P, cell, order, p, know)
+    age = np.int64(0)
+    if many > 1:
+        if used >= MAX_CHOICES:
+            return MANY
+        if used >= depth:
+            X[X_DIGITS + used] = 0
+        X[X_RADIX + used] = many
+        age = X[X_DIGITS + used]
+        used += 1
+    elif many == 0 and tagged(B, P, p):
+        know |= tag(B, P, cell, p)
+    if age:
+        X[X_AGED] = 1
+    raw, know = load(B, P, cell, order, p, know, age, many)
+    X[X_USED], X[X_VALUE], X[X_BEHIND], X[X_SHOWN], X[X_WITHIN] = used, raw, age, know, is_rmw(order)
+    if (know or tagged(B, P, p)) and not set_tag(B, P, P[q + 1], p, know):
+        return FULL
+    return 0
+
+
+@cfunc_views(SIGNATURE)
+def do_store(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def]
+    """The store that is instruction `q` of P, to `cell`, of the raw value X[X_VALUE]."""
+    B, P, X = carray(b, ANY), carray(pp, ANY), carray(xx, ANY)
+    order = P[q + 7]
+    back = np.int64(0)
+    rmw = is_rmw(order)
+    X[X_WITHIN] = 0
+    if rmw:
+        back = X[X_BEHIND]
+        if back and not behind_read(B, P, cell, order, p, back):
+            return WAIT
+    if order:
+        before(B, P, p)
+    if rmw:
+        taken(B, P, cell, order, p, X[X_SHOWN])
+    know = address_tag(B, P, q, p) | tag(B, P, P[q + 1], p)
+    many = places(B, P, cell, order, p, know)
+    if many < 0:
+        return FULL
+    if many > 1:
+        if used >= MAX_CHOICES:
+            return MANY
+        if used >= depth:
+            X[X_DIGITS + used] = 0
+        X[X_RADIX + used] = many
+        back = skipped(B, P, cell, X[X_DIGITS + used])
+        used += 1
+    store(B, P, cell, X[X_VALUE], order, p, know, back, many)
+    X[X_USED], X[X_BEHIND] = used, back
+    if many == 0 and (know or any_tag(B, P)) and not put_in_cell(B, P, cell, p, know):
+        return FULL
+    return 0
+
+
+@cfunc_views(SIGNATURE)
+def compute(b, pp, xx, op, a, c, d, p):  # type: ignore[no-untyped-def]
+    """Register `a` was computed by `op` from `c` and `d`."""
+    compute_tag(carray(b, ANY), carray(pp, ANY), op, a, c, d, p)
+    return 0
+
+
+@cfunc_views(SIGNATURE)
+def branch(b, pp, xx, a, c, p, u4, u5):  # type: ignore[no-untyped-def]
+    """Process `p` goes one way or the other by register `a` (and `c`, or -1)."""
+    B, P, X = carray(b, ANY), carray(pp, ANY), carray(xx, ANY)
+    if not X[X_WITHIN]:  # a cmpxchg's comparison is no control dependency
+        branched(B, P, a, p)
+        if c >= 0:
+            branched(B, P, c, p)
+    X[X_WITHIN] = 0
+    return 0
+
+
+@cfunc_views(SIGNATURE)
+def forget(b, pp, xx, a, p, pc, u4, u5):  # type: ignore[no-untyped-def]
+    """Register `a` depends on nothing; at the call `pc` (or -1) registers that are not kept have no tags."""
+    B, P = carray(b, ANY), carray(pp, ANY)
+    if tagged(B, P, p):
+        set_tag(B, P, a, p, np.int64(0))
+        if pc >= 0:
+            drop_dead(B, P, p, pc, False)
+    return 0
+
+
+@cfunc_views(SIGNATURE)
+def object_cell(b, pp, xx, cell, raw, p, what, zeroed):  # type: ignore[no-untyped-def]
+    """An object's state (`what` 0), or another of its cells when it is allocated."""
+    B, P = carray(b, ANY), carray(pp, ANY)
+    before(B, P, p)
+    if what == 0:
+        return 0 if state_of_object(B, P, cell, raw, p) else FULL
+    return 0 if begin_object(B, P, cell, raw, zeroed != 0, p) else FULL
+
+
+@cfunc_views(SIGNATURE)
+def do_fence(b, pp, xx, kind, p, u3, u4, u5):  # type: ignore[no-untyped-def]
+    fence(carray(b, ANY), carray(pp, ANY), kind, p)
+    return 0
+
+
+@cache
+def addresses() -> list[int]:
+    """In the order of V_BEGIN, V_END, ..."""
+    every: list[Any] = [begin, end, do_load, do_store, compute, branch, forget, object_cell, do_fence]
+    return [f().address for f in every]
+
+
+def connect(P: NDArray[np.int64]) -> None:
+    """Let the interpreter find these functions."""
+    at = int(P[O_MEMORY]) + V_CALLS
+    P[at : at + 9] = addresses()

@@ -1,0 +1,651 @@
+"""The Linux kernel memory model for `check`: stores that others may not have seen yet, and what each CPU knows.
+
+The rules are those of litmus/machine.py, which is held against the axioms of tools/memory-model (linux-kernel.cat);
+docs/memory-models.md has them in words.  Here every CPU performs its accesses in the order of its text: a load may
+take an older store, a store may be put before others' in coherence order, and nothing else is needed but for load
+buffering (a store that passes an earlier load), which is not explored.
+
+State: **entries**, the stores of a location that are not yet the only ones that anybody may see, in coherence order,
+the last of them being what memory holds.  A **view** is a word with a bit for each entry: it is known that this
+entry was overwritten.  A store carries a view; a CPU has six (V_*); a register or a private cell whose value was
+loaded, and so orders what depends on it, has one (a **tag**).  An entry that nobody can read any more is dropped, so
+that two states that behave alike are one.
+
+Only cells that two CPUs touch otherwise than under one lock have entries: of all others every load sees the last store.
+Which these are is learned, as are the cells that a CPU loads or stores at all (`record`): docs/engine.md, "Why records
+may be learned", is the argument.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from seqfault.explore.jit import jit_views as jit
+from seqfault.explore.locksets import against
+from seqfault.explore.memory_sc import load as sc_load
+from seqfault.explore.memory_sc import store as sc_store
+from seqfault.explore.slots import get
+from seqfault.explore.tables import O_MEMORY, O_TAB, SLOT
+
+MOST = 60  # entries: a bit each of a view
+VIEWS = 6
+# what a unit (a CPU, or a process bound to none) knows.  V_SEEN: of each location, by its own accesses to it; V_LOADS:
+# what its later loads have to respect; V_READ: all that its loads have shown it; V_STORES: what its later stores come
+# after; V_OWN: what its own stores carry; V_CARRIED: what its next store carries
+V_SEEN, V_LOADS, V_READ, V_STORES, V_OWN, V_CARRIED = range(VIEWS)
+ENTRY = 4  # words: cell and flags, value, what it carries, what it depended on (of a lock: its holder's own stores)
+E_CELL, E_VALUE, E_CARRIED, E_DEP = range(ENTRY)
+CELL_BITS = 28
+UNIT_AT, LAST, AFTER = 28, 1 << 40, 1 << 41  # in E_CELL; AFTER: of a read-modify-write, nothing comes before it
+COUNT = 0xFF  # the first word: how many entries; above it of each unit whether a full barrier is to take effect
+BARRIER_AT = 8
+TAG = 2  # words: of what, the view
+
+# P[O_MEMORY:]: numbers, then offsets from there
+(
+    U_CAPACITY, U_BASE, U_UNITS, U_TAGS, U_FIRST_TAG, U_FIRST_ENTRY, U_LOCKS, U_NEWS, U_CHANGED,
+    U_UNIT_OF, U_IDLE, U_LOCK_ROWS, U_RACY, U_IS_LOCK, U_RECORDS, U_FOUND, U_LACKS, U_TOUCHED,
+) = range(18)  # fmt: skip
+U_HEADER = 48  # above the numbers: V_CALLS
+NEVER = -1  # in a record: no such access
+RELAXED, FULL_RMW, ATOMIC, RMW_ACQUIRE, RMW_RELEASE = 4, 5, 6, 7, 8
+ACQUIRE, RELEASE = 2, 3
+
+
+@jit
+def is_rmw(order):  # type: ignore[no-untyped-def]
+    return order == RELAXED or order == FULL_RMW or order == RMW_ACQUIRE or order == RMW_RELEASE
+
+
+@jit
+def unit_of(P, p):  # type: ignore[no-untyped-def]
+    u = P[O_MEMORY]
+    return P[u + P[u + U_UNIT_OF] + p]
+
+
+@jit
+def racy(P, cell):  # type: ignore[no-untyped-def]
+    u = P[O_MEMORY]
+    return P[u + P[u + U_RACY] + cell] != 0
+
+
+@jit
+def is_lock(P, cell):  # type: ignore[no-untyped-def]
+    u = P[O_MEMORY]
+    return P[u + P[u + U_IS_LOCK] + cell] != 0
+
+
+@jit
+def view_at(P, unit, which):  # type: ignore[no-untyped-def]
+    return P[P[O_MEMORY] + U_BASE] + 1 + unit * VIEWS + which
+
+
+@jit
+def tag_at(P, unit, i):  # type: ignore[no-untyped-def]
+    u = P[O_MEMORY]
+    return P[u + U_BASE] + P[u + U_FIRST_TAG] + TAG * (unit * P[u + U_TAGS] + i)
+
+
+@jit
+def entry_at(P, i):  # type: ignore[no-untyped-def]
+    u = P[O_MEMORY]
+    return P[u + U_BASE] + P[u + U_FIRST_ENTRY] + ENTRY * i
+
+
+@jit
+def cell_of(B, P, i):  # type: ignore[no-untyped-def]
+    return B[entry_at(P, i)] & ((np.int64(1) << CELL_BITS) - 1)
+
+
+@jit
+def entries(B, P):  # type: ignore[no-untyped-def]
+    return B[P[P[O_MEMORY] + U_BASE]] & COUNT
+
+
+@jit
+def first_of(B, P, cell):  # type: ignore[no-untyped-def]
+    """The number of the first entry of a cell, or of the first one behind where they would be."""
+    n = entries(B, P)
+    i = np.int64(0)
+    while i < n and cell_of(B, P, i) < cell:
+        i += 1
+    return i
+
+
+@jit
+def end_of(B, P, cell, i):  # type: ignore[no-untyped-def]
+    n = entries(B, P)
+    while i < n and cell_of(B, P, i) == cell:
+        i += 1
+    return i
+
+
+@jit
+def mask(first, end):  # type: ignore[no-untyped-def]
+    """Bits first to end - 1."""
+    return (np.int64(1) << end) - (np.int64(1) << first)
+
+
+# -- entries come and go
+@jit
+def moved(v, i, up):  # type: ignore[no-untyped-def]
+    """A view when an entry becomes number `i` (`up`), or when that one goes."""
+    low = (np.int64(1) << i) - 1
+    if up:
+        return (v & low) | ((v & ~low) << 1)
+    return (v & low) | ((v >> 1) & ~low)
+
+
+@jit
+def behind(v, at, between):  # type: ignore[no-untyped-def]
+    """A view when an entry becomes number `at`: who knows that the one before it was overwritten knew the same of this
+    one, if it is put `between` two."""
+    v = moved(v, at, True)
+    if between:
+        v |= ((v >> (at - 1)) & 1) << at
+    return v
+
+
+@jit
+def renumber(B, P, i, up):  # type: ignore[no-untyped-def]
+    u = P[O_MEMORY]
+    units = P[u + U_UNITS]
+    first = P[u + U_BASE] + 1
+    for k in range(first, first + units * VIEWS):
+        if B[k]:
+            B[k] = moved(B[k], i, up)
+    for k in range(units * P[u + U_TAGS]):
+        w = tag_at(P, 0, k) + 1
+        if B[w]:
+            B[w] = moved(B[w], i, up)
+    for k in range(entries(B, P)):
+        w = entry_at(P, k)
+        B[w + E_CARRIED] = moved(B[w + E_CARRIED], i, up)
+        B[w + E_DEP] = moved(B[w + E_DEP], i, up)
+
+
+@jit
+def insert(B, P, i):  # type: ignore[no-untyped-def]
+    """Make room for an entry number `i`."""
+    P[P[O_MEMORY] + U_CHANGED] = 1
+    renumber(B, P, i, True)
+    n = entries(B, P)
+    for w in range(entry_at(P, n) - 1, entry_at(P, i) - 1, -1):
+        B[w + ENTRY] = B[w]
+    w = entry_at(P, i)
+    for k in range(ENTRY):
+        B[w + k] = 0
+    B[P[P[O_MEMORY] + U_BASE]] += 1
+
+
+@jit
+def remove(B, P, i):  # type: ignore[no-untyped-def]
+    n = entries(B, P)
+    for w in range(entry_at(P, i), entry_at(P, n - 1)):
+        B[w] = B[w + ENTRY]
+    w = entry_at(P, n - 1)
+    for k in range(ENTRY):
+        B[w + k] = 0
+    B[P[P[O_MEMORY] + U_BASE]] -= 1
+    renumber(B, P, i, False)
+
+
+@jit
+def spread(B, P, low):  # type: ignore[no-untyped-def]
+    """Who knows that entry `low` was overwritten knew the same of the one behind it, which is new."""
+    u = P[O_MEMORY]
+    units = P[u + U_UNITS]
+    first = P[u + U_BASE] + 1
+    bit = np.int64(1) << low
+    for k in range(first, first + units * VIEWS):
+        B[k] |= (B[k] & bit) << 1
+    for k in range(units * P[u + U_TAGS]):
+        w = tag_at(P, 0, k) + 1
+        B[w] |= (B[w] & bit) << 1
+    for k in range(entries(B, P)):
+        w = entry_at(P, k)
+        B[w + E_CARRIED] |= (B[w + E_CARRIED] & bit) << 1
+        B[w + E_DEP] |= (B[w + E_DEP] & bit) << 1
+
+
+# -- tags: what a register's value depended on
+@jit
+def key_of(P, slot, p):  # type: ignore[no-untyped-def]
+    """Of a register of process `p`, or of a cell."""
+    if P[P[O_TAB] + slot * SLOT + 5]:
+        return ((slot + 1) << 8) | (p + 1)
+    return (slot + 1) << 8
+
+
+@jit
+def tag(B, P, slot, p):  # type: ignore[no-untyped-def]
+    unit = unit_of(P, p)
+    w = tag_at(P, unit, 0)
+    key = key_of(P, slot, p)
+    for _ in range(P[P[O_MEMORY] + U_TAGS]):
+        if B[w] == 0:
+            break
+        if B[w] == key:
+            return B[w + 1]
+        w += TAG
+    return np.int64(0)
+
+
+@jit
+def tagged(B, P, p):  # type: ignore[no-untyped-def]
+    """Whether anything of the unit of `p` has a tag."""
+    return B[tag_at(P, unit_of(P, p), 0)] != 0
+
+
+@jit
+def drop_tag(B, P, unit, i):  # type: ignore[no-untyped-def]
+    last = P[P[O_MEMORY] + U_TAGS] - 1
+    for w in range(tag_at(P, unit, i), tag_at(P, unit, last)):
+        B[w] = B[w + TAG]
+    w = tag_at(P, unit, last)
+    B[w] = 0
+    B[w + 1] = 0
+
+
+@jit
+def set_tag(B, P, slot, p, view):  # type: ignore[no-untyped-def]
+    """Give a register (or a cell) its tag; False: there is no room.
+
+    Tags are kept in the order of their keys."""
+    unit = unit_of(P, p)
+    key = key_of(P, slot, p)
+    view &= ~(B[view_at(P, unit, V_LOADS)] & B[view_at(P, unit, V_STORES)])
+    room = P[P[O_MEMORY] + U_TAGS]
+    i = np.int64(0)
+    while i < room:
+        k = B[tag_at(P, unit, i)]
+        if k == 0 or k >= key:
+            break
+        i += 1
+    here = i < room and B[tag_at(P, unit, i)] == key
+    if view == 0:
+        if here:
+            drop_tag(B, P, unit, i)
+        return True
+    P[P[O_MEMORY] + U_CHANGED] = 1
+    if not here:
+        if B[tag_at(P, unit, room - 1)] != 0:
+            return False
+        for w in range(tag_at(P, unit, room - 1) - 1, tag_at(P, unit, i) - 1, -1):
+            B[w + TAG] = B[w]
+        B[tag_at(P, unit, i)] = key
+    B[tag_at(P, unit, i) + 1] = view
+    return True
+
+
+@jit
+def branched(B, P, slot, p):  # type: ignore[no-untyped-def]
+    """A control dependency: later stores come after what the register's value came from."""
+    t = tag(B, P, slot, p)
+    if t:
+        P[P[O_MEMORY] + U_CHANGED] = 1
+        B[view_at(P, unit_of(P, p), V_STORES)] |= t
+
+
+# -- records
+@jit
+def holds(B, P, k, p):  # type: ignore[no-untyped-def]
+    """Whether process `p` holds lock number `k`: 0, 1 (for reading), 3."""
+    r = P[O_MEMORY] + P[P[O_MEMORY] + U_LOCK_ROWS] + 3 * k
+    owner = get(B, P, P[r + 1], 0)
+    if P[r] == 0:
+        return np.int64(3) if owner == p + 1 else np.int64(0)
+    readers = get(B, P, P[r + 2], 0)
+    if owner == p + 1 and readers == 0:
+        return np.int64(3)
+    if owner == 0 and (readers >> p) & 1:
+        return np.int64(1)
+    return np.int64(0)
+
+
+@jit
+def held(B, P, p, of):  # type: ignore[no-untyped-def]
+    """The locks of the set `of` that process `p` holds: two bits each, for holding it at all and for writing."""
+    bits = np.int64(0)
+    for k in range(P[P[O_MEMORY] + U_LOCKS]):
+        if (of >> (2 * k)) & 3:
+            bits |= holds(B, P, k, p) << (2 * k)
+    return bits & of
+
+
+@jit
+def record(B, P, cell, p, store):  # type: ignore[no-untyped-def]
+    """Enter an access in the records.  A cell becomes racy (in the next exploration) if it was touched otherwise than
+    under one lock."""
+    u = P[O_MEMORY]
+    units = P[u + U_UNITS]
+    unit = unit_of(P, p)
+    kind = np.int64(1) if store else np.int64(0)
+    at = u + P[u + U_RECORDS] + 2 * units * cell
+    mine = at + 2 * unit + kind
+    old = P[mine]
+    if old == 0:
+        return
+    P[u + P[u + U_TOUCHED] + cell] |= np.int64(1) << (2 * unit + kind)
+    if P[u + P[u + U_RACY] + cell]:
+        if old == NEVER:
+            P[mine] = 0
+            P[u + U_NEWS] += 1
+        return
+    now = held(B, P, p, old)
+    if now == old:
+        return
+    P[mine] = now
+    no = against(now)
+    for v in range(units):
+        if v != unit:
+            s, l = P[at + 2 * v + 1], P[at + 2 * v]
+            if (s != NEVER and s & no == 0) or (store and l != NEVER and l & no == 0):
+                P[u + U_NEWS] += 1
+                P[u + P[u + U_FOUND] + cell] = 1
+
+
+@jit
+def touched(P, cell):  # type: ignore[no-untyped-def]
+    """Two bits for each unit: whether it loads, stores the cell."""
+    return P[P[O_MEMORY] + P[P[O_MEMORY] + U_TOUCHED] + cell]
+
+
+# -- accesses
+@jit
+def everything(B, P, unit):  # type: ignore[no-untyped-def]
+    v = np.int64(0)
+    for k in range(VIEWS):
+        v |= B[view_at(P, unit, k)]
+    return v
+
+
+@jit
+def meet(B, P, unit):  # type: ignore[no-untyped-def]
+    """A full barrier: what the unit knows, everybody knows from then on."""
+    know = everything(B, P, unit)
+    if know:
+        P[P[O_MEMORY] + U_CHANGED] = 1
+        for v in range(P[P[O_MEMORY] + U_UNITS]):
+            B[view_at(P, v, V_LOADS)] |= know
+            B[view_at(P, v, V_STORES)] |= know
+
+
+@jit
+def barrier(B, P, unit):  # type: ignore[no-untyped-def]
+    """A full barrier takes effect with the unit's next access: until then others may do what they do after its last
+    one and before the barrier, and nobody can tell whether what they do between is before it or behind."""
+    B[P[P[O_MEMORY] + U_BASE]] |= np.int64(1) << (BARRIER_AT + unit)
+    P[P[O_MEMORY] + U_CHANGED] = 1
+
+
+@jit
+def before(B, P, p):  # type: ignore[no-untyped-def]
+    """Before an access: a barrier that has not taken effect does."""
+    unit = unit_of(P, p)
+    bit = np.int64(1) << (BARRIER_AT + unit)
+    w = P[P[O_MEMORY] + U_BASE]
+    if B[w] & bit:
+        B[w] &= ~bit
+        meet(B, P, unit)
+
+
+@jit
+def fence(B, P, kind, p):  # type: ignore[no-untyped-def]
+    unit = unit_of(P, p)
+    if kind == 1 or kind == 5:
+        barrier(B, P, unit)
+    elif kind == 2:
+        P[P[O_MEMORY] + U_CHANGED] = 1
+        B[view_at(P, unit, V_LOADS)] |= B[view_at(P, unit, V_READ)]
+    elif kind == 3:
+        P[P[O_MEMORY] + U_CHANGED] = 1
+        B[view_at(P, unit, V_CARRIED)] |= B[view_at(P, unit, V_OWN)]
+
+
+@jit
+def readable(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
+    """From how many stores a load may take its value; `dep`: what its address depends on.  0: `cell` is not racy."""
+    if order == 0:
+        return np.int64(0)
+    record(B, P, cell, p, False)
+    if not racy(P, cell):
+        return np.int64(0)
+    i = first_of(B, P, cell)
+    end = end_of(B, P, cell, i)
+    if i == end:
+        return np.int64(0)
+    if order == ATOMIC:
+        return np.int64(1)
+    unit = unit_of(P, p)
+    know = B[view_at(P, unit, V_SEEN)] | B[view_at(P, unit, V_LOADS)] | dep
+    while i < end - 1 and (know >> i) & 1:
+        i += 1
+    return end - i
+
+
+@jit
+def load(B, P, cell, order, p, dep, age, choices):  # type: ignore[no-untyped-def]
+    """Raw value of the store `age` stores before the last one, and what is known of it (for the register)."""
+    unit = unit_of(P, p)
+    if choices == 0:
+        if dep and (order == ACQUIRE or order == ATOMIC):
+            B[view_at(P, unit, V_LOADS)] |= dep
+            B[view_at(P, unit, V_STORES)] |= dep
+        return sc_load(B, P, cell, p), dep
+    P[P[O_MEMORY] + U_CHANGED] = 1
+    first = first_of(B, P, cell)
+    j = end_of(B, P, cell, first) - 1 - age
+    w = entry_at(P, j)
+    raw = B[w + E_VALUE]
+    older = mask(first, j)
+    know = dep
+    if ((B[w] >> UNIT_AT) & 0xFFF) == unit + 1:
+        if not is_lock(P, cell):
+            know |= B[w + E_DEP]
+    else:
+        know |= B[w + E_CARRIED] | older
+    B[view_at(P, unit, V_SEEN)] |= older
+    B[view_at(P, unit, V_READ)] |= know
+    if order == ACQUIRE or order == ATOMIC:  # of a read-modify-write: when it stores
+        B[view_at(P, unit, V_LOADS)] |= know
+        B[view_at(P, unit, V_STORES)] |= know
+    return raw, know
+
+
+@jit
+def places(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
+    """Before how many stores of others, one more than those, a store may be put in coherence order; `dep`: what its
+    address and value depend on.  0: `cell` is not racy.  FULL + 64: there is no room."""
+    if order == 0:
+        return np.int64(0)
+    record(B, P, cell, p, True)
+    if not racy(P, cell):
+        return np.int64(0)
+    n = entries(B, P)
+    first = first_of(B, P, cell)
+    end = end_of(B, P, cell, first)
+    if n + 1 + (1 if first == end else 0) > P[P[O_MEMORY] + U_CAPACITY]:
+        return np.int64(-1)
+    if order >= RELAXED or is_lock(P, cell):
+        return np.int64(1)
+    unit = unit_of(P, p)
+    know = B[view_at(P, unit, V_SEEN)] | B[view_at(P, unit, V_STORES)] | dep
+    if order == RELEASE:
+        know |= everything(B, P, unit)
+    k = np.int64(1)
+    for j in range(end - 1, first, -1):
+        if (know >> (j - 1)) & 1:
+            break
+        if B[entry_at(P, j)] & AFTER == 0:
+            k += 1
+    return k
+
+
+@jit
+def behind_read(B, P, cell, order, p, age):  # type: ignore[no-untyped-def]
+    """Whether a read-modify-write that took its value from the store `age` stores before the last one can stand right
+    behind that."""
+    if is_lock(P, cell):
+        return False
+    at = end_of(B, P, cell, first_of(B, P, cell)) - age
+    if (order == FULL_RMW or order == RMW_RELEASE) and (everything(B, P, unit_of(P, p)) >> (at - 1)) & 1:
+        return False
+    return B[entry_at(P, at)] & AFTER == 0
+
+
+@jit
+def taken(B, P, cell, order, p, know):  # type: ignore[no-untyped-def]
+    """A read-modify-write with an acquire's order stores, and so orders what comes later; `know`: what its load has
+    shown."""
+    if order == RMW_ACQUIRE:
+        unit = unit_of(P, p)
+        B[view_at(P, unit, V_LOADS)] |= know
+        B[view_at(P, unit, V_STORES)] |= know
+        if is_lock(P, cell) and racy(P, cell):  # an unlock and a lock order stores
+            first = first_of(B, P, cell)
+            end = end_of(B, P, cell, first)
+            if first < end:
+                B[view_at(P, unit, V_CARRIED)] |= B[entry_at(P, end - 1) + E_DEP]
+
+
+@jit
+def skipped(B, P, cell, back):  # type: ignore[no-untyped-def]
+    """How many stores come behind one that is put before `back` of those that it may be put before."""
+    at = end_of(B, P, cell, first_of(B, P, cell))
+    n = np.int64(0)
+    while back > 0:
+        n += 1
+        if B[entry_at(P, at - n)] & AFTER == 0:
+            back -= 1
+    return n
+
+
+@jit
+def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-untyped-def]
+    """Store a raw value, with `back` stores behind it in coherence order."""
+    unit = unit_of(P, p)
+    if choices == 0:
+        if order == FULL_RMW:
+            meet(B, P, unit)
+            barrier(B, P, unit)
+        sc_store(B, P, cell, raw, p)
+        return
+    first = first_of(B, P, cell)
+    end = end_of(B, P, cell, first)
+    if first == end:
+        insert(B, P, first)
+        w = entry_at(P, first)
+        B[w + E_CELL] = cell | LAST
+        B[w + E_VALUE] = sc_load(B, P, cell, p)
+        end += 1
+    if order == FULL_RMW:
+        meet(B, P, unit)
+    at = end - back
+    own = B[view_at(P, unit, V_OWN)]
+    carried = B[view_at(P, unit, V_CARRIED)]
+    if order == RELEASE or order == ATOMIC or order == RMW_RELEASE or order == FULL_RMW:
+        carried |= everything(B, P, unit) | dep
+    insert(B, P, at)  # numbers of what comes behind it change
+    if at < end:
+        spread(B, P, at - 1)
+    else:
+        B[entry_at(P, at - 1)] &= ~np.int64(LAST)
+        sc_store(B, P, cell, raw, p)
+    dep, own, carried = behind(dep, at, at < end), behind(own, at, at < end), behind(carried, at, at < end)
+    carried |= mask(first, at)
+    w = entry_at(P, at)
+    B[w + E_CELL] = cell | (unit + 1) << UNIT_AT
+    if at == end:
+        B[w + E_CELL] |= LAST
+    if order >= RELAXED and order != ATOMIC:
+        B[w + E_CELL] |= AFTER
+    B[w + E_VALUE] = raw
+    B[w + E_CARRIED] = carried
+    if is_lock(P, cell):
+        B[w + E_DEP] = own if order == RELEASE else np.int64(0)
+    else:
+        B[w + E_DEP] = dep
+    B[view_at(P, unit, V_OWN)] |= carried
+    B[view_at(P, unit, V_SEEN)] |= mask(first, at)
+    if order == FULL_RMW:
+        barrier(B, P, unit)
+
+
+@jit
+def address_tag(B, P, q, p):  # type: ignore[no-untyped-def]
+    """What the address of the access that is instruction `q` depends on."""
+    dep = np.int64(0)
+    if tagged(B, P, p) and P[q + 4] != 0:
+        dep |= tag(B, P, P[q + 3], p)
+        if P[q + 6] != 0:
+            dep |= tag(B, P, P[q + 5], p)
+    return dep
+
+
+@jit
+def any_tag(B, P):  # type: ignore[no-untyped-def]
+    for v in range(P[P[O_MEMORY] + U_UNITS]):
+        if B[tag_at(P, v, 0)]:
+            return True
+    return False
+
+
+@jit
+def compute_tag(B, P, op, a, b, c, p):  # type: ignore[no-untyped-def]
+    """The tag of a register that is computed."""
+    if tagged(B, P, p):
+        t = tag(B, P, b, p)
+        if (op > 1 and op <= 11) or (op > 14 and op < 26):
+            t |= tag(B, P, c, p)
+        set_tag(B, P, a, p, t)
+
+
+@jit
+def state_of_object(B, P, cell, raw, p):  # type: ignore[no-untyped-def]
+    """An object is allocated, or freed: a slab's free list orders a free before the next allocation.  False: there is
+    no room."""
+    n = readable(B, P, cell, ATOMIC, p, np.int64(0))
+    if n:
+        load(B, P, cell, ATOMIC, p, np.int64(0), np.int64(0), n)
+    n = places(B, P, cell, ATOMIC, p, np.int64(0))
+    if n < 0:
+        return False
+    store(B, P, cell, raw, ATOMIC, p, np.int64(0), np.int64(0), n)
+    return True
+
+
+@jit
+def put_in_cell(B, P, cell, p, view):  # type: ignore[no-untyped-def]
+    key = key_of(P, cell, p)
+    for v in range(P[P[O_MEMORY] + U_UNITS]):
+        for i in range(P[P[O_MEMORY] + U_TAGS]):
+            k = B[tag_at(P, v, i)]
+            if k == 0 or k > key:
+                break
+            if k == key:
+                drop_tag(B, P, v, i)
+                break
+    return set_tag(B, P, cell, p, view)
+
+
+@jit
+def begin_object(B, P, cell, raw, zeroed, p):  # type: ignore[no-untyped-def]
+    """A cell of an object that is allocated: what it held is a store that others may see still if it is `zeroed`; else
+    what it holds now, being undefined, is nobody's.  False: there is no room."""
+    if not racy(P, cell):
+        sc_store(B, P, cell, raw, p)
+        return put_in_cell(B, P, cell, p, np.int64(0))
+    first = first_of(B, P, cell)
+    end = end_of(B, P, cell, first)
+    if zeroed and (first != end or sc_load(B, P, cell, p) != raw):
+        record(B, P, cell, p, True)
+        n = places(B, P, cell, np.int64(1), p, np.int64(0))
+        if n < 0:
+            return False
+        store(B, P, cell, raw, np.int64(1), p, np.int64(0), np.int64(0), np.int64(1))
+        return True
+    for i in range(end - 1, first - 1, -1):
+        remove(B, P, i)
+    sc_store(B, P, cell, raw, p)
+    return True

@@ -1,0 +1,208 @@
+"""What a review says, as data: the page and the mail are drawn from it, and --json prints it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import seqfault
+from seqfault.cli import EXIT
+from seqfault.explore.check import HOLDS, INCOMPLETE, VIOLATED, Report, ScenarioResult
+from seqfault.kernel.places import Protocol
+from seqfault.report.columns import title
+from seqfault.report.review_causes import Group
+from seqfault.report.review_words import Section, document
+from seqfault.report.terminal import family
+
+MEANING = {
+    HOLDS: "no violation in any interleaving of these scenarios",
+    VIOLATED: "at least one interleaving violates an oracle, or shows what mmap-sem never shows",
+    INCOMPLETE: "a limit was reached: nothing was found, and not everything was looked at",
+}
+LIMITS = ("Stubbed: there, but less than Linux's", "Different", "Not modelled, by name", "What a verdict covers")
+
+
+@dataclass
+class Table:
+    """A table that another command makes: `columns`, and `rows` of as many words each.  Without rows, `command` says
+    how to come by them."""
+
+    title: str
+    command: str
+    columns: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+    note: str = ""
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "title": self.title, "command": self.command, "columns": self.columns, "rows": self.rows, "note": self.note,
+        }  # fmt: skip
+
+
+@dataclass
+class Trace:
+    """A counterexample: `data` for the page (None: there is no schedule), `drawn` as the terminal draws it in 80
+    columns, `mail` in 72."""
+
+    data: dict[str, Any] | None = None
+    drawn: list[str] = field(default_factory=list)
+    mail: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Review:
+    """All that a report says.  `traces`: (number of the group, of the member in it) -> its counterexample."""
+
+    protocol: Protocol
+    command: str
+    reports: list[Report]
+    groups: list[Group]
+    traces: dict[tuple[int, int], Trace] = field(default_factory=dict)
+    texts: list[dict[str, Any]] = field(default_factory=list)
+    sites: Table | None = None
+    prices: Table | None = None
+    selection: str = ""
+
+    @property
+    def verdict(self) -> str:
+        v = {r.verdict for r in self.reports}
+        return VIOLATED if VIOLATED in v else INCOMPLETE if INCOMPLETE in v or not v else HOLDS
+
+    @property
+    def memories(self) -> list[str]:
+        return [r.memory for r in self.reports]
+
+
+def cell(scenarios: list[ScenarioResult]) -> dict[str, Any]:
+    """One of the matrix: how many scenarios with which verdict; `own`: how many show what mmap-sem does not."""
+    n = Counter(s.verdict for s in scenarios)
+    worst = next((v for v in (VIOLATED, INCOMPLETE, HOLDS) if n[v]), INCOMPLETE)
+    return {
+        "verdict": worst,
+        "exit": EXIT[worst],
+        "scenarios": len(scenarios),
+        HOLDS: n[HOLDS],
+        VIOLATED: n[VIOLATED],
+        INCOMPLETE: n[INCOMPLETE],
+        "own": sum(any(not v.baseline for v in s.violations) for s in scenarios),
+        "speculated": sum(bool(s.speculative_successes) for s in scenarios),
+        "states": sum(s.states for s in scenarios),
+        "reasons": sorted({s.reason for s in scenarios if s.reason}),
+    }
+
+
+def matrix(reports: list[Report], groups: list[Group]) -> dict[str, Any]:
+    """Families x memory models, and all together; `causes` of a family: the numbers of its groups, from 1."""
+    families = list(dict.fromkeys(family(s.name) for r in reports for s in r.scenarios))
+    rows = []
+    for f in families:
+        cells = {r.memory: cell([s for s in r.scenarios if family(s.name) == f]) for r in reports}
+        for m, c in cells.items():
+            c["causes"] = [n for n, g in enumerate(groups, 1) if any(family(s) == f for s in g.shown.get(m, ()))]
+        seen: dict[str, dict[str, str]] = {}
+        for r in reports:
+            for s in r.scenarios:
+                if family(s.name) == f and s.verdict != HOLDS:
+                    seen.setdefault(s.name, {})[r.memory] = s.verdict
+        rows.append({"family": f, "cells": cells, "not_holding": seen})
+    return {"families": rows, "total": {r.memory: cell(r.scenarios) for r in reports}}
+
+
+def shown(by_memory: dict[str, set[str]]) -> dict[str, int]:
+    return {m: len(names) for m, names in by_memory.items()}
+
+
+def groups_data(review: Review) -> list[dict[str, Any]]:
+    """Each group with its members; `trace`: the number of its counterexample among `traces`."""
+    out = []
+    number = {key: i for i, key in enumerate(sorted(review.traces))}
+    for n, g in enumerate(review.groups):
+        c = g.cause
+        members = []
+        for k, m in enumerate(ordered(g)):
+            v = m.violation
+            trace = review.traces.get((n, k))
+            members.append(
+                {
+                    "kind": v.kind, "object": v.object, "function": v.function, "file": v.file, "line": v.line,
+                    "site": v.site, "detail": v.detail, "scenarios": shown(m.shown), "example": m.scenario,
+                    "schedule": trace.data["schedule"] if trace and trace.data else "",
+                    "trace": number[n, k] if trace and trace.data else None,
+                    "steps": len(v.schedule),
+                }
+            )  # fmt: skip
+        out.append(
+            {
+                "title": c.text(), "kind": c.kind, "object": c.object, "site": c.site, "how": c.how, "inside": c.inside,
+                "baseline": c.baseline, "scenarios": shown(g.shown), "in_all": g.scenarios,
+                "families": dict(Counter(family(s) for s in set().union(*g.shown.values())).most_common()),
+                "members": members, "drawn": review.traces[n, 0].drawn if (n, 0) in review.traces else [],
+            }
+        )  # fmt: skip
+    return out
+
+
+def ordered(g: Group) -> list[Any]:
+    """The members of a group: the one that is shown first, then by how many scenarios show them."""
+    best = g.best
+    rest = [m for m in g.members.values() if m is not best]
+    return [best, *sorted(rest, key=lambda m: (-len(set().union(*m.shown.values())), m.violation.function))]
+
+
+def questions(p: Protocol) -> list[Section]:
+    """The answers of docs/questions.md, if they are about this protocol: one that their commands name."""
+    sections = document("questions")
+    named = any(re.search(rf"seqfault .* {re.escape(p.name)}( |$)", s.text, re.M) for s in sections)
+    return sections if named else []
+
+
+def limits() -> list[Section]:
+    """What of docs/fidelity.md bounds a verdict."""
+    by_title = {s.title: s for s in document("fidelity")}
+    return [by_title[t] for t in LIMITS if t in by_title]
+
+
+def facts(review: Review) -> dict[str, Any]:
+    """Figures of the whole."""
+    first = review.reports[0].scenarios if review.reports else []
+    families = len({family(s.name) for s in first})
+    return {
+        "scenarios": len(first),
+        "families": families,
+        "states": sum(s.states for r in review.reports for s in r.scenarios),
+        "transitions": sum(s.transitions for r in review.reports for s in r.scenarios),
+        "seconds": round(sum(r.seconds for r in review.reports), 1),
+        "speculated": {r.memory: sum(bool(s.speculative_successes) for s in r.scenarios) for r in review.reports},
+        "speculative": bool(review.protocol.speculative),
+        "own": sum(not g.cause.baseline for g in review.groups),
+        "shared": sum(g.cause.baseline for g in review.groups),
+        "distinct": sum(len(g.members) for g in review.groups),
+    }
+
+
+def review_data(review: Review) -> dict[str, Any]:
+    """Everything, as --json prints it (docs/json.md)."""
+    p = review.protocol
+    return {
+        "version": seqfault.__version__,
+        "protocol": p.name,
+        "title": p.title,
+        "release": p.release,
+        "command": review.command,
+        "verdict": review.verdict,
+        "exit": EXIT[review.verdict],
+        "meaning": MEANING,
+        "memories": review.memories,
+        "facts": facts(review),
+        "matrix": matrix(review.reports, review.groups),
+        "groups": groups_data(review),
+        "traces": [t.data for _, t in sorted(review.traces.items())],
+        "texts": review.texts,
+        "sites": review.sites.data() if review.sites else None,
+        "prices": review.prices.data() if review.prices else None,
+    }
+
+
+__all__ = ["Review", "Table", "Trace", "limits", "questions", "review_data", "title"]

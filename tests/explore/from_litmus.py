@@ -1,0 +1,278 @@
+"""A litmus test as Kernel Python, so that the checker runs it; and the litmus machine in the order of the program.
+
+What cannot be said so is refused with `Refused`: values that are addresses, RCU, plain accesses, words without a result.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from seqfault.compile.program import Process, Program, compile_program
+from seqfault.explore.engine import Exploration, explore
+from seqfault.explore.memory import with_memory
+from seqfault.explore.replay import replay
+from seqfault.litmus.judge import places_shown
+from seqfault.litmus.machine import Machine, State, View, join
+from seqfault.litmus.parse import parse
+from seqfault.litmus.paths import Path as Op_Path
+from seqfault.litmus.paths import Refused, _settle, paths, regs_of
+from seqfault.litmus.threads import Limits
+from seqfault.litmus.tree import (
+    Address,
+    Assign,
+    Binary,
+    Const,
+    Eval,
+    Expr,
+    Fence,
+    If,
+    Litmus,
+    Load,
+    Lock,
+    Place,
+    Reg,
+    RegisterOf,
+    Rmw,
+    Stmt,
+    Store,
+    Unary,
+    Unlock,
+    Value,
+)
+
+FENCES = {"mb": "smp_mb", "rmb": "smp_rmb", "wmb": "smp_wmb", "after-spinlock": "smp_mb__after_spinlock"}
+LOADS = {"once": "READ_ONCE", "acquire": "smp_load_acquire"}
+STORES = {"once": "WRITE_ONCE", "release": "smp_store_release"}
+HEAD = '''
+from seqfault.kernel import *
+from seqfault.kernel.spinlock import spin_lock, spin_unlock, spinlock_t
+from seqfault.kernel.types import array
+
+@struct(pool=1)
+class shared:
+    c: array[integer(-64, 255), {n}]
+    s: spinlock_t
+
+@struct(pool=1, private=True)
+class seen:
+    r: array[integer(-64, 255), {r}]
+
+def tell():
+    for i in range({r}):
+        emit(the(seen).r[i])
+    for i in range({n}):
+        emit(the(shared).c[i])
+'''
+
+
+class _Thread:
+    def __init__(self, test: Litmus, cells: list[str]):
+        self.test, self.cells = test, cells
+        self.lines: list[str] = []
+        self.n = 0
+
+    def temp(self, text: str) -> str:
+        self.n += 1
+        self.lines.append(f"{self.pad}t{self.n} = {text}")
+        return f"t{self.n}"
+
+    pad = "    "
+
+    def at(self, e: Expr) -> str:
+        match e:
+            case Reg(name) if name in self.cells:
+                return f"the(shared).c[{self.cells.index(name)}]"
+            case Const(Address(name, 0)) if name in self.cells:
+                return f"the(shared).c[{self.cells.index(name)}]"
+            case Binary("+", Reg(name), off, _) if name in self.cells:
+                return f"the(shared).c[{self.cells.index(name)} + {self.value(off)}]"
+        raise Refused(f"address {e}")
+
+    def value(self, e: Expr) -> str:
+        match e:
+            case Const(v) if isinstance(v, int):
+                return str(v)
+            case Reg(name) if name not in self.cells and name != "s":
+                return name
+            case Binary("&", left, Const(0), _):  # as 0 it would be no dependency
+                return f"({self.value(left)} & 128)"
+            case Binary(op, left, right, _) if op in ("+", "-", "^", "&", "|", "=="):
+                return f"({self.value(left)} {op} {self.value(right)})"
+            case Unary("-", of):
+                return f"(-{self.value(of)})"
+            case Load(order, address, _) if order in LOADS:
+                return self.temp(f"{LOADS[order]}({self.at(address)})")
+            case Rmw():
+                return self.rmw(e)
+        raise Refused(f"value {type(e).__name__}")
+
+    def rmw(self, e: Rmw) -> str:
+        if e.order == "noreturn":
+            raise Refused("noreturn")
+        o = {"mb": "", "once": "_relaxed"}.get(e.order, f"_{e.order}")
+        at, v = self.at(e.address), self.value(e.operand)
+        if e.kind == "xchg":
+            return self.temp(f"xchg{o}({at}, {v})")
+        if e.kind == "cmpxchg" and e.expected is not None and e.gives == "old":
+            return self.temp(f"cmpxchg{o}({at}, {self.value(e.expected)}, {v})")
+        if e.kind == "op" and e.op in "+-":
+            v = v if e.op == "+" else f"-{v}"
+            old = self.temp(f"fetch_add{o}({at}, {v})")
+            return old if e.gives == "old" else f"({old} + {v})"
+        raise Refused(f"{e.kind} {e.op}")
+
+    def block(self, body: tuple[Stmt, ...]) -> None:
+        for s in body:
+            match s:
+                case Assign(name, value, _):
+                    self.lines.append(f"{self.pad}{name} = {self.value(value)}")
+                case Eval(value, _):
+                    self.value(value)
+                case Store(order, address, value, _) if order in STORES:
+                    v = self.value(value)
+                    self.lines.append(f"{self.pad}{STORES[order]}({self.at(address)}, {v})")
+                case Fence(kind, _) if kind in FENCES:
+                    self.lines.append(f"{self.pad}{FENCES[kind]}()")
+                case Lock():
+                    self.lines.append(f"{self.pad}spin_lock(the(shared).s)")
+                case Unlock():
+                    self.lines.append(f"{self.pad}spin_unlock(the(shared).s)")
+                case If(cond, then, other, _):
+                    self.lines.append(f"{self.pad}if {self.value(cond)} != 0:")
+                    self.nested(then)
+                    if other:
+                        self.lines.append(f"{self.pad}else:")
+                        self.nested(other)
+                case _:
+                    raise Refused(f"statement {s}")
+
+    def nested(self, body: tuple[Stmt, ...]) -> None:
+        outer, self.pad = self.pad, self.pad + "    "
+        self.block(body)
+        if not body:
+            self.lines.append(f"{self.pad}pass")
+        self.pad = outer
+
+
+def registers_of(body: tuple[Stmt, ...]) -> list[str]:
+    out: list[str] = []
+    for s in body:
+        if isinstance(s, Assign) and s.name not in out:
+            out.append(s.name)
+        if isinstance(s, If):
+            out += [r for r in registers_of((*s.then, *s.other)) if r not in out]
+    return out
+
+
+def module(test: Litmus, folder: Path) -> tuple[ModuleType, list[str], list[RegisterOf]]:
+    """The test as a module with functions P0, P1, ...; the names of its cells; what is in seen.r at the end."""
+    cells = sorted({a.name for a in test.init} - {n for n, k in test.kinds.items() if "spinlock" in k} - {"s"})
+    if test.registers or any(a.cell for a in test.init) or not all(isinstance(v, int) for v in test.init.values()):
+        raise Refused("initial values")
+    text, places = "", list[RegisterOf]()
+    for t in test.threads:
+        th = _Thread(test, cells)
+        th.block(t.body)
+        regs = registers_of(t.body)
+        body = [f"    {r} = 0" for r in regs] + th.lines
+        for r in regs:
+            body.append(f"    the(seen).r[{len(places)}] = {r}")
+            places.append(RegisterOf(t.number, r))
+        text += f"\ndef P{t.number}():\n" + "\n".join(body or ["    pass"]) + "\n"
+    text = HEAD.format(n=len(cells), r=max(1, len(places))) + text
+    file = folder / f"{re.sub(r'[^a-zA-Z0-9]', '_', test.name)}.py"
+    file.write_text(text)
+    spec = importlib.util.spec_from_file_location(f"from_litmus_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    m = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = m
+    spec.loader.exec_module(m)
+    return m, cells, places
+
+
+def checker_states(
+    test: Litmus, folder: Path, memory: str = "lkmm", dead: bool = True
+) -> tuple[Exploration, set[tuple[Value, ...]]]:
+    """The final states of a test under a memory model of the checker, as the keys of `Verdict.states`."""
+    m, cells, places = module(test, folder)
+    p = Program("t", [Process(getattr(m, f"P{t.number}"), t.number) for t in test.threads], observers=[m.tell])
+    a = with_memory(compile_program(p), memory)
+    start = list(p.layout().start)
+    for addr, v in test.init.items():
+        if addr.name in cells:
+            at = next(c.addr for c in a.cells if c.name == f"shared[0].c[{cells.index(addr.name)}]")
+            start[at] = v  # type: ignore[call-overload]
+    words, rom = a.pack(start), a.rom(start)
+    ex = explore(a, words, rom, dead=dead)
+    assert ex.complete, ex.reason
+    bad = {a.kinds[v.kind] for v in ex.violations} - {"deadlock"}
+    assert not bad, bad
+    out = set()
+    shown = places_shown(test)
+    for state in ex.outcomes.values():
+        at_end = replay(a, words, rom, ex.path_to(state), rest=False)[-1].words
+        cell: dict[str, Any] = {
+            c.name: v for c, v in zip(a.cells, a.unpack(at_end.view("uint64")), strict=True)
+        }
+        got: dict[Place, Value] = {Address(n): cell[f"shared[0].c[{i}]"] for i, n in enumerate(cells)}
+        got |= {p: cell[f"seen[0].r[{i}]"] for i, p in enumerate(places)}
+        out.add(tuple(got.get(p, 0) for p in shown))
+    return ex, out
+
+
+class InOrder(Machine):
+    """The litmus machine as the checker has it: threads do everything in the order of their text; a branch orders all
+    later stores; that a read is overwritten by what a later one shows, does not order the two ((prop \\ id) & int)."""
+
+    full = False
+
+    def _read(self, s: State, t: int, x: int, n: int, know: View) -> View:
+        if self.full:
+            return super()._read(s, t, x, n, know)
+        m = s.memory[x][n]
+        return join(know, m.dep) if m.writer[0] == t else join(know, m.carried, self._at(x, n))
+
+
+def ordered(way: Op_Path, compares: bool) -> Op_Path:
+    """A path whose branches order all later stores, and which nothing leaves its place in.  `compares`: what assumes an
+    equality is a cmpxchg, not a branch."""
+    seen: frozenset[str] = frozenset()
+    locks = {o.reg for o in way.ops if o.lock}
+    for o in way.ops:
+        if o.kind != "A":
+            o.ctrl |= seen
+        elif not (compares and isinstance(o.value, Binary)) and not regs_of(o.value) & locks:
+            seen |= regs_of(o.value)
+    way.before, way.ppo, way.wmb = [], [], []
+    _settle(way)
+    way.before = [(1 << j) - 1 for j in range(len(way.ops))]
+    return way
+
+
+def in_order(test: Litmus, full: bool = False) -> set[tuple[Value, ...]]:
+    """The final states of the litmus machine whose threads do everything in the order of their text."""
+    out = set()
+    shown = places_shown(test)
+    limits = Limits()
+    compares = any("cmpxchg" in line for line in test.source)
+    for ways in itertools.product(*([ordered(w, compares) for w in paths(test, t)] for t in test.threads)):
+        m = InOrder(test.init, ways)
+        m.full = full
+        for s in m.run(limits):
+            state: dict[Place, Value] = {a: s.memory[i][-1].value for i, a in enumerate(m.names)}
+            for i, (t, way) in enumerate(zip(test.threads, ways, strict=True)):
+                env = m.env(s, i)
+                for name, e in way.registers.items():
+                    state[RegisterOf(t.number, name)] = m._value(e, env)
+            out.add(tuple(state.get(p, 0) for p in shown))
+    return out
+
+
+def read(text: str, name: str = "t") -> Litmus:
+    return parse(text, name)
