@@ -141,7 +141,7 @@ def test_a_limit_is_no_pass(monkeypatch):
     st = Study("spf-v5", s, Lab("spf-v5").sites(s[0]), [], ("sc",), crew, 20_000)
     st.look_whole("sc", s, [20_000])
     monkeypatch.setattr("seqfault.why.work.LEAST", 10)
-    monkeypatch.setattr("seqfault.why.work.MORE", 0)
+    monkeypatch.setattr("seqfault.why.work.MORE", {True: 0, False: 0})
     f = Finding(("unmap_page_range/begin",), "sc", exercised=1)
     st._each([f], "sc", s, {s[0].name: 200_000})
     st.settle(f)

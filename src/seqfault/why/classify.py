@@ -21,6 +21,7 @@ NECESSARY, REDUNDANT, DEAD, UNDETERMINED = "necessary", "redundant", "changes no
 SMALL = 20_000  # states up to which every scenario that meets a site is explored without it, for where it is needed
 PAIRED = 4_000  # the same, for pairs of sites
 WEAK_STATES = 1_500  # states under sc of the scenarios that other memory models are asked about
+WEAK_OWN = 40_000  # and under the model itself
 WEAK_EACH = 12  # how many of them a site, the smallest of each operation
 NEW_OUTCOME = "new-outcome"
 FALLBACK, SUCCESS = "speculative_fallback/", "speculative_success"
@@ -281,22 +282,26 @@ class Study:
             names = {n for ns in only.values() for n in ns}
             some = [s for s in self.scenarios if s.name in names]
             self.look_whole(m, some, [8 * self.whole[SC][s.name].states for s in some])
+            if not small_model:
+                large = {s.name for s in some if self.whole[m][s.name].states > WEAK_OWN}
+                only = {k: ns - large for k, ns in only.items()}
             self.run(m, here, only)
 
     # -- what is left out together
-    def loose(self) -> list[str]:
-        """Sites that no memory model needs, and some scenario comes to."""
+    def loose(self, memory: str) -> list[str]:
+        """Sites that no memory model needs, and without which something changes under this one."""
         out = []
         for s in self.sites:
             fs = [t[(s.name,)] for t in self.findings.values() if (s.name,) in t]
-            switched = s.number and fs
-            if switched and all(f.verdict in (REDUNDANT, DEAD) for f in fs) and any(f.changed for f in fs):
+            if not s.number or any(f.verdict not in (REDUNDANT, DEAD) for f in fs):
+                continue
+            if any(f.changed for f in fs if f.memory == memory):
                 out.append(s.name)
         return out
 
     def run_pairs(self, memory: str = SC) -> None:
         """Pairs of sites of which none is needed by itself: do they mask each other?"""
-        pairs = list(itertools.combinations(self.loose(), 2))
+        pairs = list(itertools.combinations(self.loose(memory), 2))
         usable = [s for s in self.usable(memory) if self.whole[memory][s.name].states <= PAIRED]
         size = {s.name: self.whole[memory][s.name].states for s in usable}
         fs = [Finding(p, memory) for p in pairs]
@@ -314,7 +319,7 @@ class Study:
         usable = self.usable(memory)
         size = {s.name: self.whole[memory][s.name].states for s in usable}
         small = [s for s in usable if size[s.name] <= PAIRED]
-        for name in self.loose():
+        for name in self.loose(memory):
             if any(frozenset((name, o)) in masked for o in out):
                 continue
             f = Finding((*out, name), memory)

@@ -27,7 +27,8 @@ from seqfault.why.lab import Job, Lab, Seen, whole
 
 CHUNK = {True: 600_000, False: 40_000}  # states that a worker is given at a time: under sc, under another model
 OVERHEAD = 1500  # states in whose time a scenario is set up
-MORE = 16  # times the states that a scenario has, it may have without some sites; or so many:
+# times the states that a scenario has, it may have without some sites (under sc, another model); or so many:
+MORE = {True: 16, False: 64}
 LEAST = 200_000
 MEMORY = 2 << 30  # bytes of one exploration
 _labs: dict[tuple[str, str], Lab] = {}
@@ -159,7 +160,7 @@ class Crew:
             work = [(self.number[jobs[i][0].name], jobs[i][1]) for i in chunk]
             most = self.budget.states
             if protocol or any(off for _, off in work):
-                most = max(LEAST, MORE * max(expect[i] for i in chunk))
+                most = max(LEAST, MORE[memory == SC] * max(expect[i] for i in chunk))
             return protocol or self.protocol, memory, work, [expect[i] for i in chunk], most, self.budget.left()
 
         if not self.pools:
