@@ -36,7 +36,7 @@ def test_report_and_json_name_the_model(capsys, monkeypatch):
 @pytest.mark.parametrize(
     "args,says",
     [
-        (("--memory", "lkmm"), "no memory model 'lkmm'; there are sc, tso, pso"),
+        (("--memory", "rc11"), "no memory model 'rc11'; there are sc, tso, pso, lkmm"),
         (("--memory", "pso:99"), "1 to 63"),
         (("--memory", "pso", "--locks"), "--locks"),
     ],
@@ -71,3 +71,13 @@ def test_kept_results_have_the_model_in_their_key():
     s = find([ALONE])[0]
     keys = {Record(None, "mmap-sem", memory=m).key(s, Limits()) for m in ("sc", "pso", "pso:8")}
     assert len(keys) == 3
+
+
+def test_all_models_and_a_table(capsys, monkeypatch):
+    code, out, _ = run(capsys, monkeypatch, "check", "mmap-sem", "-s", ALONE, "-j", "1", "--memory", "all")
+    assert code == 0
+    assert [line.split() for line in out.splitlines()[-3:]] == [
+        ["sc", "tso", "lkmm"], ["same-page", "holds", "holds", "holds"], ["all", "holds", "holds", "holds"],
+    ]  # fmt: skip
+    code, out, _ = run(capsys, monkeypatch, "check", "mmap-sem", "-s", ALONE, "-j", "1", "--memory", "all", "--json")
+    assert code == 0 and {m: r["verdict"] for m, r in json.loads(out).items()} == dict.fromkeys(("sc", "tso", "lkmm"), "holds")

@@ -79,7 +79,7 @@ def fingerprint(B, nw):  # type: ignore[no-untyped-def]
     h = np.uint64(0x9E3779B97F4A7C15)
     for w in range(nw):
         if B[w]:  # memory models have room for what is mostly not there
-            h = mix(h ^ np.uint64(B[w])) + np.uint64(w)
+            h = mix(h ^ (np.uint64(B[w]) + np.uint64(w + 1) * np.uint64(0x9E3779B97F4A7C15)))
     return h | np.uint64(1)
 
 
