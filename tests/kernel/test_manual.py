@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 MANUAL = Path(__file__).parents[2] / "docs" / "kernel-python.md"
 
 
@@ -33,6 +34,9 @@ def test_commands_in_documents_name_what_exists(doc: str):
     found = re.findall(r"seqfault check ([\w-]+)(.*)", text)
     assert found
     for protocol, rest in found:
+        if protocol == "examples":  # a file of the repository, from its root
+            assert (ROOT / (protocol + rest.split("`")[0].split()[0])).is_file(), rest
+            continue
         if protocol in ("PROTOCOL", "path") or protocol.startswith("my_protocol"):
             continue
         assert protocol in builtin_names(), protocol
