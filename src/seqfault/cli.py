@@ -31,6 +31,14 @@ class BadInput(Exception):
     """One line for the user; exit code 2."""
 
 
+def write(text: str, out: Path) -> None:
+    """Write the file of ``-o``."""
+    try:
+        out.write_text(text)
+    except OSError as e:
+        raise BadInput(f"-o {out}: {e.strerror}; name a file that can be written") from None
+
+
 def size(text: str) -> int:
     """Bytes from ``512M``, ``2G``, ``1.5GiB``."""
     m = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
@@ -63,6 +71,14 @@ Proto = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md) instead of text.")]
 
 
+Some = Annotated[
+    list[str] | None, typer.Option("--scenario", "-s", metavar="NAME|FILE", help="As for check. Default: all.")
+]
+States = Annotated[int, typer.Option(help="States of one scenario.", min=1)]
+Timeout = Annotated[float | None, typer.Option(metavar="S", help="Seconds for all of it.", min=0.001)]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", help="Worker processes; 0: one a processor.", min=0)]
+
+
 @app.command()
 def check(
     protocol: Proto,
@@ -76,12 +92,12 @@ def check(
         ),
     ] = None,
     json: Json = False,
-    max_states: Annotated[int, typer.Option(help="States of one scenario.", min=1)] = 40_000_000,
+    max_states: States = 40_000_000,
     max_memory: Annotated[
         str, typer.Option(metavar="SIZE", help="Memory of one scenario's exploration, e.g. 2G.")
     ] = "4G",
-    timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for all of it.", min=0.001)] = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Worker processes; 0: one a processor.", min=0)] = 0,
+    timeout: Timeout = None,
+    jobs: Jobs = 0,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Keep results in FILE, half-done ones beside it, and go on from there."),
@@ -133,10 +149,7 @@ def why(
             metavar="[SITE]...", help="Only these: a site's name, a pattern, or A+B: together. Default: every site."
         ),
     ] = None,
-    scenario: Annotated[
-        list[str] | None,
-        typer.Option("--scenario", "-s", metavar="NAME|FILE", help="As for check. Default: all."),
-    ] = None,
+    scenario: Some = None,
     memory: Annotated[
         str, typer.Option(metavar="MODELS", help="Memory models, as for check, with commas between; or all.")
     ] = "sc",
@@ -147,8 +160,8 @@ def why(
     max_states: Annotated[
         int, typer.Option(help="States of one scenario; larger ones are left out.", min=1)
     ] = 1_000_000,
-    timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for all of it.", min=0.001)] = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Worker processes; 0: one a processor.", min=0)] = 0,
+    timeout: Timeout = None,
+    jobs: Jobs = 0,
     resume: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep results in FILE, and go on from there.")
     ] = None,
@@ -190,10 +203,7 @@ def replay(
 @app.command()
 def review(
     protocol: Proto,
-    scenario: Annotated[
-        list[str] | None,
-        typer.Option("--scenario", "-s", metavar="NAME|FILE", help="As for check. Default: all."),
-    ] = None,
+    scenario: Some = None,
     memory: Annotated[
         list[str] | None,
         typer.Option(metavar="MODEL,...", help="Memory models, as for check; may be repeated; all. Default: sc."),
@@ -203,10 +213,10 @@ def review(
         typer.Option("--out", "-o", metavar="FILE", help="A page (.html), or text for a mail, 72 columns (.md)."),
     ] = Path("review.html"),
     json: Annotated[bool, typer.Option("--json", help="Also print JSON (docs/json.md).")] = False,
-    max_states: Annotated[int, typer.Option(help="States of one scenario.", min=1)] = 40_000_000,
+    max_states: States = 40_000_000,
     max_memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory of one scenario's exploration.")] = "4G",
     timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for exploring.", min=0.001)] = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Worker processes; 0: one a processor.", min=0)] = 0,
+    jobs: Jobs = 0,
     resume: Annotated[
         Path | None, typer.Option(metavar="FILE", help="As for check: keep results in FILE, and take them from it.")
     ] = None,
@@ -272,10 +282,7 @@ def locks(
         list[str] | None,
         typer.Option("--field", "-f", metavar="STRUCT.FIELD", help="Who touches this field, with which locks."),
     ] = None,
-    scenario: Annotated[
-        list[str] | None,
-        typer.Option("--scenario", "-s", metavar="NAME|FILE", help="As for check. Default: all."),
-    ] = None,
+    scenario: Some = None,
     release: Annotated[
         str | None,
         typer.Option("--release", metavar="R", help="Random programs on the whole text of Linux R, one after another."),
@@ -284,9 +291,9 @@ def locks(
     seed: Annotated[int, typer.Option(help="What the programs are made from.", min=0)] = 0,
     json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Only the table, as docs/locks.md has it.")] = False,
-    max_states: Annotated[int, typer.Option(help="States of one scenario.", min=1)] = 40_000_000,
-    timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for all of it.", min=0.001)] = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Worker processes; 0: one a processor.", min=0)] = 0,
+    max_states: States = 40_000_000,
+    timeout: Timeout = None,
+    jobs: Jobs = 0,
 ) -> None:
     """Which lock protects which field: does every access keep to it, in every interleaving?"""
     from seqfault.report.locks import run_full, run_locks

@@ -6,7 +6,6 @@ What cannot be said so is refused with `Refused`: values that are addresses, RCU
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import re
 import sys
 from pathlib import Path
@@ -18,11 +17,10 @@ from seqfault.explore.engine import Exploration, explore
 from seqfault.explore.memory import with_memory
 from seqfault.explore.replay import replay
 from seqfault.litmus.judge import places_shown
-from seqfault.litmus.machine import Machine, State, View, join
+from seqfault.litmus.machine import Machine, State, View, final_states, join
 from seqfault.litmus.parse import parse
 from seqfault.litmus.paths import Path as Op_Path
 from seqfault.litmus.paths import Refused, _settle, paths, regs_of
-from seqfault.litmus.threads import Limits
 from seqfault.litmus.tree import (
     Address,
     Assign,
@@ -228,11 +226,7 @@ class InOrder(Machine):
     """The litmus machine as the checker has it: threads do everything in the order of their text; a branch orders all
     later stores; that a read is overwritten by what a later one shows, does not order the two ((prop \\ id) & int)."""
 
-    full = False
-
     def _read(self, s: State, t: int, x: int, n: int, know: View) -> View:
-        if self.full:
-            return super()._read(s, t, x, n, know)
         m = s.memory[x][n]
         return join(know, m.dep) if m.writer[0] == t else join(know, m.carried, self._at(x, n))
 
@@ -254,22 +248,11 @@ def ordered(way: Op_Path, compares: bool) -> Op_Path:
 
 
 def in_order(test: Litmus, full: bool = False) -> set[tuple[Value, ...]]:
-    """The final states of the litmus machine whose threads do everything in the order of their text."""
-    out = set()
-    shown = places_shown(test)
-    limits = Limits()
+    """The final states of the litmus machine whose threads do everything in the order of their text; `full`: with
+    (prop \\ id) & int."""
     compares = any("cmpxchg" in line for line in test.source)
-    for ways in itertools.product(*([ordered(w, compares) for w in paths(test, t)] for t in test.threads)):
-        m = InOrder(test.init, ways)
-        m.full = full
-        for s in m.run(limits):
-            state: dict[Place, Value] = {a: s.memory[i][-1].value for i, a in enumerate(m.names)}
-            for i, (t, way) in enumerate(zip(test.threads, ways, strict=True)):
-                env = m.env(s, i)
-                for name, e in way.registers.items():
-                    state[RegisterOf(t.number, name)] = m._value(e, env)
-            out.add(tuple(state.get(p, 0) for p in shown))
-    return out
+    ways = lambda of, t: (ordered(w, compares) for w in paths(of, t))  # noqa: E731
+    return final_states(test, None, Machine if full else InOrder, ways)
 
 
 def read(text: str, name: str = "t") -> Litmus:

@@ -11,9 +11,9 @@ import pytest
 from seqfault import cli
 from seqfault.explore.check import Limits, check_scenario
 from seqfault.explore.engine import Executor
-from seqfault.explore.model import program_for
+from seqfault.explore.model import program_for, start_of
 from seqfault.protocols import load
-from seqfault.report.counterexample import from_schedule, from_violation, start
+from seqfault.report.counterexample import from_schedule, from_violation
 from seqfault.report.picture import Pictures
 from seqfault.report.review import make_review, memory_models, render
 from seqfault.report.review_causes import Finder
@@ -97,7 +97,7 @@ def test_stacks_begin_with_the_operation():
 
 def test_a_process_that_has_finished_is_inside_of_nothing():
     p, s = load("mmap-sem"), find(["argued/case2-alone"])[0]
-    a, words, rom = start(p, s)
+    a, words, rom = start_of(p, s)
     assert Stacks(a).callers(Executor(a, rom).start(words), 1) == []
 
 
@@ -106,7 +106,7 @@ def test_a_freed_vma_is_drawn_as_it_was():
     v = next(v for v in check_scenario(p, s).violations if v.site)
     cx = from_violation(p, s, v)
     pictures = Pictures(cx.automaton, program_for(p, s).layout())
-    _, words, _ = start(p, s)
+    _, words, _ = start_of(p, s)
     before = pictures.snapshot(words.view("int64"))["vmas"]
     assert [r[:4] for r in before] == [["vma[0]", "listed", 0, 2], ["vma[1]", "listed", 3, 5]]
     last = [pictures.snapshot(st.words) for st in cx.steps][-1]

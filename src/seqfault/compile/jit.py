@@ -27,21 +27,27 @@ def cache_directory(name: str, files: Sequence[Path]) -> str:
     return str(Path(base) / f"{name}-{files_digest(files, numba.__version__)[:16]}")
 
 
+def kept(directory: str, compile_it: Callable[[bool], Any]) -> Any:
+    """What `compile_it(True)` gives, with `directory` for numba's cache; if none can be written there, what
+    `compile_it(False)` does."""
+    before = config.CACHE_DIR
+    config.CACHE_DIR = directory
+    try:
+        return compile_it(True)
+    except (RuntimeError, OSError):
+        return compile_it(False)
+    finally:
+        config.CACHE_DIR = before
+
+
 def make_jit(name: str, files: Sequence[Path]) -> Callable[[Callable[..., Any]], Any]:
     """A decorator that compiles functions of `files`; kept on disk where a cache can be written, else compiled
     again in each run."""
     directory = cache_directory(name, files)
+    options: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 
     def jit(fn: Callable[..., Any]) -> Any:
-        options: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
-        before = config.CACHE_DIR
-        config.CACHE_DIR = directory
-        try:
-            return numba.njit(cache=True, **options)(fn)
-        except (RuntimeError, OSError):
-            return numba.njit(**options)(fn)
-        finally:
-            config.CACHE_DIR = before
+        return kept(directory, lambda keep: numba.njit(cache=keep, **options)(fn))
 
     return jit
 
@@ -52,19 +58,9 @@ def make_cfunc(name: str, files: Sequence[Path]) -> Callable[[Any], Callable[[Ca
 
     def cfunc(signature: Any) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
         def decorate(fn: Callable[..., Any]) -> Callable[[], Any]:
-            @cache
-            def compiled() -> Any:
-                options: dict[str, Any] = {"error_model": "numpy"}
-                before = config.CACHE_DIR
-                config.CACHE_DIR = directory
-                try:
-                    return numba.cfunc(signature, cache=True, **options)(fn)
-                except (RuntimeError, OSError):
-                    return numba.cfunc(signature, **options)(fn)
-                finally:
-                    config.CACHE_DIR = before
-
-            return compiled
+            return cache(
+                lambda: kept(directory, lambda keep: numba.cfunc(signature, cache=keep, error_model="numpy")(fn))
+            )
 
         return decorate
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,12 @@ PATH_ONLY = (
 LIMIT_KINDS = frozenset(
     {"pool-exhausted", "endless-step", "store-buffer-full", "too-many-choices"}
 )  # these say that the model was too small, not that the text is wrong
+
+
+def worst(verdicts: Iterable[str]) -> str:
+    """violated if any is, else incomplete if any is, or there are none; else holds."""
+    v = set(verdicts)
+    return VIOLATED if VIOLATED in v else INCOMPLETE if INCOMPLETE in v or not v else HOLDS
 
 
 @dataclass(frozen=True)
@@ -352,8 +358,7 @@ class Report:
     @property
     def verdict(self) -> str:
         """violated if any scenario is, else incomplete if any is, else holds."""
-        v = {s.verdict for s in self.scenarios}
-        return VIOLATED if VIOLATED in v else INCOMPLETE if INCOMPLETE in v or not v else HOLDS
+        return worst(s.verdict for s in self.scenarios)
 
     @property
     def speculative_successes(self) -> int:

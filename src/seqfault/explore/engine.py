@@ -17,6 +17,7 @@ from seqfault.explore.exploration import Exploration, Found
 from seqfault.explore.graph import AGED, CHOICE_AT, COMPLETES, RESTARTS, Recorder
 from seqfault.explore.interp import get, mix, step, violate
 from seqfault.explore.jit import jit
+from seqfault.explore.memory import LKMM
 from seqfault.explore.memory_lkmm import connect
 from seqfault.explore.memory_settle import learned, news
 from seqfault.explore.tables import (
@@ -152,31 +153,8 @@ def at_rest(B, S, P, X):  # type: ignore[no-untyped-def]
 
 @jit
 def expand(  # type: ignore[no-untyped-def]
-    cur,
-    ncur,
-    base,
-    nxt,
-    table,
-    parent,
-    action,
-    ctl,
-    limit,
-    maxsteps,
-    exclusive,
-    B,
-    S,
-    P,
-    X,
-    counts,
-    distinct,
-    outcomes,
-    W,
-    seen,
-    index,
-    begin,
-    edges,
-    able,
-    boundary,
+    cur, ncur, base, nxt, table, parent, action, ctl, limit, maxsteps, exclusive, B, S, P, X, counts, distinct,
+    outcomes, W, seen, index, begin, edges, able, boundary,
 ):
     """Expand states of one depth from ctl[C_HEAD] on; why it stopped is ctl[C_WHY].  With more than one number in
     `index`, every edge is kept (graph.py)."""
@@ -360,7 +338,7 @@ class Executor:
         self.P = program_array(a, mode, dead and mode != "full")
         self.X = work_array(a, trace_room)
         self.B = buffer(a, rom)
-        self.views = a.memory.startswith("lkmm")
+        self.views = a.memory.startswith(LKMM)
         if self.views:
             connect(self.P)
 

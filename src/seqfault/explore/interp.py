@@ -15,7 +15,7 @@ from seqfault.explore.counts import rename
 from seqfault.explore.jit import jit
 from seqfault.explore.memory_sc import load, store
 from seqfault.explore.raw import call8
-from seqfault.explore.slots import get, put
+from seqfault.explore.slots import alternative, get, put
 from seqfault.explore.tables import (
     DISABLED,
     ENDS,
@@ -78,10 +78,8 @@ from seqfault.explore.tables import (
     X_BEHIND,
     X_COUNTED,
     X_COUNTS,
-    X_DIGITS,
     X_EDGES,
     X_HASH,
-    X_RADIX,
     X_SEQ,
     X_STAND,
     X_TRACE,
@@ -284,31 +282,27 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 return ENDS
             if views:
                 call8(P[lk + V_COMPUTE], (pB, pP, pX, op, a, b, c, p))
-        elif op == 19:  # BR
+        elif op <= 23:  # BR, BREQ, BRNE, BRLT, BRLE
+            x = get(B, P, a, pb)
+            y = np.int64(0)
+            second = np.int64(-1)
+            other = b
+            if op > 19:
+                y = get(B, P, b, pb)
+                second = b
+                other = c
             if views:
-                call8(P[lk + V_BRANCH], (pB, pP, pX, a, np.int64(-1), p, np.int64(0), np.int64(0)))
-            if get(B, P, a, pb) == 0:
-                nx = b
-        elif op == 20:
-            if views:
-                call8(P[lk + V_BRANCH], (pB, pP, pX, a, b, p, np.int64(0), np.int64(0)))
-            if get(B, P, a, pb) != get(B, P, b, pb):
-                nx = c
-        elif op == 21:
-            if views:
-                call8(P[lk + V_BRANCH], (pB, pP, pX, a, b, p, np.int64(0), np.int64(0)))
-            if get(B, P, a, pb) == get(B, P, b, pb):
-                nx = c
-        elif op == 22:
-            if views:
-                call8(P[lk + V_BRANCH], (pB, pP, pX, a, b, p, np.int64(0), np.int64(0)))
-            if not get(B, P, a, pb) < get(B, P, b, pb):
-                nx = c
-        elif op == 23:
-            if views:
-                call8(P[lk + V_BRANCH], (pB, pP, pX, a, b, p, np.int64(0), np.int64(0)))
-            if not get(B, P, a, pb) <= get(B, P, b, pb):
-                nx = c
+                call8(P[lk + V_BRANCH], (pB, pP, pX, a, second, p, np.int64(0), np.int64(0)))
+            if op == 19 or op == 21:
+                go = x != y
+            elif op == 20:
+                go = x == y
+            elif op == 22:
+                go = x < y
+            else:
+                go = x <= y
+            if not go:
+                nx = other
         elif op == 30:  # LOAD
             addr = b
             if P[q + np.uintp(4)] != 0:
@@ -354,11 +348,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 return ENDS
             if weak:
                 how = memory.store(B, P, addr, u & P[t + np.uintp(2)], P[q + np.uintp(7)], p)
-                if how != 0:
-                    waits(X, used)
-                    if how == memory.FULL:
-                        violate(X, P[K_BUFFER], pc, -1, 0, p)
-                    return DISABLED
+                if how:
+                    return full(P, X, used, pc, p, how)
             elif views:
                 X[X_VALUE] = u & P[t + np.uintp(2)]
                 why = call8(P[lk + V_STORE], (pB, pP, pX, np.int64(q), addr, p, used, depth))
@@ -418,10 +409,7 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 violate(X, P[K_CHOICES], pc, -1, 0, p)
                 X[X_USED] = used
                 return ENDS
-            if used >= depth:
-                X[X_DIGITS + used] = 0
-            X[X_RADIX + used] = b
-            put(B, P, a, pb, X[X_DIGITS + used])
+            put(B, P, a, pb, alternative(X, used, depth, b))
             used += 1
             if views:
                 call8(P[lk + V_FORGET], (pB, pP, pX, a, p, np.int64(-1), np.int64(0), np.int64(0)))
@@ -521,10 +509,7 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             if k == 0:
                 X[X_USED] = used
                 return DISABLED
-            if used >= depth:
-                X[X_DIGITS + used] = 0
-            X[X_RADIX + used] = k
-            s = memory.flush(B, P, pb, X[X_DIGITS + used])
+            s = memory.flush(B, P, pb, alternative(X, used, depth, k))
             used += 1
             o = memory.object_of(P, s)
             if P[o] >= 0:

@@ -6,6 +6,7 @@ import numpy as np
 
 from seqfault.compile.automaton import Automaton
 from seqfault.explore.jit import jit_search as jit
+from seqfault.explore.slots import get
 
 MAX_LOCKS = 31
 
@@ -33,3 +34,17 @@ def against(bits):  # type: ignore[no-untyped-def]
     low = bits & any_
     high = (bits >> 1) & any_
     return high | ((low & ~high) << 1)
+
+
+@jit
+def holding(S, P, T, r, p):  # type: ignore[no-untyped-def]
+    """How process `p` holds, in state S, the lock whose row (`lock_rows`) begins at T[r]: 0, 1 for reading, 3."""
+    owner = get(S, P, T[r + 1], 0)
+    if T[r] == 0:
+        return np.int64(3) if owner == p + 1 else np.int64(0)
+    readers = get(S, P, T[r + 2], 0)
+    if owner == p + 1 and readers == 0:  # one that does not exclude is none
+        return np.int64(3)
+    if owner == 0 and (readers >> p) & 1:
+        return np.int64(1)
+    return np.int64(0)

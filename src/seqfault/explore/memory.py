@@ -15,7 +15,6 @@ from seqfault.explore.tables import MEMORY_MODELS
 
 SC = "sc"
 LKMM = "lkmm"
-WAIT, FULL = buffers.WAIT, buffers.FULL
 # what the interpreter calls when M_MEMORY is not sc; a model without buffers makes each of these a choice by M_MEMORY
 blocked, may_load, load, store, fence = buffers.blocked, buffers.may_load, buffers.load, buffers.store, buffers.fence
 leavers, flush, pending, object_of = buffers.leavers, buffers.flush, buffers.pending, buffers.object_of
@@ -62,4 +61,4 @@ def with_memory(a: Automaton, name: str) -> Automaton:
     return buffers.layered(a, capacity(name), name.startswith("tso"))
 
 
-__all__ = ["FULL", "LKMM", "SC", "WAIT", "bound", "canonical", "capacity", "with_memory"]
+__all__ = ["LKMM", "SC", "bound", "canonical", "capacity", "with_memory"]

@@ -13,20 +13,20 @@ Under TSO each store has an epoch of its own.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from seqfault.compile.automaton import Automaton, ProcessInfo
 from seqfault.compile.ir import Where
 from seqfault.compile.ops import BRANCHES, ROW, Op, Ordering
 from seqfault.explore.jit import jit
+from seqfault.explore.layers import units_of, widened
 from seqfault.explore.memory_sc import load as sc_load
 from seqfault.explore.memory_sc import store as sc_store
-from seqfault.explore.tables import M_PROCESSES, O_MEMORY
+from seqfault.explore.orders import RELAXED, RMW_ACQUIRE, is_rmw
+from seqfault.explore.tables import FULL, M_PROCESSES, O_MEMORY, WAIT
 
 MOST = 63  # stores in a buffer
-DONE, WAIT, FULL = 0, 1, 2
+DONE = 0
 # the header of a buffer, above the bits that say where its process stands
 COUNT_AT = 40
 WMB = 1 << 60  # a barrier stands after the last entry
@@ -82,7 +82,7 @@ def may_load(B, P, addr, order, p):  # type: ignore[no-untyped-def]
     """A read-modify-write looks at memory itself, and so waits for an own store of that address; under TSO, where it is
     locked, for the whole buffer."""
     m = buffer_of(P, p)
-    if m >= 0 and order >= 4 and order != 6:
+    if m >= 0 and is_rmw(order):
         if P[P[O_MEMORY] + U_FIFO]:
             return count(B, m) == 0
         for i in range(count(B, m)):
@@ -112,7 +112,7 @@ def store(B, P, addr, raw, order, p):  # type: ignore[no-untyped-def]
         return DONE
     if order >= 4:
         if n:
-            if (order != 4 and order != 7) or P[P[O_MEMORY] + U_FIFO]:  # a full barrier
+            if order not in (RELAXED, RMW_ACQUIRE) or P[P[O_MEMORY] + U_FIFO]:  # a full barrier
                 return WAIT
             # it must not pass a barrier, nor a store of its own address
             if B[m] & WMB or epoch(B, P, m, n - 1) > 0:
@@ -228,10 +228,7 @@ def layered(a: Automaton, capacity: int, fifo: bool = False) -> Automaton:
     """
     if not 1 <= capacity <= MOST:
         raise ValueError(f"a store buffer of {capacity} stores; from 1 to {MOST}")
-    units: dict[tuple[str, int], list[int]] = {}
-    for i, p in enumerate(a.processes):
-        units.setdefault(("cpu", p.cpu) if p.bound else ("process", i), []).append(i)
-    units = {k: ps for k, ps in units.items() if any(buffers(a, a.processes[p].entry) for p in ps)}
+    units = {k: ps for k, ps in units_of(a).items() if any(buffers(a, a.processes[p].entry) for p in ps)}
     addr_bits = max(1, a.ncell.bit_length())
     tag = addr_bits + EPOCH_BITS
     bits = max([0, *(mask_bits(int(row[2])) for row in a.tab[: a.ncell])])
@@ -239,8 +236,6 @@ def layered(a: Automaton, capacity: int, fifo: bool = False) -> Automaton:
     size = 1 + capacity * stride
     more = size * len(units)
     flush_pc = len(a.code)
-    tab = a.tab.copy()
-    tab[(tab[:, 5] == 0) & (tab[:, 0] >= a.nw) & (tab[:, 2] != 0), 0] += more
     row = np.zeros((1, ROW), np.int64)
     row[0, 0], row[0, ROW - 1] = Op.FLUSH, flush_pc
     one = np.ones(1, np.uint8)
@@ -259,20 +254,16 @@ def layered(a: Automaton, capacity: int, fifo: bool = False) -> Automaton:
         q = a.pools[pool_number[c.pool]]
         lives = q.base + c.index * q.stride if q.state >= 0 and not c.is_state else -1
         objects += [lives, pool_number[c.pool], c.index]
-    return replace(
+    return widened(
         a,
+        more,
         code=np.concatenate([a.code, row]),
-        tab=tab,
         stop={m: np.concatenate([s, one]) for m, s in a.stop.items()},
         seqpc=np.concatenate([a.seqpc, one]),
         masks=np.concatenate([a.masks, np.full((1, a.masks.shape[1]), -1, np.int64)]),
-        const_words=[(w + more, v) for w, v in a.const_words],
-        nw=a.nw + more,
         processes=[*a.processes, *extra],
-        observer_base=a.observer_base + more,
         where=[*a.where, Where("a store leaves its buffer", "", 0)],
         access=[*a.access, None],
-        state_bits=a.state_bits + 64 * more,
         memory=("tso" if fifo else "pso") + (f":{capacity}" if capacity != MOST else ""),
         memory_table=[capacity, stride, addr_bits, tag, flush_pc, int(fifo), *at, *objects],
     )

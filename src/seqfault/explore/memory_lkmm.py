@@ -19,7 +19,6 @@ from seqfault.explore.memory_sc import load as sc_load
 from seqfault.explore.memory_sc import store as sc_store
 from seqfault.explore.memory_settle import drop_dead, settle, wake
 from seqfault.explore.memory_views import (
-    ATOMIC,
     U_TAGS,
     U_UNITS,
     before,
@@ -29,7 +28,6 @@ from seqfault.explore.memory_views import (
     end_of,
     fence,
     first_of,
-    is_rmw,
     key_of,
     load,
     places,
@@ -45,6 +43,8 @@ from seqfault.explore.memory_views import (
     tagged,
     taken,
 )
+from seqfault.explore.orders import ATOMIC, is_rmw
+from seqfault.explore.slots import alternative
 from seqfault.explore.tables import (
     FULL,
     MANY,
@@ -54,8 +54,6 @@ from seqfault.explore.tables import (
     WAIT,
     X_AGED,
     X_BEHIND,
-    X_DIGITS,
-    X_RADIX,
     X_SHOWN,
     X_USED,
     X_VALUE,
@@ -176,10 +174,7 @@ def do_load(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def]
     if many > 1:
         if used >= MAX_CHOICES:
             return MANY
-        if used >= depth:
-            X[X_DIGITS + used] = 0
-        X[X_RADIX + used] = many
-        age = X[X_DIGITS + used]
+        age = alternative(X, used, depth, many)
         used += 1
     elif many == 0 and tagged(B, P, p):
         know |= tag(B, P, cell, p)
@@ -215,10 +210,7 @@ def do_store(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def
     if many > 1:
         if used >= MAX_CHOICES:
             return MANY
-        if used >= depth:
-            X[X_DIGITS + used] = 0
-        X[X_RADIX + used] = many
-        back = skipped(B, P, cell, X[X_DIGITS + used])
+        back = skipped(B, P, cell, alternative(X, used, depth, many))
         used += 1
     store(B, P, cell, X[X_VALUE], order, p, know, back, many)
     X[X_USED], X[X_BEHIND] = used, back

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
 from seqfault.explore.jit import jit_views as jit
+from seqfault.explore.layers import units_of, widened
 from seqfault.explore.locksets import lock_rows
 from seqfault.explore.memory_views import (
     BARRIER_AT,
@@ -30,7 +29,6 @@ from seqfault.explore.memory_views import (
     U_RACY,
     U_TAGS,
     U_UNITS,
-    UNIT_AT,
     V_CARRIED,
     V_LOADS,
     V_OWN,
@@ -49,6 +47,7 @@ from seqfault.explore.memory_views import (
     touched,
     unit_of,
     view_at,
+    writer_of,
 )
 from seqfault.explore.slots import get
 from seqfault.explore.tables import (
@@ -116,14 +115,21 @@ def drop_dead(B, P, p, pc, ends):  # type: ignore[no-untyped-def]
 
 
 @jit
+def clear(B, P):  # type: ignore[no-untyped-def]
+    """Without entries there is nothing to know."""
+    u = P[O_MEMORY]
+    for k in range(P[u + U_BASE], P[u + U_BASE] + P[u + U_FIRST_ENTRY]):
+        B[k] = 0
+
+
+@jit
 def settle(B, P, p, pc):  # type: ignore[no-untyped-def]
     """After a step: drop what nobody can see any more, and from views what changes nothing."""
     u = P[O_MEMORY]
     n = entries(B, P)
     units = P[u + U_UNITS]
     if n == 0:
-        for k in range(P[u + U_BASE], P[u + U_BASE] + P[u + U_FIRST_ENTRY]):
-            B[k] = 0
+        clear(B, P)
         return
     if tagged(B, P, p):
         drop_dead(B, P, p, pc, True)
@@ -175,7 +181,7 @@ def settle(B, P, p, pc):  # type: ignore[no-untyped-def]
         w = entry_at(P, i)
         c = cell_of(B, P, i)
         how = touched(P, c)
-        writer = ((B[w] >> UNIT_AT) & 0xFFF) - 1
+        writer = writer_of(B, w)
         others = np.int64(0)
         for k in range(units):
             if k != writer and (how >> (2 * k)) & 1:
@@ -194,8 +200,7 @@ def settle(B, P, p, pc):  # type: ignore[no-untyped-def]
         if alone and B[w] & LAST and B[w + E_CARRIED] == 0 and B[w + E_DEP] == 0:
             remove(B, P, i)
     if entries(B, P) == 0:
-        for k in range(P[u + U_BASE], P[u + U_BASE] + P[u + U_FIRST_ENTRY]):
-            B[k] = 0
+        clear(B, P)
 
 
 # -- the automaton with views
@@ -209,9 +214,7 @@ def viewed(a: Automaton, capacity: int) -> Automaton:
     """
     if not 2 <= capacity <= MOST:
         raise ValueError(f"room for {capacity} stores; from 2 to {MOST}")
-    units: dict[tuple[str, int], list[int]] = {}
-    for i, p in enumerate(a.processes):
-        units.setdefault(("cpu", p.cpu) if p.bound else ("process", i), []).append(i)
+    units = units_of(a)
     unit_of = [0] * len(a.processes)
     idle: list[int] = []
     for n, ps in enumerate(units.values()):
@@ -233,15 +236,9 @@ def viewed(a: Automaton, capacity: int) -> Automaton:
     for i, part in enumerate(parts):
         head[9 + i] = at
         at += len(part)
-    tab = a.tab.copy()
-    tab[(tab[:, 5] == 0) & (tab[:, 0] >= a.nw) & (tab[:, 2] != 0), 0] += more
-    return replace(
+    return widened(
         a,
-        tab=tab,
-        const_words=[(w + more, v) for w, v in a.const_words],
-        nw=a.nw + more,
-        observer_base=a.observer_base + more,
-        state_bits=a.state_bits + 64 * more,
+        more,
         memory="lkmm" + (f":{capacity}" if capacity != MOST else ""),
         memory_table=[*head, *(x for part in parts for x in part)],
     )
@@ -255,24 +252,17 @@ def waits_at(a: Automaton, entry: int) -> int:
     return pc
 
 
+def news(P: NDArray[np.int64]) -> bool:
+    """Whether the exploration met what the records, and the racy cells, that it began with lack."""
+    return bool(P[int(P[O_MEMORY]) + U_NEWS])
+
+
 def learned(P: NDArray[np.int64], ncell: int) -> bool:
-    """Whether the exploration met what the records, and the racy cells, that it began with lack; the next one begins
-    with what it met."""
+    """Whether there are `news`; the next exploration begins with them."""
     u = int(P[O_MEMORY])
-    news = bool(P[u + U_NEWS])
+    new = news(P)
     P[u + U_NEWS] = 0
     racy, found = (u + int(P[u + k]) for k in (U_RACY, U_FOUND))
     P[racy : racy + ncell] |= P[found : found + ncell]
     P[found : found + ncell] = 0
-    return news
-
-
-def news(P: NDArray[np.int64]) -> bool:
-    """Whether `learned` would say so."""
-    return bool(P[int(P[O_MEMORY]) + U_NEWS])
-
-
-def racy_cells(P: NDArray[np.int64], ncell: int) -> list[int]:
-    """The cells that have entries."""
-    at = int(P[O_MEMORY]) + int(P[int(P[O_MEMORY]) + U_RACY])
-    return [int(i) for i in np.flatnonzero(P[at : at + ncell])]
+    return new

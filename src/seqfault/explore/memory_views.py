@@ -21,10 +21,10 @@ from __future__ import annotations
 import numpy as np
 
 from seqfault.explore.jit import jit_views as jit
-from seqfault.explore.locksets import against
+from seqfault.explore.locksets import against, holding
 from seqfault.explore.memory_sc import load as sc_load
 from seqfault.explore.memory_sc import store as sc_store
-from seqfault.explore.slots import get
+from seqfault.explore.orders import ACQUIRE, ATOMIC, FULL_RMW, RELAXED, RELEASE, RMW_ACQUIRE, RMW_RELEASE
 from seqfault.explore.tables import O_MEMORY, O_TAB, SLOT
 
 MOST = 60  # entries: a bit each of a view
@@ -48,13 +48,7 @@ TAG = 2  # words: of what, the view
 ) = range(18)  # fmt: skip
 U_HEADER = 48  # above the numbers: V_CALLS
 NEVER = -1  # in a record: no such access
-RELAXED, FULL_RMW, ATOMIC, RMW_ACQUIRE, RMW_RELEASE = 4, 5, 6, 7, 8
-ACQUIRE, RELEASE = 2, 3
-
-
-@jit
-def is_rmw(order):  # type: ignore[no-untyped-def]
-    return order in (RELAXED, FULL_RMW, RMW_ACQUIRE, RMW_RELEASE)
+REMOVED, INSERTED, BETWEEN = range(3)  # what becomes of an entry
 
 
 @jit
@@ -98,6 +92,12 @@ def cell_of(B, P, i):  # type: ignore[no-untyped-def]
 
 
 @jit
+def writer_of(B, w):  # type: ignore[no-untyped-def]
+    """The unit that made the store of the entry at word `w`; -1: nobody, it is what the cell held."""
+    return ((B[w] >> UNIT_AT) & 0xFFF) - 1
+
+
+@jit
 def entries(B, P):  # type: ignore[no-untyped-def]
     return B[P[P[O_MEMORY] + U_BASE]] & COUNT
 
@@ -128,47 +128,42 @@ def mask(first, end):  # type: ignore[no-untyped-def]
 
 # -- entries come and go
 @jit
-def moved(v, i, up):  # type: ignore[no-untyped-def]
-    """A view when an entry becomes number `i` (`up`), or when that one goes."""
+def moved(v, i, how):  # type: ignore[no-untyped-def]
+    """A view when an entry becomes number `i`, or when that one goes.  Who knows that the entry before it was
+    overwritten knew the same of one that is put BETWEEN two."""
     low = (np.int64(1) << i) - 1
-    if up:
-        return (v & low) | ((v & ~low) << 1)
-    return (v & low) | ((v >> 1) & ~low)
-
-
-@jit
-def behind(v, at, between):  # type: ignore[no-untyped-def]
-    """A view when an entry becomes number `at`: who knows that the one before it was overwritten knew the same of this
-    one, if it is put `between` two."""
-    v = moved(v, at, True)
-    if between:
-        v |= ((v >> (at - 1)) & 1) << at
+    if how == REMOVED:
+        return (v & low) | ((v >> 1) & ~low)
+    v = (v & low) | ((v & ~low) << 1)
+    if how == BETWEEN:
+        v |= ((v >> (i - 1)) & 1) << i
     return v
 
 
 @jit
-def renumber(B, P, i, up):  # type: ignore[no-untyped-def]
+def renumber(B, P, i, how):  # type: ignore[no-untyped-def]
+    """Every view when an entry becomes number `i`, or goes."""
     u = P[O_MEMORY]
     units = P[u + U_UNITS]
     first = P[u + U_BASE] + 1
     for k in range(first, first + units * VIEWS):
         if B[k]:
-            B[k] = moved(B[k], i, up)
+            B[k] = moved(B[k], i, how)
     for k in range(units * P[u + U_TAGS]):
         w = tag_at(P, 0, k) + 1
         if B[w]:
-            B[w] = moved(B[w], i, up)
+            B[w] = moved(B[w], i, how)
     for k in range(entries(B, P)):
         w = entry_at(P, k)
-        B[w + E_CARRIED] = moved(B[w + E_CARRIED], i, up)
-        B[w + E_DEP] = moved(B[w + E_DEP], i, up)
+        B[w + E_CARRIED] = moved(B[w + E_CARRIED], i, how)
+        B[w + E_DEP] = moved(B[w + E_DEP], i, how)
 
 
 @jit
-def insert(B, P, i):  # type: ignore[no-untyped-def]
+def insert(B, P, i, how):  # type: ignore[no-untyped-def]
     """Make room for an entry number `i`."""
     P[P[O_MEMORY] + U_CHANGED] = 1
-    renumber(B, P, i, True)
+    renumber(B, P, i, how)
     n = entries(B, P)
     for w in range(entry_at(P, n) - 1, entry_at(P, i) - 1, -1):
         B[w + ENTRY] = B[w]
@@ -187,25 +182,7 @@ def remove(B, P, i):  # type: ignore[no-untyped-def]
     for k in range(ENTRY):
         B[w + k] = 0
     B[P[P[O_MEMORY] + U_BASE]] -= 1
-    renumber(B, P, i, False)
-
-
-@jit
-def spread(B, P, low):  # type: ignore[no-untyped-def]
-    """Who knows that entry `low` was overwritten knew the same of the one behind it, which is new."""
-    u = P[O_MEMORY]
-    units = P[u + U_UNITS]
-    first = P[u + U_BASE] + 1
-    bit = np.int64(1) << low
-    for k in range(first, first + units * VIEWS):
-        B[k] |= (B[k] & bit) << 1
-    for k in range(units * P[u + U_TAGS]):
-        w = tag_at(P, 0, k) + 1
-        B[w] |= (B[w] & bit) << 1
-    for k in range(entries(B, P)):
-        w = entry_at(P, k)
-        B[w + E_CARRIED] |= (B[w + E_CARRIED] & bit) << 1
-        B[w + E_DEP] |= (B[w + E_DEP] & bit) << 1
+    renumber(B, P, i, REMOVED)
 
 
 # -- tags: what a register's value depended on
@@ -289,27 +266,13 @@ def branched(B, P, slot, p):  # type: ignore[no-untyped-def]
 
 # -- records
 @jit
-def holds(B, P, k, p):  # type: ignore[no-untyped-def]
-    """Whether process `p` holds lock number `k`: 0, 1 (for reading), 3."""
-    r = P[O_MEMORY] + P[P[O_MEMORY] + U_LOCK_ROWS] + 3 * k
-    owner = get(B, P, P[r + 1], 0)
-    if P[r] == 0:
-        return np.int64(3) if owner == p + 1 else np.int64(0)
-    readers = get(B, P, P[r + 2], 0)
-    if owner == p + 1 and readers == 0:
-        return np.int64(3)
-    if owner == 0 and (readers >> p) & 1:
-        return np.int64(1)
-    return np.int64(0)
-
-
-@jit
 def held(B, P, p, of):  # type: ignore[no-untyped-def]
     """The locks of the set `of` that process `p` holds: two bits each, for holding it at all and for writing."""
     bits = np.int64(0)
+    rows = P[O_MEMORY] + P[P[O_MEMORY] + U_LOCK_ROWS]
     for k in range(P[P[O_MEMORY] + U_LOCKS]):
         if (of >> (2 * k)) & 3:
-            bits |= holds(B, P, k, p) << (2 * k)
+            bits |= holding(B, P, P, rows + 3 * k, p) << (2 * k)
     return bits & of
 
 
@@ -440,7 +403,7 @@ def load(B, P, cell, order, p, dep, age, choices):  # type: ignore[no-untyped-de
     raw = B[w + E_VALUE]
     older = mask(first, j)
     know = dep
-    if ((B[w] >> UNIT_AT) & 0xFFF) == unit + 1:
+    if writer_of(B, w) == unit:
         if not is_lock(P, cell):
             know |= B[w + E_DEP]
     else:
@@ -456,7 +419,7 @@ def load(B, P, cell, order, p, dep, age, choices):  # type: ignore[no-untyped-de
 @jit
 def places(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
     """Before how many stores of others, one more than those, a store may be put in coherence order; `dep`: what its
-    address and value depend on.  0: `cell` is not racy.  FULL + 64: there is no room."""
+    address and value depend on.  0: `cell` is not racy.  -1: there is no room."""
     if order == 0:
         return np.int64(0)
     record(B, P, cell, p, True)
@@ -525,34 +488,31 @@ def skipped(B, P, cell, back):  # type: ignore[no-untyped-def]
 def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-untyped-def]
     """Store a raw value, with `back` stores behind it in coherence order."""
     unit = unit_of(P, p)
+    if order == FULL_RMW:  # a barrier before it, which takes effect here, and one behind it
+        meet(B, P, unit)
+        barrier(B, P, unit)
     if choices == 0:
-        if order == FULL_RMW:
-            meet(B, P, unit)
-            barrier(B, P, unit)
         sc_store(B, P, cell, raw, p)
         return
     first = first_of(B, P, cell)
     end = end_of(B, P, cell, first)
     if first == end:
-        insert(B, P, first)
+        insert(B, P, first, INSERTED)
         w = entry_at(P, first)
         B[w + E_CELL] = cell | LAST
         B[w + E_VALUE] = sc_load(B, P, cell, p)
         end += 1
-    if order == FULL_RMW:
-        meet(B, P, unit)
     at = end - back
+    how = BETWEEN if at < end else INSERTED
     own = B[view_at(P, unit, V_OWN)]
     carried = B[view_at(P, unit, V_CARRIED)]
     if order in (RELEASE, ATOMIC, RMW_RELEASE, FULL_RMW):
         carried |= everything(B, P, unit) | dep
-    insert(B, P, at)  # numbers of what comes behind it change
-    if at < end:
-        spread(B, P, at - 1)
-    else:
+    insert(B, P, at, how)  # numbers of what comes behind it change
+    if at == end:
         B[entry_at(P, at - 1)] &= ~np.int64(LAST)
         sc_store(B, P, cell, raw, p)
-    dep, own, carried = behind(dep, at, at < end), behind(own, at, at < end), behind(carried, at, at < end)
+    dep, own, carried = moved(dep, at, how), moved(own, at, how), moved(carried, at, how)
     carried |= mask(first, at)
     w = entry_at(P, at)
     B[w + E_CELL] = cell | (unit + 1) << UNIT_AT
@@ -568,5 +528,3 @@ def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-unt
         B[w + E_DEP] = dep
     B[view_at(P, unit, V_OWN)] |= carried
     B[view_at(P, unit, V_SEEN)] |= mask(first, at)
-    if order == FULL_RMW:
-        barrier(B, P, unit)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.work import LOOK, MAX_ACCESSED, OBJECT, READ, X_ACCESSED
-from seqfault.explore.interp import get, put
+from seqfault.explore.interp import put
 from seqfault.explore.jit import jit_search as jit
-from seqfault.explore.locksets import against, lock_rows
+from seqfault.explore.locksets import against, holding, lock_rows
 
 # W: whether it is on; how many locks; offsets of the locks, of each cell's number of cells in its object, of the lock
 # that a cell belongs to (its number plus one), of which instructions take a lock without waiting: TRIES
@@ -87,17 +87,7 @@ def held(S, P, W, p):  # type: ignore[no-untyped-def]
     bits = np.int64(0)
     for k in range(W[W_LOCKS]):
         r = W[W_LOCK] + LOCK_ROW * k
-        owner = get(S, P, W[r + 1], 0)
-        bit = 2 * W[r + 3]
-        if W[r] == 0:
-            if owner == p + 1:
-                bits |= np.int64(3) << bit
-            continue
-        readers = get(S, P, W[r + 2], 0)
-        if owner == p + 1 and readers == 0:  # one that does not exclude is none
-            bits |= np.int64(3) << bit
-        elif owner == 0 and (readers >> p) & 1:
-            bits |= np.int64(1) << bit
+        bits |= holding(S, P, W, r, p) << (2 * W[r + 3])
     return bits
 
 

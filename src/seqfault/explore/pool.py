@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -32,6 +31,7 @@ from seqfault.explore.check import (
 from seqfault.explore.interrupt import INTERRUPTED
 from seqfault.explore.memory import SC
 from seqfault.explore.model import program_for
+from seqfault.explore.results import open_results
 from seqfault.protocols import load
 from seqfault.scenarios.model import Scenario
 
@@ -75,25 +75,13 @@ class Record:
         self.failed = False
         if path is None:
             return
-        self.file = path.open("a+b", buffering=0)
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OSError(errno.EBUSY, "another seqfault is at work with it") from None
-        text = path.read_bytes()
-        if text and not text.endswith(b"\n"):  # cut short by a kill
-            self.file.write(b"\n")
-        for line in text.splitlines():
-            try:
-                d = json.loads(line)
-                vs = [
-                    Violation(**{**v, "schedule": [tuple(x) for x in v["schedule"]]})
-                    for v in d["result"].pop("violations")
-                ]
-                edges = [tuple(e) for e in d["result"].pop("lock_edges")]
-                self.known[d["key"]] = ScenarioResult(**d["result"], violations=vs, lock_edges=edges)
-            except (ValueError, TypeError, KeyError):
-                continue  # such a line is explored again
+        self.file = open_results(path, self.take, buffering=0)
+
+    def take(self, d: dict[str, Any]) -> None:
+        """Know a result again."""
+        vs = [Violation(**{**v, "schedule": [tuple(x) for x in v["schedule"]]}) for v in d["result"].pop("violations")]
+        edges = [tuple(e) for e in d["result"].pop("lock_edges")]
+        self.known[d["key"]] = ScenarioResult(**d["result"], violations=vs, lock_edges=edges)
 
     def key(self, scenario: Scenario, limits: Limits | None = None) -> str:
         """What a result depends on; one that a limit cut short, on the limits too."""

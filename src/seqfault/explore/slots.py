@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from seqfault.explore.jit import jit
-from seqfault.explore.tables import O_TAB, SLOT
+from seqfault.explore.tables import O_TAB, SLOT, X_DIGITS, X_RADIX
 
 
 @jit
@@ -28,3 +28,12 @@ def put(B, P, s, pb, v):  # type: ignore[no-untyped-def]
     B[w] = (B[w] & ~(m << sh)) | ((u & m) << sh)
     span = P[i + np.uintp(4)]
     return span < 0 or (0 <= u <= span)
+
+
+@jit
+def alternative(X, used, depth, n):  # type: ignore[no-untyped-def]
+    """Which of `n` alternatives to take at the choice number `used` of a step: the first, unless it is said."""
+    if used >= depth:
+        X[X_DIGITS + used] = 0
+    X[X_RADIX + used] = n
+    return X[X_DIGITS + used]

@@ -110,17 +110,7 @@ def alone(traces: list[Trace], cell: Address) -> Trie:
 
 def reachable(tries: list[Trie], initial: Value, limits: Limits) -> set[Value]:
     """The values that a cell can have, if each thread does one of its doings there, or begins it."""
-    start: State = (tuple(0 for _ in tries), (initial,))
-    seen = {start}
-    todo = [start]
-    while todo:
-        state = todo.pop()
-        limits.count()
-        for after in _next(state, tries):
-            if after not in seen:
-                seen.add(after)
-                todo.append(after)
-    return {memory[0] for _, memory in seen}
+    return {memory[0] for _, memory in _states(tries, (initial,), limits)}
 
 
 def _groups(traces: list[list[Trace]]) -> list[tuple[Address | None, list[Address]]]:
@@ -171,23 +161,29 @@ def _doings(trace: Trace, lock: Address | None, index: dict[Address, int]) -> Do
 
 def _feasible(tries: list[Trie], memory: tuple[Value, ...], limits: Limits) -> list[tuple[int, ...]]:
     """Which doings, one of each thread, have an order in which each read sees the last write."""
-    start = (tuple(0 for _ in tries), memory)
-    seen = {start}
-    todo = [start]
     out: dict[tuple[int, ...], None] = {}
-    while todo:
-        state = todo.pop()
-        limits.count()
-        if all(n in t.ends for n, t in zip(state[0], tries, strict=True)):
-            out[tuple(t.ends[n] for n, t in zip(state[0], tries, strict=True))] = None
-        for after in _next(state, tries):
-            if after not in seen:
-                seen.add(after)
-                todo.append(after)
+    for nodes, _ in _states(tries, memory, limits):
+        if all(n in t.ends for n, t in zip(nodes, tries, strict=True)):
+            out[tuple(t.ends[n] for n, t in zip(nodes, tries, strict=True))] = None
     return list(out)
 
 
 State = tuple[tuple[int, ...], tuple[Value, ...]]  # of each thread how far it is, and the memory
+
+
+def _states(tries: list[Trie], memory: tuple[Value, ...], limits: Limits) -> Iterator[State]:
+    """Every state that the threads can come to from this memory."""
+    start: State = (tuple(0 for _ in tries), memory)
+    seen = {start}
+    todo = [start]
+    while todo:
+        state = todo.pop()
+        limits.count()
+        yield state
+        for after in _next(state, tries):
+            if after not in seen:
+                seen.add(after)
+                todo.append(after)
 
 
 def _next(state: State, tries: list[Trie]) -> Iterator[State]:

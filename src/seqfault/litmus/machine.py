@@ -19,13 +19,13 @@ between them, `smp_mb__before_atomic`, `smp_mb__after_atomic` and `smp_mb__after
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from seqfault.litmus.judge import places_shown
 from seqfault.litmus.paths import SECTION, Op, Path, Refused, evaluate, paths, regs_of
 from seqfault.litmus.threads import Limits
-from seqfault.litmus.tree import Address, Const, Expr, Litmus, Place, RegisterOf, Value, holds
+from seqfault.litmus.tree import Address, Const, Expr, Litmus, Place, RegisterOf, Thread, Value, holds
 from seqfault.litmus.values import Undefined, truth
 
 View = tuple[int, ...]
@@ -382,8 +382,14 @@ class Machine:
         return know
 
 
-def final_states(test: Litmus, limits: Limits | None = None) -> set[tuple[Value, ...]]:
-    """The final states that the machine reaches, as the keys of `Verdict.states`.
+def final_states(
+    test: Litmus,
+    limits: Limits | None = None,
+    machine: type[Machine] = Machine,
+    ways: Callable[[Litmus, Thread], Iterator[Path]] = paths,
+) -> set[tuple[Value, ...]]:
+    """The final states that the machine reaches, as the keys of `Verdict.states`; `ways`: of a thread, the paths
+    through it.
 
     Raises:
         Refused: the machine does not have what the test uses.
@@ -392,11 +398,11 @@ def final_states(test: Litmus, limits: Limits | None = None) -> set[tuple[Value,
     limits = limits or Limits()
     places = places_shown(test)
     out = set()
-    for ways in itertools.product(*(list(paths(test, t)) for t in test.threads)):
-        m = Machine(test.init, ways)
+    for chosen in itertools.product(*(list(ways(test, t)) for t in test.threads)):
+        m = machine(test.init, chosen)
         for s in m.run(limits):
             state: dict[Place, Value] = {a: s.memory[i][-1].value for i, a in enumerate(m.names)}
-            for i, (t, way) in enumerate(zip(test.threads, ways, strict=True)):
+            for i, (t, way) in enumerate(zip(test.threads, chosen, strict=True)):
                 env = m.env(s, i)
                 for name, e in way.registers.items():
                     state[RegisterOf(t.number, name)] = m._value(e, env)

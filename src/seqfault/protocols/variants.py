@@ -27,6 +27,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import seqfault.kernel
@@ -89,12 +90,17 @@ def known(table: Mapping[str, Any], name: str, path: str, what: str) -> Any:
     raise VariantError(f"{path}: {what} {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
 
 
+def modules_of(package: ModuleType) -> list[ModuleType]:
+    """The modules of a package, imported."""
+    names = (m.name for m in pkgutil.iter_modules(package.__path__))
+    return [importlib.import_module(f"{package.__name__}.{n}") for n in names]
+
+
 def names_of(p: Protocol) -> dict[str, Any]:
     """What a variant's lines may name: the text of the kernel and of mm, and all that the protocol's file names."""
     out: dict[str, Any] = {}
-    for package in (seqfault.kernel, seqfault.mm):
-        for m in pkgutil.iter_modules(package.__path__):
-            out |= vars(importlib.import_module(f"{package.__name__}.{m.name}"))
+    for m in (*modules_of(seqfault.kernel), *modules_of(seqfault.mm)):
+        out |= vars(m)
     for fn in p.binds.values():
         out |= fn.__globals__
     own = next((m for m in list(sys.modules.values()) if p.file and getattr(m, "__file__", None) == p.file), None)

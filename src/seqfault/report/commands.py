@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,12 @@ from rich.progress import (
 )
 
 from seqfault.cli import BAD_INPUT, EXIT, BadInput, dump
-from seqfault.explore.check import HOLDS, INCOMPLETE, VIOLATED, Limits, Report, ScenarioResult
+from seqfault.explore.check import Limits, Report, ScenarioResult, worst
 from seqfault.explore.checkpoint import CheckpointError
 from seqfault.explore.engine import Exploration
 from seqfault.explore.forecast import Forecast
 from seqfault.explore.frontier import Seen
-from seqfault.explore.memory import canonical
+from seqfault.explore.memory import SC, canonical
 from seqfault.explore.model import automaton_for, program_for, small_scenario
 from seqfault.explore.pool import check_many
 from seqfault.kernel.places import Protocol
@@ -92,10 +94,7 @@ def run_check(
     if reduce not in REDUCE:
         raise BadInput(f"--reduce {reduce!r}: auto, all or none")
     p = load(protocol)
-    try:
-        models = list(COMPARED) if memory == "all" else [canonical(memory)]
-    except ValueError as e:
-        raise BadInput(f"--memory: {e}") from None
+    models = models_named(COMPARED if memory == "all" else [memory])
     if locks and p.processes:
         raise BadInput(f"--locks: {protocol} is a small model, of which there is no table of locks")
     if locks and models != ["sc"]:
@@ -107,10 +106,14 @@ def run_check(
     else:
         automaton_for(p, scenarios[0])  # errors in the text come before any worker starts
     limits = Limits(max_states, max_memory, movers=REDUCE[reduce], checkpoint_every=every, threads=threads)
-    reports = []
-    for memory in models:
-        file = resume if resume is None or len(models) == 1 else resume.with_name(f"{resume.name}.{memory}")
-        reports.append(_check(protocol, p, scenarios, limits, jobs, timeout, file, locks, memory, lock_waits, err))
+    with Progress(*COLUMNS, console=err, transient=True, disable=not err.is_terminal) as bar:
+        reports = [
+            checked(
+                protocol, p.name + ("" if m == SC else f" {m}"), scenarios, m, limits, timeout, jobs, resume, bar,
+                locks, lock_waits,
+            )
+            for m in models
+        ]  # fmt: skip
     if json and len(models) == 1:
         dump(report_json(reports[0], p, scenarios))
     elif json:
@@ -119,48 +122,57 @@ def run_check(
         for r in reports:
             terminal.report(console(), r, p, scenarios, verbose, examples)
         if len(models) > 1:
-            terminal.matrix(console(), reports)
-    verdicts = [r.verdict for r in reports]
-    raise typer.Exit(EXIT[next(v for v in (VIOLATED, INCOMPLETE, HOLDS) if v in verdicts)])
+            terminal.show_matrix(console(), reports)
+    raise typer.Exit(EXIT[worst(r.verdict for r in reports)])
 
 
-def _check(
-    name: str,
-    p: Protocol,
+def models_named(names: Iterable[str]) -> list[str]:
+    """The memory models of these names, each once.  Raises `BadInput`."""
+    try:
+        return list(dict.fromkeys(canonical(n) for n in names))
+    except ValueError as e:
+        raise BadInput(f"--memory: {e}, or all") from None
+
+
+def checked(
+    protocol: str,
+    label: str,
     scenarios: list[Scenario],
-    limits: Limits,
-    jobs: int,
-    timeout: float | None,
-    resume: Path | None,
-    locks: bool,
     memory: str,
-    lock_waits: bool,
-    err: Console,
+    limits: Limits,
+    timeout: float | None,
+    jobs: int,
+    resume: Path | None,
+    bar: Progress | None,
+    locks: bool = False,
+    lock_waits: bool = False,
 ) -> Report:
-    """One memory model, with its progress."""
-    with Progress(*COLUMNS, console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(p.name + ("" if memory == "sc" else f" {memory}"), total=len(scenarios), what="")
-        states = 0
+    """`check_many` under one memory model, with its progress as `label` on `bar`.  Raises `BadInput` for a file of
+    results that cannot be used."""
+    task = bar.add_task(label, total=len(scenarios), what="") if bar else None
+    states = 0
+    begun = time.perf_counter()
+    forecast = Forecast()
 
-        def done(r: ScenarioResult, n: int) -> None:
-            nonlocal states
-            states += r.states
-            rate = states / max(0.1, bar.tasks[0].elapsed or 0.1)
+    def done(r: ScenarioResult, n: int) -> None:
+        nonlocal states
+        states += r.states
+        rate = states / max(0.1, time.perf_counter() - begun)
+        if bar and task is not None:
             bar.update(task, completed=n, what=f"{states:,} states {rate / 1e3:,.0f} k/s")
 
-        forecast = Forecast()
-
-        def live(ex: Exploration, frontier: int) -> None:
+    def live(ex: Exploration, frontier: int) -> None:
+        if bar and task is not None:
             bar.update(task, what=progress_line(ex, frontier, forecast))
 
-        try:
-            return check_many(
-                name, scenarios, limits, jobs, timeout, done, None, resume, live, locks, memory, lock_waits
-            )
-        except CheckpointError as e:
-            raise BadInput(f"--resume: {e}") from None
-        except OSError as e:
-            raise BadInput(f"--resume {resume}: {e.strerror}; name a file that can be written") from None
+    try:
+        return check_many(
+            protocol, scenarios, limits, jobs, timeout, done, None, resume, live, locks, memory, lock_waits
+        )
+    except CheckpointError as e:
+        raise BadInput(f"--resume: {e}") from None
+    except OSError as e:
+        raise BadInput(f"--resume {resume}: {e.strerror}; name a file that can be written") from None
 
 
 def amount(n: float) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -186,16 +185,12 @@ def decode_runs(runs: str) -> list[tuple[int, int]]:
 
 
 # -- building
-def start(p: Protocol, s: Scenario, memory: str = SC) -> tuple[Automaton, Any, Any]:
-    return start_of(p, s, memory)
-
-
 def from_violation(p: Protocol, s: Scenario, v: Violation, shrink: bool = False) -> Counterexample:
     """The counterexample of a violation; with `shrink`, of the smallest part of the scenario that shows it, with the
     fewest context switches."""
     if shrink and v.kind not in PATH_ONLY:
         s, v = shrink_operations(p, s, v)
-    a, words, rom = start(p, s, v.memory)
+    a, words, rom = start_of(p, s, v.memory)
     path = list(v.schedule)
     if shrink and v.kind not in PATH_ONLY:
         kind = list(a.kinds).index(v.kind)
@@ -250,7 +245,7 @@ def build(
     memory: str = SC,
     loop_from: int = -1,
 ) -> Counterexample:
-    a, words, rom = start(p, s, memory)
+    a, words, rom = start_of(p, s, memory)
     steps = replay(a, words, rom, schedule)
     found: list[Violation] = []
     if loop_from >= 0:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
-from seqfault.cli import BadInput, dump
+from seqfault.cli import BadInput, dump, write
 from seqfault.compile.program import Program, compile_program
 from seqfault.explore.model import small_scenario, start_of
 from seqfault.models import record, seq
 from seqfault.protocols import load
-from seqfault.report.counterexample import decode_schedule, source_line, start
+from seqfault.report.counterexample import decode_schedule, source_line
 from seqfault.report.litmus import ASKS, export_litmus, sequential
 from seqfault.report.litmus import ExportError as LitmusExportError
 from seqfault.report.promela import Export, ExportError, export_promela
@@ -62,41 +63,34 @@ def run_promela(
     if mode is not None and mode not in MODES:
         raise BadInput(f"--mode {mode!r} is no mode; there are {', '.join(MODES)}")
     if what in MODELS:
-        if scenario is not None:
-            raise BadInput(f"-s {scenario!r}: {what} is a model of its own and has no scenarios; leave -s out")
+        whole_model(what, scenario)
         make = lambda: export_model(what, size, mode or "full")  # noqa: E731
     else:
         p = load(what)  # a name that is wrong is said before anything else
-        if size is not None:
-            raise BadInput(f"--size {size!r} is for {' and '.join(MODELS)}; a scenario has the sizes of its protocol")
+        no_size(size)
         if mode not in (None, "merged"):
             raise BadInput(f"--mode {mode!r}: scenarios are exported in mode merged")
         if p.processes:
             scenario = scenario or "all"
-        if scenario is None:
-            raise BadInput(f"no scenario to export under {what}; name one with -s, for example -s argued/case1-alone")
+        scenario = named(what, scenario)
         chosen = small_scenario(p) if p.processes else one_scenario(scenario)
         make = lambda: export_scenario(what, chosen)  # noqa: E731
     try:
         x = make()
     except ExportError as e:
         raise BadInput(f"Promela cannot say this: {e}") from None
-    written(x.text, out)
-    if json:
-        d = {
-            "format": "promela",
-            "model": what,
-            "scenario": scenario or "",
-            "mode": mode or ("full" if what in MODELS else "merged"),
-            "file": str(out) if out is not None else "",
-            "processes": x.processes,
-            "locations": x.locations,
-            "cells": x.cells,
-            "violations": x.kinds,
-        }
-        dump(d if out is not None else {**d, "text": x.text})
-    elif out is None:
-        sys.stdout.write(x.text)
+    facts = {
+        "format": "promela",
+        "model": what,
+        "scenario": scenario or "",
+        "mode": mode or ("full" if what in MODELS else "merged"),
+        "file": "",
+        "processes": x.processes,
+        "locations": x.locations,
+        "cells": x.cells,
+        "violations": x.kinds,
+    }
+    deliver(x.text, out, json, facts)
 
 
 def run_litmus(
@@ -119,11 +113,10 @@ def run_litmus(
         p, s, schedule, memory, loop_from, _ = decode_schedule(what)
         if loop_from >= 0:
             raise BadInput("this schedule goes on for ever; a litmus test has no loops")
-        a, init, rom = start(p, s, memory)
+        a, init, rom = start_of(p, s, memory)
         name, note = f"{p.name}+{s.name}", [f"{p.name}, scenario {s.name}, schedule {what.strip()}"]
     elif what in MODELS:
-        if scenario is not None:
-            raise BadInput(f"-s {scenario!r}: {what} is a model of its own and has no scenarios; leave -s out")
+        whole_model(what, scenario)
         program, title = model_program(what, size)
         a = compile_program(program, "merged")
         start_cells = program.layout().start
@@ -131,12 +124,9 @@ def run_litmus(
         name, note = what, [f"{title}, run one after the other"]
     else:
         p = load(what)
-        if size is not None:
-            raise BadInput(f"--size {size!r} is for {' and '.join(MODELS)}; a scenario has the sizes of its protocol")
-        if scenario is None:
-            raise BadInput(f"no scenario to export under {what}; name one with -s, for example -s argued/case1-alone")
-        s = one_scenario(scenario)
-        a, init, rom = start(p, s)
+        no_size(size)
+        s = one_scenario(named(what, scenario))
+        a, init, rom = start_of(p, s)
         name, note = f"{p.name}+{s.name}", [f"{p.name}, scenario {s.name}, its CPUs run one after the other"]
     only = lambda cell: not cells or any(fnmatch(cell, c) or fnmatch(cell, f"*{c}*") for c in cells)  # noqa: E731
     try:
@@ -146,31 +136,49 @@ def run_litmus(
         )
     except LitmusExportError as e:
         raise BadInput(str(e)) from None
-    written(x.text, out)
-    if json:
-        d = {
-            "format": "litmus",
-            "model": what,
-            "scenario": scenario or "",
-            "file": str(out) if out is not None else "",
-            "name": x.name,
-            "threads": x.threads,
-            "cells": x.cells,
-            "statements": x.statements,
-            "ask": x.ask,
-        }
-        dump(d if out is not None else {**d, "text": x.text})
-    elif out is None:
-        sys.stdout.write(x.text)
+    facts = {
+        "format": "litmus",
+        "model": what,
+        "scenario": scenario or "",
+        "file": "",
+        "name": x.name,
+        "threads": x.threads,
+        "cells": x.cells,
+        "statements": x.statements,
+        "ask": x.ask,
+    }
+    deliver(x.text, out, json, facts)
 
 
-def written(text: str, out: Path | None) -> None:
-    """Write a file, if one is named."""
+def deliver(text: str, out: Path | None, json: bool, facts: dict[str, Any]) -> None:
+    """The text into a file, or to standard output; with `json`, the facts instead, and the text among them unless it is
+    in a file."""
     if out is not None:
-        try:
-            out.write_text(text)
-        except OSError as e:
-            raise BadInput(f"-o {out}: {e.strerror}; name a file that can be written") from None
+        write(text, out)
+    if json:
+        facts = {**facts, "file": str(out) if out is not None else ""}
+        dump(facts if out is not None else {**facts, "text": text})
+    elif out is None:
+        sys.stdout.write(text)
+
+
+def whole_model(what: str, scenario: str | None) -> None:
+    """Refuse a scenario of a small model of our own."""
+    if scenario is not None:
+        raise BadInput(f"-s {scenario!r}: {what} is a model of its own and has no scenarios; leave -s out")
+
+
+def no_size(size: str | None) -> None:
+    """Refuse a size of what has its sizes from its protocol."""
+    if size is not None:
+        raise BadInput(f"--size {size!r} is for {' and '.join(MODELS)}; a scenario has the sizes of its protocol")
+
+
+def named(what: str, scenario: str | None) -> str:
+    """The scenario, which must be said."""
+    if scenario is None:
+        raise BadInput(f"no scenario to export under {what}; name one with -s, for example -s argued/case1-alone")
+    return scenario
 
 
 def one_scenario(name: str) -> Scenario:

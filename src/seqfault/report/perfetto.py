@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import seqfault
-from seqfault.cli import BadInput, dump
+from seqfault.cli import dump, write
 from seqfault.report.columns import phrase, title
 from seqfault.report.counterexample import Counterexample, Event, from_schedule
 from seqfault.report.stacks import Frame, event_frames
@@ -185,10 +185,7 @@ def run_perfetto(schedule: str, out: Path | None, json_: bool) -> None:
     trace = trace_events(cx)
     text = json.dumps(trace, separators=(",", ":"))
     if out is not None:
-        try:
-            out.write_text(text)
-        except OSError as e:
-            raise BadInput(f"-o {out}: {e.strerror}; name a file that can be written") from None
+        write(text, out)
     count = {k: sum(x["ph"] == k for x in trace["traceEvents"]) for k in ("X", "i", "s")}
     if json_:
         said = {

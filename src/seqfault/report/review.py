@@ -15,16 +15,14 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from seqfault.cli import EXIT, BadInput, dump
+from seqfault.cli import EXIT, BadInput, dump, write
 from seqfault.explore import interrupt
-from seqfault.explore.check import PATH_ONLY, Limits, Report, ScenarioResult, Violation
-from seqfault.explore.checkpoint import CheckpointError
-from seqfault.explore.memory import canonical
+from seqfault.explore.check import PATH_ONLY, Limits, Violation
+from seqfault.explore.memory import SC
 from seqfault.explore.model import automaton_for
-from seqfault.explore.pool import check_many
 from seqfault.explore.tables import MEMORY_MODELS
 from seqfault.protocols import load
-from seqfault.report.commands import COLUMNS, select
+from seqfault.report.commands import COLUMNS, checked, models_named, select
 from seqfault.report.counterexample import from_violation
 from seqfault.report.review_causes import Cause, Finder, Group, group
 from seqfault.report.review_data import Review, Table, Trace, ordered, review_data
@@ -41,13 +39,8 @@ Task = tuple[str, Scenario, Violation]
 
 def memory_models(given: list[str]) -> list[str]:
     """The models of --memory: repeated, or with commas; all.  Raises `BadInput`."""
-    names = [n.strip() for g in given or ["sc"] for n in g.split(",") if n.strip()]
-    if "all" in names:
-        names = list(MEMORY_MODELS)
-    try:
-        return list(dict.fromkeys(canonical(n) for n in names))
-    except ValueError as e:
-        raise BadInput(f"--memory: {e}") from None
+    names = [n.strip() for g in given or [SC] for n in g.split(",") if n.strip()]
+    return models_named(MEMORY_MODELS if "all" in names else names)
 
 
 def run_review(
@@ -83,10 +76,7 @@ def run_review(
             protocol, scenarios, models, shlex.join(command), limits, timeout, jobs, resume, bar, sites=table
         )
         text = render(review, out.suffix)
-    try:
-        out.write_text(text)
-    except OSError as e:
-        raise BadInput(f"-o {out}: {e.strerror}; name a file that can be written") from None
+    write(text, out)
     if json:
         dump(review_data(review))
     else:
@@ -133,7 +123,8 @@ def make_review(
     for model in models:
         automaton_for(p, scenarios[0], model)  # errors in the text come before any worker starts
         left = None if end is None else max(0.1, end - time.perf_counter())
-        reports.append(check_one(protocol, scenarios, model, limits, left, jobs, resume, bar))
+        label = f"{protocol} under {model}"
+        reports.append(checked(protocol, label, scenarios, model, limits, left, jobs, resume, bar))
     by_name = {s.name: s for s in scenarios}
     found = [(r.memory, s.name, i, v) for r in reports for s in r.scenarios for i, v in enumerate(s.violations)]
     for m, _, _, v in found:
@@ -149,34 +140,6 @@ def make_review(
         review.traces[n, k] = texts.take(trace, rows)
     review.texts = texts.rows
     return review
-
-
-def check_one(
-    protocol: str,
-    scenarios: list[Scenario],
-    model: str,
-    limits: Limits,
-    timeout: float | None,
-    jobs: int,
-    resume: Path | None,
-    bar: Progress | None,
-) -> Report:
-    """`check` under one model, with its progress."""
-    task = bar.add_task(f"{protocol} under {model}", total=len(scenarios), what="") if bar else None
-    states = 0
-
-    def done(r: ScenarioResult, n: int) -> None:
-        nonlocal states
-        states += r.states
-        if bar and task is not None:
-            bar.update(task, completed=n, what=f"{states:,} states")
-
-    try:
-        return check_many(protocol, scenarios, limits, jobs, timeout, done, None, resume, None, False, model)
-    except CheckpointError as e:
-        raise BadInput(f"--resume: {e}") from None
-    except OSError as e:
-        raise BadInput(f"--resume {resume}: {e.strerror}; name a file that can be written") from None
 
 
 # -- work that is done for each violation, in worker processes

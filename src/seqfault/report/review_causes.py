@@ -14,9 +14,10 @@ from typing import Any
 
 from seqfault.compile.automaton import Automaton
 from seqfault.explore.check import SEVERITY, Report, Violation, place_of
+from seqfault.explore.model import start_of
 from seqfault.explore.replay import Access, ScheduleError, Step, replay
 from seqfault.kernel.places import Place, Protocol
-from seqfault.report.counterexample import is_hidden, start
+from seqfault.report.counterexample import is_hidden
 from seqfault.report.stacks import Frame, stacks_of
 from seqfault.scenarios.model import Scenario
 
@@ -86,7 +87,7 @@ class Finder:
         plain = Cause(v.kind, v.object, v.site or shows, "in", "", v.baseline)
         if not v.schedule or v.loop_from >= 0:
             return plain
-        a, words, rom = start(self.p, s, v.memory)
+        a, words, rom = start_of(self.p, s, v.memory)
         try:
             steps = replay(a, words, rom, v.schedule)
         except ScheduleError:

@@ -9,12 +9,12 @@ from typing import Any
 
 import seqfault
 from seqfault.cli import EXIT
-from seqfault.explore.check import HOLDS, INCOMPLETE, VIOLATED, Report, ScenarioResult
+from seqfault.explore.check import HOLDS, INCOMPLETE, VIOLATED, Report, worst
 from seqfault.kernel.places import Protocol
 from seqfault.report.columns import title
+from seqfault.report.matrix import family, matrix
 from seqfault.report.review_causes import Group
 from seqfault.report.review_words import Section, document
-from seqfault.report.terminal import family
 
 MEANING = {
     HOLDS: "no violation in any interleaving of these scenarios",
@@ -67,47 +67,11 @@ class Review:
 
     @property
     def verdict(self) -> str:
-        v = {r.verdict for r in self.reports}
-        return VIOLATED if VIOLATED in v else INCOMPLETE if INCOMPLETE in v or not v else HOLDS
+        return worst(r.verdict for r in self.reports)
 
     @property
     def memories(self) -> list[str]:
         return [r.memory for r in self.reports]
-
-
-def cell(scenarios: list[ScenarioResult]) -> dict[str, Any]:
-    """One of the matrix: how many scenarios with which verdict; `own`: how many show what mmap-sem does not."""
-    n = Counter(s.verdict for s in scenarios)
-    worst = next((v for v in (VIOLATED, INCOMPLETE, HOLDS) if n[v]), INCOMPLETE)
-    return {
-        "verdict": worst,
-        "exit": EXIT[worst],
-        "scenarios": len(scenarios),
-        HOLDS: n[HOLDS],
-        VIOLATED: n[VIOLATED],
-        INCOMPLETE: n[INCOMPLETE],
-        "own": sum(any(not v.baseline for v in s.violations) for s in scenarios),
-        "speculated": sum(bool(s.speculative_successes) for s in scenarios),
-        "states": sum(s.states for s in scenarios),
-        "reasons": sorted({s.reason for s in scenarios if s.reason}),
-    }
-
-
-def matrix(reports: list[Report], groups: list[Group]) -> dict[str, Any]:
-    """Families x memory models, and all together; `causes` of a family: the numbers of its groups, from 1."""
-    families = list(dict.fromkeys(family(s.name) for r in reports for s in r.scenarios))
-    rows = []
-    for f in families:
-        cells = {r.memory: cell([s for s in r.scenarios if family(s.name) == f]) for r in reports}
-        for m, c in cells.items():
-            c["causes"] = [n for n, g in enumerate(groups, 1) if any(family(s) == f for s in g.shown.get(m, ()))]
-        seen: dict[str, dict[str, str]] = {}
-        for r in reports:
-            for s in r.scenarios:
-                if family(s.name) == f and s.verdict != HOLDS:
-                    seen.setdefault(s.name, {})[r.memory] = s.verdict
-        rows.append({"family": f, "cells": cells, "not_holding": seen})
-    return {"families": rows, "total": {r.memory: cell(r.scenarios) for r in reports}}
 
 
 def shown(by_memory: dict[str, set[str]]) -> dict[str, int]:

@@ -6,7 +6,8 @@ import re
 import textwrap
 
 from seqfault.explore.check import HOLDS, INCOMPLETE, VIOLATED
-from seqfault.report.review_data import LIMITS, MEANING, Review, Table, facts, matrix, ordered, questions, shown
+from seqfault.report.matrix import matrix
+from seqfault.report.review_data import LIMITS, MEANING, Review, Table, facts, ordered, questions, shown
 from seqfault.report.review_words import Section, document
 
 WIDTH = 72

@@ -8,11 +8,11 @@ from typing import Any
 
 from seqfault.cli import BadInput
 from seqfault.report.review_data import Table
+from seqfault.why.classify import NECESSARY, UNDETERMINED
 
 COLUMNS = ["site", "what it is", "verdict", "without it", "needed in", "not needed in"]
 SHOWN = 4  # of operations, of violations
 ONCE = "once"  # READ_ONCE and WRITE_ONCE, which are too many to list
-NECESSARY = "necessary"
 
 
 def read_sites(path: Path, protocol: str) -> Table:
@@ -40,7 +40,7 @@ def table(d: dict[str, Any]) -> Table:
     """A row for each site, or sites that were taken out together; the necessary ones first."""
     models = d["memory"]
     named = [x for x in d["sites"] if not all(s["kind"] == ONCE for s in x["sites"])]
-    rank = {NECESSARY: 0, "undetermined": 2}
+    rank = {NECESSARY: 0, UNDETERMINED: 2}
     rows = [row(x, models) for x in sorted(named, key=lambda x: rank.get(x["verdict"], 1))]
     under = f"{d['scenarios']:,} scenarios under {', '.join(models)}"
     note = f"Each site taken out, and explored: {under}."

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from seqfault.compile.source import body_of, source_of
-from seqfault.explore.model import program_for
+from seqfault.explore.model import program_for, start_of
 from seqfault.kernel.places import Protocol
 from seqfault.report.columns import choose, phrase, title
-from seqfault.report.counterexample import Counterexample, Event, start
+from seqfault.report.counterexample import Counterexample, Event
 from seqfault.report.picture import PARTS, Pictures
 from seqfault.report.stacks import Frame, event_frames
 from seqfault.report.text import all_functions, function_text
@@ -106,7 +106,7 @@ def trace_data(cx: Counterexample, texts: Texts) -> dict[str, Any]:
         line, stack = texts.row(text, e.line, frames), stacks.add(path_text(frames))
         row = [number.get(e.process, -1), e.kind, phrase(e), text, line, stack, int(i in key), e.site]
         steps[at[e.step]].append(row if text >= 0 else [*row, e.function, e.line, e.source])
-    _, first, _ = start(cx.protocol, cx.scenario, cx.memory)
+    _, first, _ = start_of(cx.protocol, cx.scenario, cx.memory)
     pictures = Pictures(cx.automaton, program_for(cx.protocol, cx.scenario).layout())
     parts = {name: Unique() for name in PARTS}
     states = []

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ops import BRANCHES, Op
-from seqfault.report.counterexample import Counterexample, is_hidden, start
+from seqfault.explore.model import start_of
+from seqfault.report.counterexample import Counterexample, is_hidden
 
 Frame = tuple[str, str, int]  # function, file, line at which it stands
 BELOW = ("cpu_main", "do_op")  # what runs the operations, which every stack begins with
@@ -151,7 +152,7 @@ def event_frames(cx: Counterexample) -> list[list[Frame]]:
     """For each event of a counterexample the functions around it, the outermost first, without what runs operations."""
     a = cx.automaton
     stacks = stacks_of(a)
-    _, first, _ = start(cx.protocol, cx.scenario, cx.memory)
+    _, first, _ = start_of(cx.protocol, cx.scenario, cx.memory)
     words = first.view(np.int64)
     out: list[list[Frame]] = []
 

@@ -12,13 +12,10 @@ from seqfault.explore.check import HOLDS, INCOMPLETE, VIOLATED, Report, Violatio
 from seqfault.explore.model import automaton_for
 from seqfault.kernel.places import Protocol
 from seqfault.report.counterexample import encode_schedule, from_violation
+from seqfault.report.matrix import family, matrix
 from seqfault.scenarios.model import Scenario
 
 LOCATIONS_SHOWN = 8
-
-
-def family(name: str) -> str:
-    return name.split("/")[0]
 
 
 def automata(c: Console, p: Protocol, scenarios: list[Scenario]) -> None:
@@ -105,20 +102,16 @@ def report(c: Console, r: Report, p: Protocol, scenarios: list[Scenario], verbos
             c.print(f"  {n:>12,}  {k}", markup=False)
 
 
-def matrix(c: Console, reports: list[Report]) -> None:
+def show_matrix(c: Console, reports: list[Report]) -> None:
     """Families x memory models: the worst verdict of each, and how many scenarios have it."""
     t = Table(box=None, pad_edge=False)
     t.add_column("")
     for r in reports:
         t.add_column(r.memory)
-    names = list(dict.fromkeys(family(s.name) for r in reports for s in r.scenarios))
-    for f in [*names, "all"]:
-        row = []
-        for r in reports:
-            mine = Counter(s.verdict for s in r.scenarios if f == "all" or family(s.name) == f)
-            worst = next((v for v in (VIOLATED, INCOMPLETE, HOLDS) if mine[v]), "")
-            row.append(f"{worst} {mine[worst]}/{mine.total()}" if worst != HOLDS else worst)
-        t.add_row(f, *row)
+    m = matrix(reports)
+    for name, cells in [*((f["family"], f["cells"]) for f in m["families"]), ("all", m["total"])]:
+        row = (cells[r.memory] for r in reports)
+        t.add_row(name, *(v if (v := x["verdict"]) == HOLDS else f"{v} {x[v]}/{x['scenarios']}" for x in row))
     c.print(t)
 
 

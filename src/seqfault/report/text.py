@@ -11,6 +11,7 @@ from typing import Any
 
 from seqfault.compile.source import Source, body_of, is_empty, source_of
 from seqfault.kernel.places import Place, Protocol
+from seqfault.protocols.variants import modules_of
 
 
 class _Rename(ast.NodeTransformer):
@@ -114,17 +115,10 @@ def functions_of(modules: list[ModuleType]) -> dict[str, Callable[..., Any]]:
 
 def text_modules() -> list[ModuleType]:
     """The modules of mm and of the language."""
-    import importlib
-    import pkgutil
-
     import seqfault.kernel
     import seqfault.mm
 
-    return [
-        importlib.import_module(f"{pkg.__name__}.{m.name}")
-        for pkg in (seqfault.mm, seqfault.kernel)
-        for m in pkgutil.iter_modules(pkg.__path__)
-    ]
+    return [*modules_of(seqfault.mm), *modules_of(seqfault.kernel)]
 
 
 def all_functions(p: Protocol) -> dict[str, Callable[..., Any]]:

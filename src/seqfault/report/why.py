@@ -17,10 +17,10 @@ from seqfault.cli import BadInput, dump
 from seqfault.compile.site_causes import DEAD as LEFT
 from seqfault.compile.sites import INSTEAD, Site
 from seqfault.explore import interrupt
-from seqfault.explore.memory import SC, canonical
+from seqfault.explore.memory import SC
 from seqfault.explore.tables import MEMORY_MODELS
 from seqfault.protocols import WITHOUT, load, with_sites
-from seqfault.report.commands import console, select
+from seqfault.report.commands import console, models_named, select
 from seqfault.report.counterexample import encode_schedule, from_violation
 from seqfault.report.variant import comparison_json, headline, show_comparison, show_writers, writers_json
 from seqfault.scenarios.model import Scenario
@@ -34,15 +34,6 @@ from seqfault.why.writers import OBSERVED_STATES, merged, observe
 
 SHORT = {NECESSARY: "needed", REDUNDANT: "redundant", DEAD: "no effect", UNDETERMINED: "?"}
 LABELS = 8  # operations and merge cases on a line, unless sites are named
-
-
-def memories(text: str) -> list[str]:
-    """The models of ``sc,pso`` or ``all``.  Raises `BadInput`."""
-    try:
-        names = [canonical(x) for x in (MEMORY_MODELS if text == "all" else text.split(","))]
-    except ValueError as e:
-        raise BadInput(f"--memory: {e}, or all") from None
-    return sorted(set(names), key=lambda m: (m != SC, names.index(m)))
 
 
 def chosen(sites: Sequence[Site], patterns: Sequence[str], protocol: str) -> tuple[list[Site], list[tuple[str, ...]]]:
@@ -99,7 +90,8 @@ def run_why(
             raise BadInput(f"--variant {v}: no variant of {protocol}")
     if WITHOUT in protocol:
         raise BadInput(f"{protocol}: why takes sites out by itself; name the whole protocol")
-    models = memories(memory)
+    given = models_named(MEMORY_MODELS if memory == "all" else memory.split(","))
+    models = sorted(given, key=lambda m: m != SC)
     scenarios = select(names, p)
     sites = Lab(protocol).sites(scenarios[0])
     mine, sets = chosen(sites, patterns, protocol) if patterns else (sites, [])

@@ -44,6 +44,12 @@ QUESTIONS = {
 }  # fmt: skip
 
 
+def counted(sums: tuple[int, int], prefix: str, a: Seen, b: Seen) -> tuple[int, int]:
+    """`sums` with the counters of two explorations that begin with `prefix`."""
+    of_a, of_b = (sum(v for k, v in x.counters.items() if k.startswith(prefix)) for x in (a, b))
+    return sums[0] + of_a, sums[1] + of_b
+
+
 def question_of(kind: str) -> str:
     """Which question a kind of violation answers (docs/violations.md); the rest are values out of range."""
     return next((q for q, kinds in QUESTIONS.items() if kind in kinds), "values")
@@ -54,11 +60,11 @@ class Finding:
     """What taking `sites` out showed under one memory model.
 
     `some`: a scenario concerns it that comes to any of them, else to all.  `exercised`: how many such scenarios there
-    are; `explored`: how many of them were explored without them; `scenarios`: those -> whether something new shows;
-    `new`: what shows without and not with them -> the scenarios; `scenarios`: those that were explored without them ->
-    whether anything did.  `labels`: operation and merge case -> (scenarios, in
-    how many something new shows).  `retries`, `successes`: operation and merge case -> how many steps of the scenarios
-    in which nothing new shows gave a speculative fault up, or made it succeed: with, without.
+    are; `explored`: how many of them were explored without them; `new`: what shows without and not with them -> the
+    scenarios; `scenarios`: those that were explored without them -> whether anything did.  `labels`: operation and
+    merge case -> (scenarios, in how many something new shows).  `retries`, `successes`: operation and merge case -> how
+    many steps of the scenarios in which nothing new shows gave a speculative fault up, or made it succeed: with,
+    without.
     """
 
     sites: tuple[str, ...]
@@ -183,11 +189,7 @@ class Study:
             f.labels[label] = n + 1, bad + bool(new)
             if not new:
                 for table, prefix in ((f.retries, FALLBACK), (f.successes, SUCCESS)):
-                    with_it, without = table.get(label, (0, 0))
-                    table[label] = (
-                        with_it + sum(v for k, v in base.counters.items() if k.startswith(prefix)),
-                        without + sum(v for k, v in x.counters.items() if k.startswith(prefix)),
-                    )
+                    table[label] = counted(table.get(label, (0, 0)), prefix, base, x)
 
     def settle(self, f: Finding) -> None:
         """The verdict, when all has been explored."""

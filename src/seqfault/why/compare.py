@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from seqfault.explore.memory import SC
-from seqfault.why.classify import FALLBACK, SUCCESS, Study
+from seqfault.why.classify import FALLBACK, SUCCESS, Study, counted
 from seqfault.why.lab import Shown
 
 
@@ -57,11 +57,6 @@ def compare(study: Study, variant: str, memory: str = SC) -> Comparison:
         row.scenarios += 1
         row.new += bool(new)
         row.gone += bool(gone)
-        row.give_ups = _add(row.give_ups, FALLBACK, old.counters, x.counters)
-        row.successes = _add(row.successes, SUCCESS, old.counters, x.counters)
+        row.give_ups = counted(row.give_ups, FALLBACK, old, x)
+        row.successes = counted(row.successes, SUCCESS, old, x)
     return out
-
-
-def _add(sums: tuple[int, int], prefix: str, a: dict[str, int], b: dict[str, int]) -> tuple[int, int]:
-    of_a, of_b = (sum(v for k, v in d.items() if k.startswith(prefix)) for d in (a, b))
-    return sums[0] + of_a, sums[1] + of_b

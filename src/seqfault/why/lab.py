@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -121,17 +120,8 @@ class Lab:
         return [x or Seen(0, 0, 0, 0, frozenset(), frozenset(), reason=INTERRUPTED) for x in out]
 
 
-@cache
-def _function_of(a_id: int, pc: int) -> str:
-    return place_of(_automata[a_id].where[pc])[0]
-
-
-_automata: dict[int, Automaton] = {}
-
-
 def seen_of(a: Automaton, ex: Exploration) -> Seen:
     """What an exploration showed, in words that do not depend on the automaton."""
-    _automata[id(a)] = a
     shown = set()
     reason = "" if ex.complete else ex.reason
     for v in ex.violations:
@@ -139,7 +129,7 @@ def seen_of(a: Automaton, ex: Exploration) -> Seen:
         if kind in LIMIT_KINDS:
             reason = reason or kind
             continue
-        shown.add((kind, a.pools[v.pool].name if v.pool >= 0 else "", _function_of(id(a), v.pc) if v.pc >= 0 else ""))
+        shown.add((kind, a.pools[v.pool].name if v.pool >= 0 else "", place_of(a.where[v.pc])[0] if v.pc >= 0 else ""))
     numbers = {f"{COUNTER}{s.number}": s.name for s in sites_of(a)}
     causes = {f"{GAVE_UP}{s.number}": GAVE_UP + s.name for s in sites_of(a)}
     counted: dict[str, int] = {}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -14,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import seqfault
 from seqfault.compile.digest import files_digest
@@ -22,6 +20,7 @@ from seqfault.explore import interrupt
 from seqfault.explore.interrupt import INTERRUPTED
 from seqfault.explore.memory import SC
 from seqfault.explore.model import program_for
+from seqfault.explore.results import open_results
 from seqfault.scenarios.model import Scenario
 from seqfault.why.lab import Job, Lab, Seen, whole
 
@@ -64,23 +63,14 @@ class Results:
     def __init__(self, path: Path | None, protocol: str):
         self.known: dict[str, Seen] = {}
         self.protocol, self.path = protocol, path
-        self.file = None
+        self.file: BinaryIO | None = None
         if path is None:
             return
-        self.file = path.open("a+b")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OSError(errno.EBUSY, "another seqfault is at work with it") from None
-        text = path.read_bytes()
-        if text and not text.endswith(b"\n"):  # cut short by a kill
-            self.file.write(b"\n")
-        for line in text.splitlines():
-            try:
-                d = json.loads(line)
-                self.known[d["why"]] = Seen.from_json(d["seen"])
-            except (ValueError, TypeError, KeyError):
-                continue  # such a line is explored again
+        self.file = open_results(path, self.take)
+
+    def take(self, d: dict[str, Any]) -> None:
+        """Know what was seen again."""
+        self.known[d["why"]] = Seen.from_json(d["seen"])
 
     def key(self, memory: str, job: Job, protocol: str = "") -> str:
         """What an exploration depends on, if no limit ends it."""

@@ -74,18 +74,13 @@ def observe(protocol: str, scenarios: Sequence[Scenario], max_states: int) -> tu
             if not frees and not (x.write and x.field in (ENTRY, LEVEL)):
                 continue
             what = "frees a table" if frees else "writes an entry" if x.field == ENTRY else "writes the upper level"
-            fn, file, line = where(x.functions, x.where.chain, (x.where.function, x.where.file, x.where.line))
+            at = x.where
+            # the function of the text that a reader would name, with the line in it
+            fn, file, line = at.chain[0] if at.chain else (at.function, at.file, at.line)
             speculative = "srcu" in x.words
             new = Writer(what, fn, file, line, speculative)
             found.setdefault(new.key(), new).add(x.words, x.count, s.name)
     return list(found.values()), done
-
-
-def where(
-    functions: Sequence[str], chain: Sequence[tuple[str, str, int]], here: tuple[str, str, int]
-) -> tuple[str, str, int]:
-    """The function of the text that a reader would name, with the line in it."""
-    return chain[0] if chain else here
 
 
 def merged(parts: Iterable[list[Writer]]) -> list[Writer]:

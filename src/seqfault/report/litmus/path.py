@@ -20,6 +20,7 @@ from seqfault.compile.ops import Op, Ordering
 from seqfault.explore.engine import Executor
 from seqfault.explore.interp import get, step
 from seqfault.explore.tables import DISABLED, X_DIGITS, X_STAND, X_TRACE, X_VIOLATIONS, program_array
+from seqfault.kernel.layout import Cell
 from seqfault.report.litmus.flow import joins
 
 FENCES = {1: "smp_mb", 2: "smp_rmb", 3: "smp_wmb", 5: "smp_mb__after_spinlock"}
@@ -232,17 +233,17 @@ class Walk:
                     if d.row[0] == Op.STORE:
                         stored.setdefault(name, set()).add(t)
                 elif d.row[0] == Op.ALLOC:
-                    for name in self.cells_of(d):
-                        touched.setdefault(name, set()).add(t)
-                        stored.setdefault(name, set()).add(t)
+                    for c in self.cells_of(d):
+                        touched.setdefault(c.name, set()).add(t)
+                        stored.setdefault(c.name, set()).add(t)
         self.stored = stored
         return {n for n, ts in touched.items() if len(ts) > 1 and n in stored and self.only(n)}
 
-    def cells_of(self, d: Did) -> list[str]:
+    def cells_of(self, d: Did) -> Sequence[Cell]:
         """The cells of the object that an ALLOC gave out, if it was zeroed."""
         pool = self.a.pools[d.row[2]]
         first = pool.base + (d.value - 1) * pool.stride
-        return [self.a.cells[c].name for c in range(first + 1, first + pool.stride)] if d.row[3] else []
+        return self.a.cells[first + 1 : first + pool.stride] if d.row[3] else []
 
     # the second time
 
@@ -291,10 +292,9 @@ class Walk:
                     self.put(p, Event("check", reg=f"ok{self.conds}", value=s, word=a.kinds[row[2]]), d.pc)
                     self.conds += 1
             elif op == Op.ALLOC:
-                for name in self.cells_of(d):
-                    if name in self.shared:
-                        start = self.a.cells[[c.name for c in self.a.cells].index(name)].start
-                        self.put(p, Event("store", name, word="once", value=Sym(start)), d.pc)
+                for c in self.cells_of(d):
+                    if c.name in self.shared:
+                        self.put(p, Event("store", c.name, word="once", value=Sym(c.start)), d.pc)
             elif op in WRITES_A:
                 self.regs[p, row[1]] = self.compute(p, d)
         if atomic:
