@@ -54,6 +54,7 @@ from seqfault.mm.places import (
     VM_FAULT_SIGSEGV,
     VM_FAULT_WRITE,
     anon_vma_notsup,
+    anon_vma_prepare_end,
     do_fault_notsup,
     pte_map_lock,
     pte_spinlock,
@@ -67,6 +68,7 @@ from seqfault.mm.types import (
     VM_WRITE,
     ZERO_PFN,
     current_mm,
+    errno_t,
     fault_flags_t,
     fault_t,
     page,
@@ -131,7 +133,9 @@ def do_anonymous_page(vmf: ptr[vm_fault]) -> fault_t:
 
     if anon_vma_notsup(vmf):
         return VM_FAULT_RETRY
-    if anon_vma_prepare(vma) != 0:
+    err: errno_t = anon_vma_prepare(vma)
+    anon_vma_prepare_end(vmf)
+    if err != 0:
         return VM_FAULT_OOM
     p = alloc_page()
     if not p:
@@ -169,7 +173,9 @@ def wp_page_copy(vmf: ptr[vm_fault]) -> fault_t:
         return VM_FAULT_RETRY
     ret: fault_t = VM_FAULT_OOM
     new_page: ptr[page] = NULL
-    if anon_vma_prepare(vma) == 0:
+    err: errno_t = anon_vma_prepare(vma)
+    anon_vma_prepare_end(vmf)
+    if err == 0:
         new_page = alloc_page()
     if new_page:
         if old_page:
@@ -318,7 +324,9 @@ def do_cow_fault(vmf: ptr[vm_fault]) -> fault_t:
     """A write to a private mapping, to a page that is not mapped yet: copied at once."""
     if anon_vma_notsup(vmf):
         return VM_FAULT_RETRY
-    if anon_vma_prepare(vmf.vma) != 0:
+    err: errno_t = anon_vma_prepare(vmf.vma)
+    anon_vma_prepare_end(vmf)
+    if err != 0:
         return VM_FAULT_OOM
     vmf.cow_page = alloc_page()
     if not vmf.cow_page:
