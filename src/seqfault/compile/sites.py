@@ -269,6 +269,9 @@ class Sites(Statements):
             return super().perform(fn, src, args, node, site)
         outer = self.scope.site
         if site:
+            loops = any(isinstance(n, ast.While | ast.For) for n in ast.walk(src.node))
+            if set(calls(src.node)) & set(MARKS) and not loops:  # at each place a site of its own
+                return self.inline(fn, src, args, node, site)
             return super().perform(fn, src, args, node, site)
         if fn in OPENERS:
             here = self.at(node, OPENERS[fn], src.name, self.about(args))

@@ -5,7 +5,7 @@ Named ``function/what``: the function of the kernel and the point in it.
 
 from __future__ import annotations
 
-from seqfault.kernel import kmem_cache_free, place, ptr
+from seqfault.kernel import NULL, kmem_cache_free, place, ptr
 from seqfault.kernel.spinlock import spin_lock
 from seqfault.mm.file import fput
 from seqfault.mm.pgtable import pte_lockptr, pte_offset_map_lock
@@ -283,6 +283,17 @@ def mprotect_fixup_begin(vma: ptr[vm_area_struct]):
 @place("mprotect_fixup/end")
 def mprotect_fixup_end(vma: ptr[vm_area_struct]):
     """After change_protection."""
+
+
+@place("sys_madvise/lock")
+def madvise_lock(mm: ptr[mm_struct], start: vpn_t, end: vpn_t) -> ptr[vm_area_struct]:
+    """Before madvise takes mmap_sem (6.17): a VMA that has all of [start, end) and can be advised without; or NULL."""
+    return NULL
+
+
+@place("sys_madvise/unlock")
+def madvise_unlock(vma: ptr[vm_area_struct]):
+    """After that VMA was advised."""
 
 
 # -- mm/memory.c

@@ -268,6 +268,18 @@ def tlb_finish_mmu(tlb: ptr[mmu_gather], start: vpn_t, end: vpn_t):
     tlb.start = 0
 
 
+def check_no_stale_tlb(mm: ptr[mm_struct], start: vpn_t, end: vpn_t):
+    for cpu in range(NR_CPUS):
+        tlb = pool_object(cpu_tlb, cpu)
+        for i in range(start, end):
+            e = tlb.entry[i].pte
+            if e != 0:
+                table = mm.pmd[i // PTRS_PER_PTE]
+                check(table != NULL, "stale-tlb", tlb)
+                if table and table.ptl.owner == 0:
+                    check(tlb_entry_granted(e, table.pte[i % PTRS_PER_PTE]), "stale-tlb", tlb)
+
+
 @place("tlb_flush/check")
 def flush_check(start: vpn_t, end: vpn_t):
     """After the flush of an operation no TLB holds what the page tables do not grant.
@@ -279,15 +291,7 @@ def flush_check(start: vpn_t, end: vpn_t):
         mm = current_mm()
         with atomic():
             if not mm.mmap_sem.readers & ~(1 << process_id()):
-                for cpu in range(NR_CPUS):
-                    tlb = pool_object(cpu_tlb, cpu)
-                    for i in range(start, end):
-                        e = tlb.entry[i].pte
-                        if e != 0:
-                            table = mm.pmd[i // PTRS_PER_PTE]
-                            check(table != NULL, "stale-tlb", tlb)
-                            if table and table.ptl.owner == 0:
-                                check(tlb_entry_granted(e, table.pte[i % PTRS_PER_PTE]), "stale-tlb", tlb)
+                check_no_stale_tlb(mm, start, end)
 
 
 def tlb_entry_granted(e: pte_t, pte: pte_t) -> bool:

@@ -22,6 +22,7 @@ BUILTIN = {
     "spf-seed": "spf_seed",
     "spf-v5": "spf_v5",
     "per-vma-lock": "per_vma_lock",
+    "vm-refcnt": "vm_refcnt",
     "spf-04-alone": "spf_04_alone",
     "spf-seed-no-next": "spf_seed_no_next",
 }

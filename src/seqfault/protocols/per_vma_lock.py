@@ -40,16 +40,12 @@ from seqfault.kernel import (
     NULL,
     READ_ONCE,
     Protocol,
-    array,
-    atomic,
     count,
     index_of,
     integer,
     kmem_cache_free,
     pool_object,
     ptr,
-    rcu_assign_pointer,
-    rcu_dereference,
     smp_load_acquire,
     smp_store_release,
     struct,
@@ -64,14 +60,11 @@ from seqfault.mm.places import (
     FAULT_FLAG_VMA_LOCK,
     FAULT_FLAG_WRITE,
     VM_FAULT_RETRY,
-    commit_merge_store,
     detach_begin,
-    detach_end,
     do_page_fault_try,
     dup_anon_vma_dst,
     dup_mmap_vma,
     expand_downwards_lock,
-    expand_downwards_store,
     mmap_region_flags_begin,
     mmap_region_link,
     mmap_write_downgrade_begin,
@@ -87,8 +80,9 @@ from seqfault.mm.places import (
     vma_prepare_remove2,
     vma_prepare_vma,
 )
-from seqfault.mm.types import NR_PAGES, fault_t, mm_struct, vm_area_struct, vma_mm, vpn_t
+from seqfault.mm.types import fault_t, mm_struct, vm_area_struct, vma_mm, vpn_t
 from seqfault.mm.x86_fault import access_error
+from seqfault.protocols.maple import bind_tree, mas_walk, vma_iter_store
 
 
 @struct
@@ -110,7 +104,6 @@ PROTOCOL.add_field(vm_area_struct, "vm_lock", rw_semaphore)
 PROTOCOL.add_field(vm_area_struct, "vm_lock_seq", seq_t)
 PROTOCOL.add_field(vm_area_struct, "detached", bool)
 PROTOCOL.add_field(mm_struct, "mm_lock_seq", mm_lock_seq_t)
-PROTOCOL.add_field(mm_struct, "mm_mt", array[ptr[vm_area_struct], NR_PAGES])
 
 
 # -- include/linux/mm.h
@@ -210,34 +203,8 @@ def vm_area_free_rcu_cb(arg: integer(0, 255)):
     kmem_cache_free(pool_object(vm_area_struct, arg))
 
 
-# -- the maple tree, as RCU readers see it: for each address one VMA or none, and a store changes a range at once
-def vma_iter_store(mm: ptr[mm_struct], vma: ptr[vm_area_struct]):
-    start: vpn_t = vma.vm_start
-    end: vpn_t = vma.vm_end
-    with atomic():
-        for i in range(start, end):
-            rcu_assign_pointer(mm.mm_mt[i], vma)
-
-
-@PROTOCOL.at(vma_link_rb_store, commit_merge_store)
-def store_range(mm: ptr[mm_struct], vma: ptr[vm_area_struct]):
-    vma_iter_store(mm, vma)
-
-
-@PROTOCOL.at(expand_downwards_store)
-def store_grown(vma: ptr[vm_area_struct]):
-    vma_iter_store(vma_mm(vma), vma)
-
-
-@PROTOCOL.at(detach_end)
-def vma_iter_clear(mm: ptr[mm_struct], start: vpn_t, end: vpn_t):
-    with atomic():
-        for i in range(start, end):
-            rcu_assign_pointer(mm.mm_mt[i], NULL)
-
-
-def mas_walk(mm: ptr[mm_struct], address: vpn_t) -> ptr[vm_area_struct]:
-    return rcu_dereference(mm.mm_mt[address])
+PROTOCOL.at(vma_link_rb_store)(vma_iter_store)
+bind_tree(PROTOCOL)
 
 
 # -- mm/memory.c
