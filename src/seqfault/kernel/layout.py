@@ -85,7 +85,8 @@ class Layout:
     `roots`: the structs with pools that the program uses; others that they point to or embed are
     found (None: every struct declared so far).  `sizes`: values of the model's sizes.  `extra`: fields that a
     protocol adds, struct name ->
-    {field: type}.  `typesafe`: names of structs whose pools are so though the structs are not.  Raises `KernelTypeError` when a size has no value or a type cannot be laid out.
+    {field: type}.  `typesafe`: names of structs whose pools are so though the structs are not.
+    Raises `KernelTypeError` when a size has no value or a type cannot be laid out.
     """
 
     def __init__(

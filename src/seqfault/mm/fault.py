@@ -9,7 +9,7 @@ and guard regions only with FULL.
 
 from __future__ import annotations
 
-from seqfault.kernel import NULL, pool_object, ptr, smp_processor_id
+from seqfault.kernel import NULL, pool_object, ptr, seq_point, smp_processor_id
 from seqfault.mm.anon_vma import anon_vma_prepare
 from seqfault.mm.fault_around import FAULT_AROUND_PAGES, do_fault_around
 from seqfault.mm.filemap import filemap_fault
@@ -92,6 +92,8 @@ def set_pte_at(vmf: ptr[vm_fault], entry: pte_t):
 def ptep_clear_flush(vmf: ptr[vm_fault]):
     """No CPU may use the old page once the new one is there."""
     vmf.pte.pte[pte_index(vmf.address)] = 0
+    if LINUX >= 420:
+        seq_point()  # a walk may find none (mm/cpu.py)
     flush_tlb_page(vmf.address)
 
 

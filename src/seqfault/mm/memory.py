@@ -319,6 +319,8 @@ def change_pte_range(pmd: pmd_t, addr: vpn_t, end: vpn_t, newprot: pgprot_t) -> 
         oldpte: pte_t = table.pte[pte_index(addr)]
         if pte_present(oldpte):
             ptent: pte_t = xchg(table.pte[pte_index(addr)], 0)  # ptep_modify_prot_start
+            if LINUX >= 420:
+                seq_point()  # a walk may find none (mm/cpu.py)
             table.pte[pte_index(addr)] = pte_modify(ptent, newprot)
             pages += 1
         addr += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqfault.kernel import NULL, kmem_cache_zalloc, pool_object, ptr
+from seqfault.kernel import NULL, kmem_cache_zalloc, pool_object, ptr, seq_point
 from seqfault.kernel.rwsem import downgrade_write
 from seqfault.kernel.task import might_sleep
 from seqfault.mm.file import get_file
@@ -408,6 +408,8 @@ def unmap_region(mm: ptr[mm_struct], vma: ptr[vm_area_struct], prev: ptr[vm_area
     tlb = tlb_gather_mmu(mm, start, end)
     unmap_vmas(tlb, vma, start, end)
     free_pgtables(tlb, vma, prev.vm_end if prev else 0, next.vm_start if next else TASK_SIZE)
+    if LINUX >= 420:
+        seq_point()  # a fault gets its signal already, while TLBs may still have the page
     tlb_finish_mmu(tlb, start, end)
 
 
@@ -490,8 +492,10 @@ def vms_complete_munmap_vmas(mm: ptr[mm_struct], vma: ptr[vm_area_struct]):
 
 
 def mmap_write_downgrade(mm: ptr[mm_struct]):
+    """From here on others find no VMA where the pages are still mapped."""
     mmap_write_downgrade_begin(mm)
     downgrade_write(mm.mmap_sem)
+    seq_point()
 
 
 def may_downgrade(mm: ptr[mm_struct], prev: ptr[vm_area_struct]) -> bool:

@@ -44,25 +44,25 @@ def builtin_names() -> list[str]:
 
 
 def baseline_name(release: str) -> str:
-    """mmap-sem on the text of a release, as `load` takes it: ``mmap-sem``, ``mmap-sem@6.4``."""
-    return BASELINE if release == FIRST_RELEASE else f"{BASELINE}@{release}"
+    """mmap-sem on the text of a release, as `load` takes it: ``mmap-sem``, ``mmap-sem-6.4``."""
+    return BASELINE if release == FIRST_RELEASE else f"{BASELINE}-{release}"
 
 
 def is_baseline(p: Protocol) -> bool:
     """Whether a protocol is mmap-sem, on whatever text, and whole."""
-    return p.name.partition("@")[0] == BASELINE and not p.without
+    return p.name == baseline_name(p.release)
 
 
 def baseline(name: str) -> Protocol:
-    """``mmap-sem@RELEASE``.  Raises `ProtocolError`."""
+    """``mmap-sem-RELEASE``.  Raises `ProtocolError`."""
     if name not in _by_file:
-        release = name.partition("@")[2]
+        release = name.removeprefix(f"{BASELINE}-")
         try:
             linux = release_number(release)
         except ValueError as e:
             raise ProtocolError(str(e)) from None
         if name != baseline_name(release):
-            raise ProtocolError(f"{name}: that is {BASELINE} itself; leave @{release} out")
+            raise ProtocolError(f"{name}: that is {BASELINE} itself; leave -{release} out")
         p = load(BASELINE).derive(name, f"every fault under mmap_sem (Linux {release})", load(BASELINE).doc)
         p.release, p.sizes["LINUX"] = release, linux
         _by_file[name] = p
@@ -71,7 +71,7 @@ def baseline(name: str) -> Protocol:
 
 def load(name: str) -> Protocol:
     """The protocol of that name, or of that file (anything that ends in .py or has a slash), or of a variant's file
-    (.toml, variants.py).  ``mmap-sem@RELEASE``: on the text of another release.
+    (.toml, variants.py).  ``mmap-sem-RELEASE``: on the text of another release.
 
     ``PROTOCOL-without=SITE,SITE``: with sites taken out (`seqfault why PROTOCOL --sites` lists them).  The same object
     each time.  Raises `ProtocolError`.
@@ -87,7 +87,7 @@ def load(name: str) -> Protocol:
             except variants.VariantError as e:
                 raise ProtocolError(str(e)) from None
         return _by_file[path]
-    if name.startswith(f"{BASELINE}@"):
+    if name.startswith(f"{BASELINE}-"):
         return baseline(name)
     if name in BUILTIN:
         module = importlib.import_module(f"seqfault.protocols.{BUILTIN[name]}")
