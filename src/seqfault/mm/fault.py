@@ -56,6 +56,7 @@ from seqfault.mm.places import (
     anon_vma_notsup,
     anon_vma_prepare_end,
     do_fault_notsup,
+    fault_walked,
     pte_map_lock,
     pte_spinlock,
     skip_pmd_checks,
@@ -374,12 +375,13 @@ def do_fault(vmf: ptr[vm_fault]) -> fault_t:
 def handle_pte_fault(vmf: ptr[vm_fault]) -> fault_t:
     """Sort a fault by what is there.  The entry is read without its lock, so who acts on it looks again."""
     mm = current_mm()
-    vmf.pte = NULL
-    if not pmd_none(mm, vmf.pmd):
-        vmf.pte = pte_offset_map(mm, vmf.pmd)
-        vmf.orig_pte = fault_pte(vmf)
-        if pte_none(vmf.orig_pte):
-            vmf.pte = NULL
+    if not fault_walked(vmf):
+        vmf.pte = NULL
+        if not pmd_none(mm, vmf.pmd):
+            vmf.pte = pte_offset_map(mm, vmf.pmd)
+            vmf.orig_pte = fault_pte(vmf)
+            if pte_none(vmf.orig_pte):
+                vmf.pte = NULL
     if not vmf.pte:
         if vma_is_anonymous(vmf.vma):
             return do_anonymous_page(vmf)

@@ -333,6 +333,12 @@ def pte_spinlock(vmf: ptr[vm_fault]) -> bool:
     return True
 
 
+@place("handle_pte_fault/walked")
+def fault_walked(vmf: ptr[vm_fault]) -> bool:
+    """On entry: whether vmf.pte (NULL: no entry) and vmf.orig_pte are known already."""
+    return False
+
+
 @place("handle_pte_fault/pmd")
 def skip_pmd_checks(vmf: ptr[vm_fault]) -> bool:
     """Whether a fault that finds no page table goes on without making one; taking its lock must fail then."""

@@ -81,7 +81,7 @@ def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
     When memory is short the OOM killer makes room, and the instruction is repeated as well.
     """
     fault: fault_t = do_page_fault_try(mm, address, write)
-    if LINUX >= 604:
+    if LINUX >= 501:
         if not fault & VM_FAULT_RETRY:
             return fault_signal(fault)
     elif not fault & (VM_FAULT_RETRY | VM_FAULT_ERROR):

@@ -21,6 +21,7 @@ BUILTIN = {
     "mmap-sem": "mmap_sem",
     "spf-seed": "spf_seed",
     "spf-v5": "spf_v5",
+    "mmap-seq": "mmap_seq",
     "per-vma-lock": "per_vma_lock",
     "vm-refcnt": "vm_refcnt",
     "spf-04-alone": "spf_04_alone",
