@@ -152,6 +152,17 @@ def ipi_agent():
             tlb.ipi.sender = 0
 
 
+def take_interrupt():
+    """Interrupts are on: one that is pending is taken before the CPU goes on.
+
+    For loops that switch interrupts on and off, of which a round without the interrupt changes nothing: to the checker,
+    whose fairness is weak, an interrupt that is off again and again might never come.
+    """
+    tlb = pool_object(cpu_tlb, smp_processor_id())
+    while READ_ONCE(tlb.ipi.sender) != 0:
+        cpu_relax_ipi()
+
+
 def walker_agent():
     """The hardware's page walker, which may load a translation long before an instruction needs it, or never.
 
