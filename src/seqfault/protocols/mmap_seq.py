@@ -14,9 +14,9 @@ Faults fall back (the names are those of the counters SPF_ABORT_...): odd; unmap
 vma_copy; access_error; pmd (no table: none is made here); anon_vma (unset); seq1, pmd_changed, ptl, seq2 (at the lock).
 
 Differences from the series: the copy of the VMA, on the stack in Linux, is an object of the VMAs' pool, which is two
-larger therefore, with the fields that faults use; the check of the count says whether it changed, not whether it did
-not (mmap_seq_read_check); single-threaded processes speculate too; userfaultfd, swap, NUMA hinting and mmu notifiers
-are not modelled.
+larger therefore, with the fields that faults use; mm->mmap_seq is a seqcount_t, with the same stores and barriers; the
+check of the count says whether it changed, not whether it did not (mmap_seq_read_check); single-threaded processes
+speculate too; userfaultfd, swap, NUMA hinting and mmu notifiers are not modelled.
 
 Places:
     mmap_write_lock/end                     __mmap_seq_write_lock
@@ -43,11 +43,9 @@ from seqfault.kernel import (
     ptr,
     smp_processor_id,
     smp_rmb,
-    smp_wmb,
-    struct,
 )
 from seqfault.kernel.rcu import call_rcu, rcu_read_lock, rcu_read_unlock
-from seqfault.kernel.seqlock import seq_t
+from seqfault.kernel.seqlock import raw_write_seqcount_begin, raw_write_seqcount_end, seq_t, seqcount_t
 from seqfault.kernel.spinlock import spin_lock, spin_trylock, spin_unlock
 from seqfault.kernel.task import local_irq_disable, local_irq_enable, rcu_callback
 from seqfault.mm.fault import fault_pte, handle_pte_fault, vm_fault_clear, vma_is_anonymous
@@ -86,14 +84,6 @@ from seqfault.mm.types import (
 from seqfault.mm.vma import find_vma
 from seqfault.mm.x86_fault import access_error
 
-
-@struct(at_rest="even")
-class mmap_seq_t:
-    """mm->mmap_seq"""
-
-    sequence: seq_t
-
-
 PROTOCOL = Protocol(
     "mmap-seq",
     "speculative page faults, one count for the mm (Lespinasse v2, 2022)",
@@ -102,7 +92,7 @@ PROTOCOL = Protocol(
     speculative="speculative_success",
     sizes={"LINUX": 517, "NR_VMAS": 10},
 )
-PROTOCOL.add_field(mm_struct, "mmap_seq", mmap_seq_t)
+PROTOCOL.add_field(mm_struct, "mmap_seq", seqcount_t)
 PROTOCOL.add_field(vm_fault, "seq", seq_t)
 PROTOCOL.add_field(vm_fault, "orig_pmd", ptr[pte_table])
 
@@ -110,14 +100,12 @@ PROTOCOL.add_field(vm_fault, "orig_pmd", ptr[pte_table])
 # -- 09: add per-mm mmap sequence counter for speculative page fault handling
 @PROTOCOL.at(mmap_write_lock_end)
 def __mmap_seq_write_lock(mm: ptr[mm_struct]):
-    mm.mmap_seq.sequence += 1
-    smp_wmb()
+    raw_write_seqcount_begin(mm.mmap_seq)
 
 
 @PROTOCOL.at(mmap_write_unlock_begin, mmap_write_downgrade_begin)
 def __mmap_seq_write_unlock(mm: ptr[mm_struct]):
-    smp_wmb()
-    mm.mmap_seq.sequence += 1
+    raw_write_seqcount_end(mm.mmap_seq)
 
 
 def mmap_seq_read_start(mm: ptr[mm_struct]) -> seq_t:
