@@ -227,6 +227,34 @@ def test_what_a_line_is_for(name: str, site: str, scenario: str, kind: str) -> N
     assert kind in {v.kind for v in check_scenario(load(f"{name}-without={site}"), s, Limits(states=1_000_000)).violations}
 
 
+BARRIERS = [
+    # commit b1f02b95758d
+    ("per-vma-lock", "vma_start_read/smp_load_acquire"),
+    ("per-vma-lock", "mmap_write_unlock/begin/smp_store_release"),
+    ("vm-refcnt", "vma_start_read/smp_load_acquire"),
+    ("vm-refcnt", "refcount_inc_not_zero_limited_acquire/cmpxchg_acquire"),
+    ("vm-refcnt", "mmap_write_unlock/begin/smp_wmb"),
+]
+
+
+@pytest.mark.parametrize("name,site", BARRIERS, ids=[f"{n}-{s}" for n, s in BARRIERS])
+def test_orderings_of_the_numbers(name: str, site: str) -> None:
+    """Under the kernel's memory model; none of them shows under sc."""
+    s = find(["case5/taken-warm-write"])[0]
+    limits = Limits(states=200_000)
+    assert check_scenario(load(name), s, limits, memory="lkmm").verdict == HOLDS
+    without = load(f"{name}-without={site}")
+    assert check_scenario(without, s, limits).verdict == HOLDS
+    kinds = {v.kind for v in check_scenario(without, s, limits, memory="lkmm").violations}
+    assert {"entry-exceeds-vma", "wrong-reverse-map"} <= kinds
+
+
+def test_a_grace_period_orders_under_lkmm() -> None:
+    """Who begins an RCU section after it sees the VMA gone."""
+    s = find(["munmap/all-one-page2-warm-write"])[0]
+    assert check_scenario(load("per-vma-lock"), s, Limits(states=200_000), memory="lkmm").verdict == HOLDS
+
+
 V12 = [
     ("argued/index-torn", "wrong-reverse-map"),
     ("argued/madvise-madvise", "sequence-left-odd"),

@@ -58,6 +58,16 @@ def dup_mmap_vma(mpnt: ptr[vm_area_struct]):
     """Before fork copies a VMA of the parent."""
 
 
+@place("dup_mmap/copy")
+def dup_mmap_copy(mpnt: ptr[vm_area_struct]):
+    """Before fork copies its page tables."""
+
+
+@place("dup_mmap/flushed")
+def dup_mmap_flushed(oldmm: ptr[mm_struct]):
+    """After the flush, when no TLB can write any more to what fork has write-protected."""
+
+
 # -- mm/mmap.c
 @place("__vma_link_rb/init")
 def vma_link_rb_init(vma: ptr[vm_area_struct]):

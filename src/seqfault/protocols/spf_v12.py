@@ -1,8 +1,7 @@
 """spf-v12: "[PATCH v12 00/31] Speculative page faults", Laurent Dufour, 16 April 2019, on v5.1-rc4.
 
 As posted: 09 (VMA sequence count), 10 (VMA modifications), 12 (anon_vma changes), 13 (fields of the VMA in vm_fault),
-19 (mm_seq), 20 (reference counts), 21 (find_vma_rcu), 22 (the infrastructure), 28 (x86).  18 (dup_mmap): fork is no
-operation of scenarios.
+18 (dup_mmap), 19 (mm_seq), 20 (reference counts), 21 (find_vma_rcu), 22 (the infrastructure), 28 (x86).
 
 What differs from v5: VMAs are freed by a reference count and RCU, not SRCU; the count is begun at the top of
 __vma_adjust again, by forms that lockdep does not see, and not ended for a VMA that goes (10 had
@@ -27,6 +26,7 @@ Places:
 10: mmap_region/flags.begin, /flags.end; mprotect_fixup/begin, /end; expand_downwards/begin, /end
 12: free_pgtables/begin, /unlinked
 13: vm_fault/vma_flags, /vma_page_prot
+18: dup_mmap/copy, /flushed
 19: __vma_link_rb/begin, /end; vma_rb_erase/begin
 20: __vma_link_rb/init; remove_vma/free
 21: vma_rb_erase/end; rcu_callback/call
@@ -76,6 +76,8 @@ from seqfault.mm.places import (
     VM_FAULT_SIGSEGV,
     do_fault_notsup,
     do_page_fault_try,
+    dup_mmap_copy,
+    dup_mmap_flushed,
     expand_downwards_begin,
     expand_downwards_end,
     fault_walked,
@@ -209,6 +211,22 @@ def vma_page_prot_13(vmf: ptr[vm_fault]) -> pgprot_t:
     if vmf.flags & FAULT_FLAG_SPECULATIVE:
         return vmf.vma_page_prot
     return vmf.vma.vm_page_prot
+
+
+# -- 18: protect against PTE changes done by dup_mmap
+@PROTOCOL.at(dup_mmap_copy)
+def dup_mmap_begin_18(mpnt: ptr[vm_area_struct]):
+    """Until the flush no speculative fault may copy a page that others may still write to."""
+    raw_write_seqcount_begin(mpnt.vm_sequence)
+
+
+@PROTOCOL.at(dup_mmap_flushed)
+def dup_mmap_end_18(oldmm: ptr[mm_struct]):
+    """From the last one back in Linux."""
+    vma = oldmm.mmap
+    while vma:
+        raw_write_seqcount_end(vma.vm_sequence)
+        vma = vma.vm_next
 
 
 # -- 19: protect the RB tree with a sequence lock; 20: vma reference counter; 21: find_vma_rcu
