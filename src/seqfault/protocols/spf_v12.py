@@ -25,7 +25,6 @@ Places:
     unmap_page_range/begin, /end
 10: mmap_region/flags.begin, /flags.end; mprotect_fixup/begin, /end; expand_downwards/begin, /end
 12: free_pgtables/begin, /unlinked
-13: vm_fault/vma_flags, /vma_page_prot
 18: dup_mmap/copy, /flushed
 19: __vma_link_rb/begin, /end; vma_rb_erase/begin
 20: __vma_link_rb/init; remove_vma/free
@@ -99,11 +98,9 @@ from seqfault.mm.places import (
     vma_adjust_end,
     vma_adjust_next_again,
     vma_adjust_next_free,
-    vma_flags,
     vma_link_rb_begin,
     vma_link_rb_end,
     vma_link_rb_init,
-    vma_page_prot,
     vma_rb_erase_begin,
     vma_rb_erase_end,
 )
@@ -143,7 +140,7 @@ PROTOCOL = Protocol(
     release="5.1",
     doc=__doc__ or "",
     speculative=SUCCESS,
-    sizes={"LINUX": 501},
+    sizes={"LINUX": 501, "VMF_CACHES_VMA": 1},  # 13
 )
 PROTOCOL.add_field(vm_area_struct, "vm_sequence", seqcount_t)
 PROTOCOL.add_field(vm_area_struct, "vm_ref_count", count_t)
@@ -195,22 +192,6 @@ PROTOCOL.at(mmap_region_flags_begin, mprotect_fixup_begin, expand_downwards_begi
 PROTOCOL.at(mmap_region_flags_end, mprotect_fixup_end, expand_downwards_end)(vm_sequence_end)
 PROTOCOL.at(free_pgtables_begin)(vm_sequence_begin)
 PROTOCOL.at(free_pgtables_unlinked)(vm_sequence_end)
-
-
-# -- 13: cache some VMA fields in the vm_fault structure
-@PROTOCOL.at(vma_flags)
-def vma_flags_13(vmf: ptr[vm_fault]) -> flags_t:
-    """Of other faults the VMA's own: they hold mmap_sem."""
-    if vmf.flags & FAULT_FLAG_SPECULATIVE:
-        return vmf.vma_flags
-    return vmf.vma.vm_flags
-
-
-@PROTOCOL.at(vma_page_prot)
-def vma_page_prot_13(vmf: ptr[vm_fault]) -> pgprot_t:
-    if vmf.flags & FAULT_FLAG_SPECULATIVE:
-        return vmf.vma_page_prot
-    return vmf.vma.vm_page_prot
 
 
 # -- 18: protect against PTE changes done by dup_mmap
@@ -408,8 +389,6 @@ def speculative_fault(
     vm_fault_clear(vmf)
     vmf.sequence = 0
     vmf.orig_pmd = NULL
-    vmf.vma_flags = 0
-    vmf.vma_page_prot = 0
     return ret
 
 
