@@ -202,7 +202,7 @@ def __vma_exit_locked(vma: ptr[vm_area_struct]) -> bool:
 
 
 def __vma_start_write(vma: ptr[vm_area_struct], mm_lock_seq: seq_t):
-    locked = __vma_enter_locked(vma, VMA_LOCK_OFFSET + 1)
+    locked: bool = __vma_enter_locked(vma, VMA_LOCK_OFFSET + 1)
     WRITE_ONCE(vma.vm_lock_seq, mm_lock_seq)
     if locked:
         detached = __vma_exit_locked(vma)
@@ -255,7 +255,7 @@ def lock_vma_under_rcu(mm: ptr[mm_struct], address: vpn_t) -> ptr[vm_area_struct
             rcu_read_unlock()
             count("speculative_fallback/vma_none")
             return NULL
-        got = vma_start_read(mm, vma)
+        got: integer(0, 2) = vma_start_read(mm, vma)
         rcu_read_unlock()
         if got == 0:
             count("speculative_fallback/vma_locked")
