@@ -1,9 +1,9 @@
 """vm-refcnt: page faults under a reference to the VMA.  Linux 6.18 (6.15 and later).
 
-Suren Baghdasaryan's series "reparent vma lock to vm_refcnt" (v10, 13 February 2025; f35ab95ca0af "mm: replace vm_lock
-and detached flag with a reference count", 3104138517fc "mm: make vma cache SLAB_TYPESAFE_BY_RCU"), with 9bbffee67ffd
-(6.17: whose VMA it is is asked before it is let go), and madvise(MADV_DONTNEED) under the VMA's lock (6.17,
-a6fde7add78d).
+Suren Baghdasaryan's series "reimplement per-vma lock as a refcount" (v10, 13 February 2025; f35ab95ca0af "mm: replace
+vm_lock and detached flag with a reference count", 3104138517fc "mm: make vma cache SLAB_TYPESAFE_BY_RCU"), with
+9bbffee67ffd (6.17: whose VMA it is is asked before it is let go), and madvise(MADV_DONTNEED) under the VMA's lock
+(6.17, a6fde7add78d).
 
 vm_refcnt: 0 detached, 1 attached, one more for each reader.  A writer adds VMA_LOCK_OFFSET, which keeps further readers
 out, waits until nobody else is left, writes the mm's number into the VMA and takes VMA_LOCK_OFFSET away again: from
