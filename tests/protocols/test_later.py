@@ -18,7 +18,7 @@ from seqfault.kernel.types import struct
 from seqfault.mm.places import unmap_page_range_end
 from seqfault.mm.types import mm_struct, vm_area_struct
 from seqfault.protocols import load
-from seqfault.scenarios import everything, find
+from seqfault.scenarios import everything, find, parse
 from seqfault.scenarios.model import execute, make_machine, parse_line, parse_operation
 
 LATER = ["spf-v12", "mmap-seq", "per-vma-lock", "vm-refcnt"]
@@ -253,6 +253,12 @@ def test_a_grace_period_orders_under_lkmm() -> None:
     """Who begins an RCU section after it sees the VMA gone."""
     s = find(["munmap/all-one-page2-warm-write"])[0]
     assert check_scenario(load("per-vma-lock"), s, Limits(states=200_000), memory="lkmm").verdict == HOLDS
+
+
+@pytest.mark.parametrize("name", ["mmap-sem-6.4", "per-vma-lock"])
+def test_a_lock_that_is_taken_out_is_not_downgraded_either(name: str) -> None:
+    s = parse('name = "t/alone"\nsetup = ["mmap 1-3 rw", "write 1 1"]\ncpus = [["munmap 1-3"]]\n', "t.toml")[0]
+    assert check_scenario(load(f"{name}-without=sys_munmap/down_write"), s).verdict == HOLDS
 
 
 V12 = [
