@@ -194,6 +194,7 @@ def expand(  # type: ignore[no-untyped-def]
             S[w] = cur[head, w]
         busy = False  # a CPU or an agent can move
         finished = True  # every CPU has
+        crowded = False  # a step has no room, which is no deadlock
         steppers = np.int64(0)
         alone = np.int64(-1)  # in exclusive mode, the CPU that is inside an operation
         for p in range(nproc):
@@ -227,6 +228,7 @@ def expand(  # type: ignore[no-untyped-def]
                 if used:
                     choice = encode(X, used)
                 if X[X_VIOLATIONS]:
+                    crowded = crowded or status == DISABLED
                     note(X, distinct, ctl, base + head, p, choice)
                 if status != DISABLED:
                     for k in range(X[X_COUNTED]):
@@ -295,7 +297,7 @@ def expand(  # type: ignore[no-untyped-def]
                     outcomes[s2, 0] = oh
                     outcomes[s2, 1] = base + head
                     ctl[C_OUTCOMES] += 1
-            else:
+            elif not crowded:
                 X[X_VIOL] = P[K_DEADLOCK]
                 X[X_VIOL + 1] = -1
                 X[X_VIOL + 2] = -1

@@ -383,6 +383,7 @@ def expand(  # type: ignore[no-untyped-def]
         stand(B, S, P, Q, keys, at, Z, X)
         busy = False
         finished = True
+        crowded = False  # a step has no room, which is no deadlock
         for p in range(nproc):
             i = P[O_PROCS] + p * PROCESS_ROW
             pc = get(S, P, pcslot, P[i + P_BASE])
@@ -402,6 +403,7 @@ def expand(  # type: ignore[no-untyped-def]
                 if used:
                     choice = encode(X, used)
                 if X[X_VIOLATIONS]:
+                    crowded = crowded or status == DISABLED
                     note(X, distinct, ctl, base + head, p, choice)
                 for k in range(used):
                     digits[k] = X[X_DIGITS + k]
@@ -477,7 +479,7 @@ def expand(  # type: ignore[no-untyped-def]
                     outcomes[s2, 0] = oh
                     outcomes[s2, 1] = base + head
                     ctl[C_OUTCOMES] += 1
-            else:
+            elif not crowded:
                 X[X_VIOL] = P[K_DEADLOCK]
                 X[X_VIOL + 1] = -1
                 X[X_VIOL + 2] = -1
