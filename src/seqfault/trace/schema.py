@@ -20,17 +20,16 @@ FAULT = "fault"  # name: user or kernel; flags: error code; result: MINOR or MAJ
 CALL = "call"  # name: the system call; address, length, a2 to a5: its arguments; result
 LOCK_WAIT = "lock_wait"  # mmap_lock asked for; name: what the thread was in; flags: WRITE; result: 1 got, 0 not
 LOCK_HOLD = "lock_hold"  # mmap_lock held; name, flags as for lock_wait
-OFF = "off"  # the thread was off its CPU; flags: PREEMPTED
+OFF = "off"  # the thread was off its CPU; flags: PREEMPTED, CONTINUED
 FORK = "fork"  # a task was made; result: its tid; a2: flags of clone; a3: its pid
 EXEC = "exec"  # name: the program
 EXIT = "exit"  # a task ended
-VMA_STORE = "vma_store"  # the range was stored in the tree of VMAs; a2: the VMA's pointer, 0: none
-AREA = "area"  # a line of /proc/PID/maps at the start; name: the file; flags: its protection; a2: MAP_*; a5: offset
-KINDS = (FAULT, CALL, LOCK_WAIT, LOCK_HOLD, OFF, FORK, EXEC, EXIT, VMA_STORE, AREA)
+AREA = "area"  # mapped at the start, or by execve; a2: protection; a3: MAP_*; a5: offset; file
+KINDS = (FAULT, CALL, LOCK_WAIT, LOCK_HOLD, OFF, FORK, EXEC, EXIT, AREA)
 
 MINOR, MAJOR = 0, 1
 WRITE = 1  # of lock_wait and lock_hold
-PREEMPTED = 1  # of off
+PREEMPTED, CONTINUED = 1, 2  # of off; CONTINUED: it goes on in the thread's next one
 # a fault's a2: did it take mmap_lock, and where
 LOCKED_FALLBACK = 1  # lock_mm_and_find_vma: the per-VMA lock would not do
 LOCKED_ANON_VMA = 2  # __vmf_anon_prepare: the first anonymous fault of a VMA
@@ -59,6 +58,7 @@ SCHEMA = pa.schema(
         pa.field("mm", pa.int32()),  # number of the address space, from 1 on
         pa.field("stack", pa.int32()),  # index into the metadata's stacks
         pa.field("site", NAMES),  # where: symbol+offset (object), as perf prints it
+        pa.field("file", NAMES),  # of an area, or of a call that maps a file
     ]
 )
 COLUMNS = tuple(SCHEMA.names)
