@@ -29,13 +29,6 @@ LOST = re.compile(r"lost (\d+)")
 HEX = re.compile(r"[0-9a-f]+$")
 FALLBACK = ("lock_mm_and_find_vma",)
 ANON_VMA = ("__vmf_anon_prepare", "vmf_anon_prepare")
-CONTENDED = re.compile(r":?\s*(\S+) \(flags=(.*)\)")
-LOCK_FRAMES = ("rwsem_", "down_", "__down_", "call_rwsem", "trace_contention", "__traceiter", "__mmap_lock", "mmap_")
-MMAP_LOCKERS = (
-    *("lock_mm_and_find_vma", "vm_mmap_pgoff", "__vm_munmap", "do_mprotect_pkey", "__do_sys_brk", "__x64_sys_brk"),
-    *("__do_sys_mremap", "mremap", "madvise", "do_madvise", "exit_mmap", "dup_mm", "copy_process", "__access_remote"),
-    *("do_user_addr_fault", "exc_page_fault", "__get_user_pages", "m_start", "vm_brk", "__vmf_anon_prepare"),
-)
 MOST_STACKS = 1 << 16
 EVERY = 512  # samples between looks at what is still open
 PIECE = 50_000_000  # ns; longer times off the CPU are cut in pieces, so that they hold nothing up
@@ -71,10 +64,9 @@ class Assembler:
     `only`: the pids whose events are kept; None: all.
     """
 
-    def __init__(self, writer: Writer, source: Source, only: set[int] | None = None, period: int = 1):
+    def __init__(self, writer: Writer, source: Source, only: set[int] | None = None):
         self.out, self.source, self.meta = writer, source, writer.meta
         self.only = only
-        self.period = period
         self.threads: dict[int, Thread] = {}
         self.mms: dict[str, int] = {}
         self.owner: dict[str, int] = {}  # where no pids are printed: the first tid seen with this mm
@@ -84,6 +76,8 @@ class Assembler:
         self.latest = -(1 << 63)
         self.events: Counter[str] = Counter()
         self.guessed = False
+        # with --sample: nothing that begins in one window ends in the next
+        self.windows = [b for _, b in sorted(self.meta.windows, reverse=True)]
         self.skip: set[int] = set()  # pids that are no part of what was recorded
         self.also: Callable[[], int] | None = None  # how far another source of the same trace is
         # what a record of perf said and a tracepoint may say better: forks by the child's tid, programs by tid
@@ -99,8 +93,6 @@ class Assembler:
             "mmap_lock:mmap_lock_start_locking": self.locking,
             "mmap_lock:mmap_lock_acquire_returned": self.acquired,
             "mmap_lock:mmap_lock_released": self.released,
-            "lock:contention_begin": self.contended,
-            "lock:contention_end": self.contention_over,
             "task:task_newtask": self.newtask,
             "sched:sched_process_exit": self.exited,
             "sched:sched_process_exec": self.executed,
@@ -128,6 +120,14 @@ class Assembler:
             return
         if e.pid in self.skip or (self.only is not None and e.pid not in self.only and e.pid >= 0):
             return
+        if not e.time:
+            # of what was there before the recording; the layout has been read
+            if name == "PERF_RECORD_COMM" and e.tid > 0 and e.pid > 0:
+                self.threads.setdefault(e.tid, Thread(e.pid))
+            return
+        while self.windows and e.time > self.windows[-1]:
+            self.windows.pop()
+            self.close_all()
         self.events[name] += 1
         thread = self.threads.get(e.tid)
         if thread is None:
@@ -314,21 +314,6 @@ class Assembler:
             return
         self.put(e.tid, t, s.LOCK_HOLD, held, e.time)
 
-    def contended(self, e: Sample, t: Thread) -> None:
-        """Where --sample records no mmap_lock events: a wait for a rwsem that a function of mm/ took as mmap_lock."""
-        m = CONTENDED.match(e.rest)
-        if not m or "MUTEX" in m[2] or "SPIN" in m[2] or not is_mmap_lock(e.stack):
-            return
-        values = {"name": self.context(t), "flags": int("WRITE" in m[2]), "stack": self.stack(e)}
-        if any(f.startswith(FALLBACK) for f in e.stack):
-            values |= {"name": "fault", "a2": s.LOCKED_FALLBACK}
-        t.wait = Open(e.time, e.cpu, values)
-
-    def contention_over(self, e: Sample, t: Thread) -> None:
-        if t.wait is not None:
-            self.put(e.tid, t, s.LOCK_WAIT, t.wait, e.time, result=1)
-            t.wait = None
-
     # -- tasks
     def newtask(self, e: Sample, t: Thread) -> None:
         m = TASK.match(e.rest)
@@ -419,8 +404,8 @@ class Assembler:
         m = LOST.search(e.rest)
         self.meta.lost += int(m[1]) if m else 1
 
-    def finish(self) -> None:
-        """What is open at the end has no duration, but for times off the CPU and holds, which had one so far."""
+    def close_all(self) -> None:
+        """What is open has no duration, but for times off the CPU, which had one so far."""
         for tid, t in self.threads.items():
             self.close_fault(tid, t)
             if t.call is not None:
@@ -431,19 +416,17 @@ class Assembler:
                 self.put(tid, t, s.OFF, t.off, self.latest, flags=t.off.values["flags"] | s.CONTINUED)
             for o in t.holds.values():
                 self.put(tid, t, s.LOCK_HOLD, o, None)
+            t.call = t.wait = t.off = None
+            t.holds.clear()
+
+    def finish(self) -> None:
+        """The recording is over."""
+        self.close_all()
         self.put_records()
         self.threads.clear()
         for name, n in self.events.items():
             if n < 0 and name != "PERF_RECORD":
                 self.source.skipped[f"event {name}"] += -n
-
-
-def is_mmap_lock(stack: list[str]) -> bool:
-    """The first frame that is no part of the lock itself tells which lock it is."""
-    for f in stack:
-        if not f.startswith(LOCK_FRAMES):
-            return f.startswith(MMAP_LOCKERS)
-    return False
 
 
 def signed(n: int) -> int:

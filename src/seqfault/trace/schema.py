@@ -93,8 +93,7 @@ class Meta:
     tools: dict[str, str] = field(default_factory=dict)  # versions
     recorded: list[str] = field(default_factory=list)  # kinds that were asked for and could be had
     missing: list[Missing] = field(default_factory=list)
-    sample_period: int = 1  # one of so many faults was recorded
-    totals: dict[str, int] = field(default_factory=dict)  # exact counts, where faults were sampled
+    windows: list[list[int]] = field(default_factory=list)  # with --sample: [begin, end] of each time of recording
     lost: int = 0  # records that perf lost
     skipped: dict[str, int] = field(default_factory=dict)  # lines of an import that were skipped, by reason
     unordered: int = 0  # events that stand behind a later one
@@ -120,6 +119,9 @@ class Meta:
 
     @property
     def seconds(self) -> float:
+        """How long events were recorded: all the time, or in the windows of --sample."""
+        if self.windows:
+            return sum(b - a for a, b in self.windows) / 1e9
         return max(0, self.end_ns - self.start_ns) / 1e9
 
     def has(self, kind: str) -> bool:

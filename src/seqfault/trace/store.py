@@ -112,11 +112,15 @@ class Writer:
             m.end_ns = max(m.end_ns, hi)
         self.out.write_batch(batch, row_group_size=self.group)
 
-    def close(self) -> Meta:
-        """Write what is left and the metadata; the file has its name from now on."""
+    def finish_rows(self) -> None:
+        """Write the rows that are held back."""
         while self.heap:
             self.put(heappop(self.heap)[2])
         self.flush()
+
+    def close(self) -> Meta:
+        """Write what is left and the metadata; the file has its name from now on."""
+        self.finish_rows()
         self.meta.counts = dict(self.counts)
         self.meta.rows = sum(self.counts.values())
         self.out.add_key_value_metadata({KEY: self.meta.encode()})
