@@ -10,32 +10,37 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from seqfault.cli import BadInput, dump
+from seqfault.mm.fullsize import release_number
 from seqfault.trace.assemble import CALLS
 from seqfault.trace.histogram import Histogram
 from seqfault.trace.schema import Meta
 from seqfault.trace.store import Trace, TraceError, open_trace
 from seqfault.trace.summary import Summary, fallback_stacks, summarise
+from seqfault.trace.vmas import Life, Vmas, follow
 
 WIDTH = 80
 TOP = 6
 EXIT_INCOMPLETE = 3
+NEWEST = 618
+BARS = " ▁▂▃▄▅▆▇█"
 
 
 def run_summary(name: str, json: bool, top: int = TOP, verbose: bool = False) -> None:
     """Read, print.  Exit code 0; 3 where the recording is not whole."""
     try:
         with open_trace(name) as trace:
-            summary = read(trace, quiet=json)
+            summary, vmas = read(trace, quiet=json)
             if json:
-                dump(as_json(trace, summary, top))
+                dump(as_json(trace, summary, vmas, top))
             else:
-                show(trace, summary, top, verbose)
+                show(trace, summary, vmas, top, verbose)
             raise typer.Exit(EXIT_INCOMPLETE if gaps(trace.meta) else 0)
     except TraceError as e:
         raise BadInput(str(e)) from None
 
 
-def read(trace: Trace, quiet: bool) -> Summary:
+def read(trace: Trace, quiet: bool) -> tuple[Summary, Vmas | None]:
+    """The summary; and the VMAs, where the calls were recorded all the time."""
     err = Console(stderr=True, highlight=False)
     columns = (
         SpinnerColumn(),
@@ -46,7 +51,20 @@ def read(trace: Trace, quiet: bool) -> Summary:
     )
     with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
         task = progress.add_task("reading", total=trace.rows)
-        return summarise(trace, lambda n: progress.update(task, completed=n))
+        summary = summarise(trace, lambda n: progress.update(task, completed=n))
+        if not summary.calls or trace.meta.windows:
+            return summary, None
+        progress.reset(task, description="doing the calls again", total=trace.rows)
+        return summary, follow(trace, text_of(trace.meta), tell=lambda n: progress.update(task, completed=n))
+
+
+def text_of(meta: Meta) -> int:
+    """The release whose text does a trace's calls again: its own, or the nearest."""
+    try:
+        return release_number(meta.kernel)
+    except ValueError:
+        return NEWEST
+    return 412 if (major, minor) < (6, 3) else NEWEST
 
 
 def gaps(meta: Meta) -> list[str]:
@@ -118,7 +136,7 @@ class Page:
 
     def wrapped(self, head: str, text: str, indent: int = 11) -> None:
         """`text` in words behind `head`, with the following lines indented."""
-        line = head.ljust(indent)
+        line = head.ljust(indent - 1) + " "
         for word in text.split():
             if len(line) + len(word) + 1 > WIDTH and line.strip():
                 self.say(line.rstrip())
@@ -136,7 +154,7 @@ class Page:
 HEAD = f"  {'':20}{'count':>12}{'rate':>11}{'mean':>9}{'p50':>9}{'p99':>9}"
 
 
-def show(trace: Trace, summary: Summary, top: int, verbose: bool) -> None:
+def show(trace: Trace, summary: Summary, vmas: Vmas | None, top: int, verbose: bool) -> None:
     p, m, sec = Page(), trace.meta, trace.meta.seconds
     show_head(p, trace, summary)
     if summary.faults or m.has("fault"):
@@ -158,6 +176,8 @@ def show(trace: Trace, summary: Summary, top: int, verbose: bool) -> None:
             for (mode, name), h in sorted(what.items(), key=lambda kv: -kv[1].total):
                 p.row(f"{mode}, {name}", h.count, sec, h)
     show_overlap(p, m, summary)
+    if vmas is not None and vmas.largest is not None:
+        show_vmas(p, m, vmas, vmas.largest, top)
     show_sites(p, trace, summary, top)
     for gap in gaps(m):
         p.wrapped("gap", gap)
@@ -219,6 +239,79 @@ def show_overlap(p: Page, m: Meta, s: Summary) -> None:
     p.wrapped("overlap", text + (f": {', '.join(parts)}" if parts else ""))
 
 
+def show_vmas(p: Page, m: Meta, v: Vmas, life: Life, top: int) -> None:
+    p.say()
+    others = f" (the largest of {len(v.lives)} address spaces)" if len(v.lives) > 1 else ""
+    limit = v.max_map_count
+    p.wrapped(
+        "VMAs",
+        f"process {life.pid}{f', {life.program}' if life.program else ''}{others}: at most {life.most:,}, at the end "
+        f"{life.at_end:,}; max_map_count is {limit:,}, {limit - life.most:,} away ({percent(life.most, limit)} used)",
+    )
+    if len(life.points) > 1 and life.most:
+        p.wrapped("  over time", f"{curve(life.points, 56)} {life.points[-1][1]:,}")
+    if life.made:
+        p.wrapped("  mmap, brk", ", ".join(f"{n:,} {what}" for what, n in life.made.most_common()))
+    for (what, site), n in life.splits.most_common(top):
+        p.say(cut(f"  split     {n:>7,} by {what}{f' from {site}' if site else ''}", WIDTH))
+    if life.apart:
+        p.say(f"  neighbours that are not one VMA, when there were {life.apart_at:,}:")
+        for why, n in life.apart.most_common(top):
+            p.wrapped(f"    {n:>7,}", why, 13)
+    notes = []
+    if not life.known:
+        notes.append("its layout at the beginning was not recorded, so counts are too low")
+    if v.limited:
+        notes.append(f"only the first {v.calls:,} calls were done again")
+    if v.stopped:
+        notes.append(f"not all calls were done again: {v.stopped}")
+    if v.refused:
+        notes.append("refused by the text: " + ", ".join(f"{n:,} {k}" for k, n in v.refused.items()))
+    if v.guessed_writes:
+        notes.append("which faults wrote was not recorded; all are taken to have")
+    for note in notes:
+        p.wrapped("  note", note)
+
+
+def curve(points: list[tuple[int, int]], width: int) -> str:
+    """The largest count in each of `width` equal times, as bars."""
+    t0, t1 = points[0][0], points[-1][0]
+    most = max(n for _, n in points)
+    out = [0] * width
+    for t, n in points:
+        i = min(width - 1, (t - t0) * width // max(1, t1 - t0))
+        out[i] = max(out[i], n)
+    for i in range(1, width):  # no call in that time: as before
+        out[i] = out[i] or out[i - 1]
+    return "".join(BARS[max(1, n * 8 // most)] if n else BARS[0] for n in out)
+
+
+def vmas_json(v: Vmas, top: int) -> dict[str, Any]:
+    return {
+        "calls": v.calls,
+        "limited": v.limited,
+        "stopped": v.stopped or None,
+        "refused": dict(v.refused),
+        "max_map_count": v.max_map_count,
+        "address_spaces": [
+            {
+                "pid": x.pid,
+                "program": x.program,
+                "layout_known": x.known,
+                "most": x.most,
+                "at_end": x.at_end,
+                "calls": x.calls,
+                "made": dict(x.made),
+                "splits": [{"by": k[0], "site": k[1] or None, "count": n} for k, n in x.splits.most_common(top)],
+                "apart": dict(x.apart),
+                "apart_at": x.apart_at,
+                "over_time": [{"time_ns": t, "vmas": n} for t, n in x.points],
+            }
+            for x in sorted(v.lives, key=lambda x: -x.most)[:top]
+        ],
+    }
+
+
 def show_sites(p: Page, trace: Trace, s: Summary, top: int) -> None:
     if s.fault_sites:
         p.say()
@@ -249,7 +342,7 @@ def by_callers(trace: Trace, stacks: Counter[int], depth: int = 5) -> Counter[tu
 
 
 # -- JSON
-def as_json(trace: Trace, s: Summary, top: int) -> dict[str, Any]:
+def as_json(trace: Trace, s: Summary, vmas: Vmas | None, top: int) -> dict[str, Any]:
     m, sec = trace.meta, trace.meta.seconds
     names = {i: name for i, name in enumerate(CALLS)}
     stacks = fallback_stacks(trace)
@@ -291,6 +384,7 @@ def as_json(trace: Trace, s: Summary, top: int) -> dict[str, Any]:
             "overlapped": s.overlap.overlapped,
             "by_call": {names[i]: n for i, n in s.overlap.by_name.items()},
         },
+        "vmas": vmas_json(vmas, top) if vmas is not None else None,
         "fault_sites": [{"site": k, "count": n} for k, n in s.fault_sites.most_common(top)],
         "call_sites": [{"call": k[0], "site": k[1], "count": n} for k, n in s.call_sites.most_common(top)],
         "fallback_stacks": [{"stack": list(k), "count": n} for k, n in by_callers(trace, stacks, 16).most_common(top)],

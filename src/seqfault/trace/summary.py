@@ -157,6 +157,7 @@ def take_calls(out: Summary, df: pl.DataFrame) -> None:
 
 
 def take_locks(df: pl.DataFrame, into: dict[tuple[str, str], Histogram]) -> None:
+    df = df.filter(pl.col("result").is_null() | (pl.col("result") != 0))  # a try that failed waits for nothing
     groups = df.with_columns(
         pl.when((pl.col("flags") & s.WRITE) > 0).then(pl.lit("write")).otherwise(pl.lit("read")).alias("mode"),
         pl.col("name").fill_null("elsewhere"),
@@ -168,9 +169,11 @@ def take_locks(df: pl.DataFrame, into: dict[tuple[str, str], Histogram]) -> None
 def fallback_stacks(trace: Trace) -> Counter[int]:
     """Stacks of the waits for mmap_lock in faults that fell back, by their index."""
     out: Counter[int] = Counter()
-    for batch in trace.batches(["a2", "stack"], [s.LOCK_WAIT]):
+    for batch in trace.batches(["a2", "stack", "result"], [s.LOCK_WAIT]):
         df = pl.from_arrow(batch)
         assert isinstance(df, pl.DataFrame)
-        chosen = df.filter((pl.col("a2") == s.LOCKED_FALLBACK) & pl.col("stack").is_not_null())
+        # one that tries first and then waits asks twice
+        got = (pl.col("a2") == s.LOCKED_FALLBACK) & (pl.col("result") == 1)
+        chosen = df.filter(got & pl.col("stack").is_not_null())
         out.update(dict(chosen.group_by("stack").len().iter_rows()))
     return out
