@@ -41,6 +41,7 @@ BURST, EVERY = 0.010, 1.0  # --sample records so many seconds of so many
 GRACE = 5.0  # seconds that a program has to end after a signal
 WARM = 0.15  # seconds that perf has to attach before a layout is read
 PR_SET_PDEATHSIG = 1
+UNDER_WAY = "calls of which one half is missing (is never resumed)"
 EVENTS_REMEDY = "record as root"
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
 
@@ -63,7 +64,7 @@ class Plan:
 @contextmanager
 def tracefs(wanted: bool) -> Iterator[None]:
     """tracefs is mounted inside of this, and afterwards as it was before."""
-    if not wanted or (TRACEFS / "events").is_dir() or os.geteuid() != 0:
+    if not wanted or os.geteuid() != 0 or (TRACEFS / "events").is_dir():
         yield
         return
     libc = ctypes.CDLL(None, use_errno=True)
@@ -244,28 +245,38 @@ def alive(pid: int) -> bool:
         return False
 
 
-def tell_to_end(processes: list[subprocess.Popen[bytes]], watched: list[int], number: int) -> None:
-    """End a recording early: the program that was started gets the signal, then the tools write what they have."""
-    for pid in watched:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
+def send(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+
+
+def wait_for(over: Callable[[], bool]) -> None:
+    end = time.monotonic() + GRACE
+    while time.monotonic() < end and not over():
+        time.sleep(0.02)
+
+
+def tell_to_end(processes: list[subprocess.Popen[bytes]], program: list[int], number: int) -> None:
+    """End a recording early: first the program that was started, then the tools, which write what they have.
+
+    strace is never ended before the program that it started: calls would fail there.
+    """
+    for pid in program:
+        send(pid, number)
+    if program:
+        wait_for(lambda: not any(alive(pid) for pid in program))
+        for pid in program:
+            if alive(pid):
+                send(pid, signal.SIGKILL)
     for n in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         for p in processes:
             if p.poll() is None:
                 p.send_signal(n)
-        end = time.monotonic() + GRACE
-        while time.monotonic() < end and any(p.poll() is None for p in processes):
-            time.sleep(0.02)
+        wait_for(lambda: all(p.poll() is not None for p in processes))
         if all(p.poll() is not None for p in processes):
             break
-    for pid in watched:
-        if alive(pid):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
 
 
 def areas_of(pid: int, writer: Writer) -> None:
@@ -394,17 +405,16 @@ class Run:
             time.sleep(WARM)
             areas_of(self.pid, writer)
             say(f"recording process {self.pid}; ^C ends it" + (f", or {seconds:g} s" if seconds else ""))
-        watched: list[int] = []
         control = self.open_control() if self.plan.sample else -1
         if control >= 0:
             time.sleep(WARM)  # the program has begun by then
         while any(p.poll() is None for p in self.processes):
-            self.look(watched)
+            program = self.look()
             over = seconds is not None and time.monotonic() - start > seconds
             if self.stop.number or over:
                 self.early = bool(self.stop.number)
                 # a ^C at a terminal has reached the program, too
-                tell_to_end(self.processes, watched if self.pid is None else [], self.stop.number or signal.SIGTERM)
+                tell_to_end(self.processes, program, self.stop.number or signal.SIGTERM)
                 break
             if not alive(self.pid or self.processes[0].pid):
                 time.sleep(WARM)
@@ -417,7 +427,9 @@ class Run:
             os.close(control)
         self.offset = -(before + clocks()) // 2
         meta.windows = self.windows
-        meta.exit_code = None if self.pid is not None else self.processes[0].returncode
+        code = self.processes[0].returncode
+        # perf that is told to end dies of that signal itself
+        meta.exit_code = None if self.pid is not None else -self.stop.number if self.early else code
         meta.truncated = self.early and self.pid is None
         if self.plan.perf and not self.data.exists():
             said = self.errors.read_text(errors="replace").strip().splitlines()
@@ -450,17 +462,15 @@ class Run:
         while time.monotonic() < end and not self.stop.number and any(p.poll() is None for p in self.processes):
             time.sleep(0.02)
 
-    def look(self, watched: list[int]) -> None:
-        """Who is strace, and who is the program: perf's child, or strace's."""
-        if watched or self.pid is not None:
-            return
-        first = self.processes[0].pid
-        for child in children(first):
-            if self.plan.perf and self.plan.strace:
-                self.tracer.add(child)
-                watched += children(child)
-            else:
-                watched.append(child)
+    def look(self) -> list[int]:
+        """The program that was started: perf's child, or strace's; strace also has children to try things with."""
+        if self.pid is not None:
+            return []
+        out = children(self.processes[0].pid)
+        if self.plan.perf and self.plan.strace:
+            self.tracer.update(out)
+            out = [c for tracer in out for c in children(tracer)]
+        return out
 
     def read(self, writer: Writer, tell: Callable[[int], None] | None) -> Source:
         source, calls = Source("perf"), Source("strace")
@@ -468,4 +478,6 @@ class Run:
         perf = read_samples(perf_text(self.data), source) if self.plan.perf else None
         fill(writer, source, perf, strace, tell, self.tracer)
         calls.skipped.update(source.skipped)
+        if self.early or self.pid is not None:  # what was under way when strace let go
+            calls.skipped.pop(UNDER_WAY, None)
         return calls
