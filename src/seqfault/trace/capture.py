@@ -314,6 +314,15 @@ def new_meta(plan: Plan, command: Sequence[str], stacks: bool) -> Meta:
     return meta
 
 
+def command_of(pid: int | None) -> list[str]:
+    """The command line of a process that runs."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return [f"--pid {pid}"]
+    return [w for w in words if w] or [f"--pid {pid}"]
+
+
 def check_target(pid: int | None, command: Sequence[str]) -> None:
     if pid is not None:
         if not Path(f"/proc/{pid}").is_dir():
@@ -344,7 +353,7 @@ def capture(
         raise TraceError(f"-o {out}: no directory {out.parent}")
     with Stop() as stop, tracefs(use != "strace"):
         plan = make_plan(use, stacks, sample)
-        meta = new_meta(plan, command or [f"--pid {pid}"], stacks)
+        meta = new_meta(plan, command or command_of(pid), stacks)
         for m in plan.missing:
             say(f"not recorded: {m.what} ({m.why}): {m.costs}" + (f"; {m.remedy}" if m.remedy else ""))
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".seqfault-record-") as folder, Writer(out, meta) as w:
@@ -367,7 +376,6 @@ class Run:
         self.control = folder / "control"
         self.windows: list[list[int]] = []
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.tracer: set[int] = set()
         self.early = False
         self.offset = 0
 
@@ -468,7 +476,6 @@ class Run:
             return []
         out = children(self.processes[0].pid)
         if self.plan.perf and self.plan.strace:
-            self.tracer.update(out)
             out = [c for tracer in out for c in children(tracer)]
         return out
 
@@ -476,7 +483,12 @@ class Run:
         source, calls = Source("perf"), Source("strace")
         strace = (text_lines(self.text), calls, self.offset) if self.plan.strace and self.text.exists() else None
         perf = read_samples(perf_text(self.data), source) if self.plan.perf else None
-        fill(writer, source, perf, strace, tell, self.tracer)
+        # perf sees strace and what it tries, too; the program is what strace names first
+        only = None
+        if perf is not None and strace is not None and self.pid is None:
+            first = re.match(r"(\d+) ", next(text_lines(self.text), ""))
+            only = {int(first[1])} if first else None
+        fill(writer, source, perf, strace, tell, only)
         calls.skipped.update(source.skipped)
         if self.early or self.pid is not None:  # what was under way when strace let go
             calls.skipped.pop(UNDER_WAY, None)

@@ -120,13 +120,15 @@ def fill(
     perf: Iterable[Sample] | None,
     strace: tuple[Iterable[str], Source, int] | None = None,
     tell: Progress | None = None,
-    skip: set[int] | None = None,
+    only: set[int] | None = None,
 ) -> Assembler:
-    """Put what perf and strace saw into one trace, in order of time; `strace`: lines, source, offset to its times."""
-    a = Assembler(writer, source)
-    a.skip = skip or set()
+    """Put what perf and strace saw into one trace, in order of time.
+
+    `strace`: lines, source, offset to its times.  `only`: of perf's, the events of these processes and their children.
+    """
+    a = Assembler(writer, source, only)
     pids: dict[int, int] = {}
-    rows = StraceRows(*strace, pids) if strace else None
+    rows = StraceRows(*strace, pids, tasks=perf is None) if strace else None
     samples = iter(perf) if perf is not None else iter(())
     calls = iter(rows) if rows else iter(())
     sample, call = next(samples, None), next(calls, None)

@@ -72,7 +72,7 @@ def read_samples(lines: Iterable[str], source: Source) -> Iterator[Sample]:
         if line == "\n":
             continue
         frame = FRAME.match(line)
-        if frame and sample is not None and len(frame[1]) > 3 and line[0] in "\t ":
+        if frame and sample is not None:
             other = ANY.match(line)
             if other is None:
                 sample.stack.append(frame[2].rstrip())
