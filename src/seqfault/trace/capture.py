@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -246,10 +246,8 @@ def alive(pid: int) -> bool:
 
 
 def send(pid: int, number: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
 
 
 def wait_for(over: Callable[[], bool]) -> None:
@@ -301,7 +299,8 @@ def new_meta(plan: Plan, command: Sequence[str], stacks: bool) -> Meta:
     about = os.uname()
     meta = Meta(
         source=plan.source, command=list(command), host=about.nodename, kernel=about.release, machine=about.machine,
-        cpus=os.cpu_count() or 0, page_size=os.sysconf("SC_PAGE_SIZE"), settings=machine() | {"clock": "CLOCK_MONOTONIC"},
+        cpus=os.cpu_count() or 0, page_size=os.sysconf("SC_PAGE_SIZE"),
+        settings=machine() | {"clock": "CLOCK_MONOTONIC"},
         tools={"seqfault": seqfault.__version__}, recorded=list(plan.recorded), missing=list(plan.missing),
     )  # fmt: skip
     meta.settings["stacks"] = "yes" if stacks and plan.perf else "no"
@@ -384,8 +383,9 @@ class Run:
         at = ["-p", str(self.pid)] if self.pid is not None else []
         out = []
         strace = [*self.plan.strace, "-o", str(self.text), *at] if self.plan.strace else []
-        begin = ["perf", "record", "-q", "-k", "CLOCK_MONOTONIC", "--sample-cpu", "-m", ROOM if os.geteuid() == 0 else "256"]
-        perf = [*begin, "-o", str(self.data), *self.plan.perf, *at]
+        room = ROOM if os.geteuid() == 0 else "256"
+        perf = ["perf", "record", "-q", "-k", "CLOCK_MONOTONIC", "--sample-cpu", "-m", room, "-o", str(self.data),
+                *self.plan.perf, *at]  # fmt: skip
         if self.plan.sample:
             perf += ["-D", "-1", "--control", f"fifo:{self.control}"]
         if self.plan.perf and strace and self.pid is None:

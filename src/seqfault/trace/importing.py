@@ -176,8 +176,8 @@ def import_file(path: Path, out: Path, tell: Progress | None = None) -> tuple[Me
             meta.recorded = told(a)
         if a.guessed and kind == "perf script":
             meta.missing.append(
-                Missing("process ids", "the text has none", "threads that take no mmap_lock count as processes of their "
-                        "own, so overlap is understated", "perf script --ns -F +pid")
+                Missing("process ids", "the text has none", "threads that take no mmap_lock count as processes, so "
+                        "overlap is understated", "perf script --ns -F +pid")
             )  # fmt: skip
         for k, cost in COSTS.items():
             if k not in meta.recorded:

@@ -15,7 +15,8 @@ SHOW = ("--ns", "--show-task-events", "--show-mmap-events", "--show-switch-event
 
 OWN = re.compile(r" *(-?\d+)/(-?\d+) +\[(\d+)\] +(\d+)\.(\d{9}): +(?:(\d+) +)?([A-Za-z][\w.-]*(?::[\w-]+)?)(.*)")
 ANY = re.compile(
-    r"(?: *(?P<comm>\S.*?) +| *)(?:(?P<pid>-?\d+)/)?(?P<tid>-?\d+) +(?:\[(?P<cpu>\d+)\] +)?(?P<sec>\d+)\.(?P<frac>\d+): +"
+    r"(?: *(?P<comm>\S.*?) +| *)(?:(?P<pid>-?\d+)/)?(?P<tid>-?\d+) +(?:\[(?P<cpu>\d+)\] +)?"
+    r"(?P<sec>\d+)\.(?P<frac>\d+): +"
     r"(?:(?P<period>\d+) +)?(?P<event>[A-Za-z][\w.-]*(?::[\w-]+)?)(?P<rest>.*)"
 )
 FRAME = re.compile(r"\s+([0-9a-f]+) (.*)")

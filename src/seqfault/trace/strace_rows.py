@@ -19,9 +19,12 @@ MOST_PROBLEMS = 1000
 
 
 class StraceRows:
-    """Rows from the text of strace.  `clock`: how far it is; `settled`: nothing older follows; `offset`: to be added
-    to its times, which are of CLOCK_REALTIME; `pids`: the process of each thread, as far as it is known; `tasks`: whether what begins and ends tasks is wanted,
-    which perf sees too."""
+    """Rows from the text of strace.
+
+    `offset`: to be added to its times, which are of CLOCK_REALTIME.  `pids`: the process of each thread, as far as it
+    is known.  `tasks`: whether what begins and ends tasks is wanted, which perf sees too.  While it is iterated,
+    `clock` is how far it is, and nothing that begins before `settled` follows.
+    """
 
     def __init__(self, lines: Iterable[str], source: Source, offset: int, pids: dict[int, int], tasks: bool = True):
         self.source, self.offset, self.pids, self.tasks = source, offset, pids, tasks

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from heapq import heappop, heappush
+from itertools import pairwise
 from typing import Any
 
 from seqfault.compile.native import NativeProgram
@@ -31,8 +32,10 @@ from seqfault.trace.calls import CLONE, MADV, MAP, MREMAP
 from seqfault.trace.spaces import ENTRIES, SIZES, Spaces, SpacesFull
 from seqfault.trace.store import Trace
 
-COLUMNS = ("time_ns", "duration_ns", "pid", "tid", "kind", "name", "address", "length", "a2", "a3", "a4", "a5", "result",
-           "flags", "site", "file")  # fmt: skip
+COLUMNS = (
+    *("time_ns", "duration_ns", "pid", "tid", "kind", "name", "address", "length", "a2", "a3", "a4", "a5"),
+    *("result", "flags", "site", "file"),
+)
 KINDS = (s.AREA, s.CALL, s.FORK, s.EXEC, s.EXIT, s.FAULT, s.LOCK_HOLD)
 MOST_CALLS = 500_000  # that are done again
 POINTS = 400  # of the count over time
@@ -204,7 +207,8 @@ class Walk:
         named = (e["file"] or "").startswith("/")
         fd = self.file(e["file"]) if named else -1
         flags = FIXED | (e["a3"] or 2) | (0 if named else ANONYMOUS)
-        self.spaces.op(p.who, op.OP_MMAP, (e["address"], e["length"], e["a2"] or 0, flags, fd, e["a5"] or 0 if named else 0))
+        offset = e["a5"] or 0 if named else 0
+        self.spaces.op(p.who, op.OP_MMAP, (e["address"], e["length"], e["a2"] or 0, flags, fd, offset))
         if e["file"] == "[heap]":
             p.brk = e["address"] + e["length"]
         self.note(p, e["time_ns"])
@@ -311,7 +315,7 @@ class Walk:
         p.life.apart.clear()
         p.life.apart_at = n
         vmas = self.spaces.maps(p.who)
-        for left, right in zip(vmas, vmas[1:], strict=False):
+        for left, right in pairwise(vmas):
             if left.end != right.start:
                 continue
             self.spaces.machine.call("boundary", p.who, right.start // PAGE)

@@ -30,7 +30,7 @@ def work(seed: int, end: float) -> None:
         libc.munmap(at, size)
 
 
-threads, seconds = int((sys.argv + ["3"])[1]), float((sys.argv + ["", "1"])[2])
+threads, seconds = int([*sys.argv, "3"][1]), float([*sys.argv, "", "1"][2])
 workers = [threading.Thread(target=work, args=(i, time.monotonic() + seconds)) for i in range(threads)]
 for w in workers:
     w.start()

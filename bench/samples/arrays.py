@@ -13,7 +13,7 @@ def work(rounds: int) -> None:
         total += float((a * a + i).sum())
 
 
-workers = [threading.Thread(target=work, args=(int((sys.argv + ["60"])[1]),)) for _ in range(2)]
+workers = [threading.Thread(target=work, args=(int([*sys.argv, "60"][1]),)) for _ in range(2)]
 for w in workers:
     w.start()
 for w in workers:
