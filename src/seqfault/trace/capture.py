@@ -376,6 +376,7 @@ class Run:
         self.windows: list[list[int]] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         self.early = False
+        self.pids: dict[int, int] = {}  # of the threads that a process that runs has
         self.offset = 0
 
     def commands(self) -> list[list[str]]:
@@ -411,6 +412,8 @@ class Run:
         start = time.monotonic()
         if self.pid is not None:
             time.sleep(WARM)
+            with suppress(OSError):
+                self.pids = {int(tid): self.pid for tid in os.listdir(f"/proc/{self.pid}/task")}
             areas_of(self.pid, writer)
             say(f"recording process {self.pid}; ^C ends it" + (f", or {seconds:g} s" if seconds else ""))
         control = self.open_control() if self.plan.sample else -1
@@ -488,7 +491,7 @@ class Run:
         if perf is not None and strace is not None and self.pid is None:
             first = re.match(r"(\d+) ", next(text_lines(self.text), ""))
             only = {int(first[1])} if first else None
-        fill(writer, source, perf, strace, tell, only)
+        fill(writer, source, perf, strace, tell, only, self.pids)
         calls.skipped.update(source.skipped)
         if self.early or self.pid is not None:  # what was under way when strace let go
             calls.skipped.pop(UNDER_WAY, None)

@@ -121,13 +121,15 @@ def fill(
     strace: tuple[Iterable[str], Source, int] | None = None,
     tell: Progress | None = None,
     only: set[int] | None = None,
+    pids: dict[int, int] | None = None,
 ) -> Assembler:
     """Put what perf and strace saw into one trace, in order of time.
 
     `strace`: lines, source, offset to its times.  `only`: of perf's, the events of these processes and their children.
+    `pids`: processes of threads that were there before.
     """
     a = Assembler(writer, source, only)
-    pids: dict[int, int] = {}
+    pids = {} if pids is None else pids
     rows = StraceRows(*strace, pids, tasks=perf is None) if strace else None
     samples = iter(perf) if perf is not None else iter(())
     calls = iter(rows) if rows else iter(())

@@ -326,7 +326,7 @@ class Walk:
             p.life.apart[words] += 1
 
     def finish(self) -> None:
-        for call in list(self.pending.values()):
+        for call in sorted(self.pending.values(), key=lambda c: c["time_ns"] + (c["duration_ns"] or 0)):
             self.apply(call)
         for p in set(self.by_pid.values()):
             p.life.at_end = self.count(p)
