@@ -30,7 +30,7 @@ from seqfault.trace import schema as s
 from seqfault.trace.assemble import CALLS
 from seqfault.trace.importing import COSTS, PERF_REMEDY, fill, perf_text, text_lines
 from seqfault.trace.layout import parse_area
-from seqfault.trace.perf_script import Source, read_samples
+from seqfault.trace.perf_script import Sample, Source, read_samples
 from seqfault.trace.record import clocks, machine
 from seqfault.trace.schema import Meta, Missing
 from seqfault.trace.store import TraceError, Writer, row
@@ -470,7 +470,7 @@ class Run:
             self.burst(pid)
         self.early = bool(self.stop.number)
         if program is not None:
-            if self.stop.number or program.poll() is None and alive(pid):
+            if alive(pid):
                 send(pid, self.stop.number or signal.SIGTERM)
             wait_for(lambda: program.poll() is not None)
             if program.poll() is None:
@@ -487,8 +487,11 @@ class Run:
         for fifo in (control, answers):
             fifo.unlink(missing_ok=True)
             os.mkfifo(fifo)
-        command = ["perf", "record", "-q", "-B", "-N", "-k", "CLOCK_MONOTONIC", "--sample-cpu", "-m", self.room,
-                   "-o", str(data), *self.plan.perf, "-D", "-1", "--control", f"fifo:{control},{answers}", "-p", str(pid)]  # fmt: skip
+        command = [
+            *("perf", "record", "-q", "-B", "-N", "-k", "CLOCK_MONOTONIC", "--sample-cpu", "-m", self.room),
+            *("-o", str(data), *self.plan.perf),
+            *("-D", "-1", "--control", f"fifo:{control},{answers}", "-p", str(pid)),
+        ]
         with self.errors.open("wb") as errors:
             perf = subprocess.Popen(command, stderr=errors, preexec_fn=follow_parent)
         pipe, answer = -1, os.open(answers, os.O_RDONLY | os.O_NONBLOCK)
@@ -534,7 +537,7 @@ class Run:
     def read(self, writer: Writer, tell: Callable[[int], None] | None) -> Source:
         source, calls = Source("perf"), Source("strace")
         strace = (text_lines(self.text), calls, self.offset) if self.plan.strace and self.text.exists() else None
-        perf = None
+        perf: Iterator[Sample] | None = None
         if self.plan.sample:
             # while events are being switched on and off, only some of them are
             perf = chain.from_iterable(
