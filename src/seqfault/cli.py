@@ -379,7 +379,7 @@ def record(
     ] = None,
     stacks: Annotated[bool, typer.Option("--stacks", help="Also who called: frame pointers (perf).")] = False,
     sample: Annotated[
-        bool, typer.Option("--sample", help="Short bursts, 10 ms in a second: for machines that have work to do.")
+        bool, typer.Option("--sample", help="Short bursts, 10 ms about every 5 s: for machines that have work to do.")
     ] = False,
     seconds: Annotated[float | None, typer.Option(metavar="S", help="End after so long.", min=0.01)] = None,
     source: Annotated[

@@ -100,6 +100,11 @@ def test_lost_records_are_counted(tmp_path):
     assert imported(tmp_path, text)[0].lost == 41
 
 
+def test_faults_that_stand_for_several(tmp_path):
+    meta, source, _, _ = imported(tmp_path, TEXT.replace("         1  minor-faults", "        50  minor-faults"))
+    assert sum(source.skipped.values()) == 2 * 49 and "-c 1" in next(iter(meta.skipped))
+
+
 def test_truncated(tmp_path):
     meta, source, rows, _ = imported(tmp_path, TEXT[:-40])
     assert meta.truncated and source.skipped["cut off"] == 1 and not of(rows, s.EXIT) and len(of(rows, s.FAULT)) == 3

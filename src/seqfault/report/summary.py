@@ -174,6 +174,11 @@ def show(trace: Trace, summary: Summary, vmas: Vmas | None, top: int, verbose: b
             p.say(title + HEAD[len(title) :])
             for (mode, name), h in sorted(what.items(), key=lambda kv: -kv[1].total):
                 p.row(f"{mode}, {name}", h.count, sec, h)
+    if m.has("off") and summary.off_ns:
+        p.say()
+        share = summary.off_ns / max(1, (m.seconds * 1e9) * len(summary.tids))
+        p.wrapped("off CPU", f"{ns(summary.off_ns)} of all threads together, {percent(share, 1)} of their time; "
+                  f"{summary.preempted:,} times preempted")  # fmt: skip
     show_overlap(p, m, summary)
     if vmas is not None and vmas.largest is not None:
         show_vmas(p, m, vmas, vmas.largest, top)
@@ -222,7 +227,7 @@ def show_faults(p: Page, s: Summary, sec: float) -> None:
     if known:
         what = ", ".join(f"{k} {percent(s.accesses[k], known)}" for k in ("write", "read", "instruction"))
         p.wrapped("  kinds", f"{what}; by the kernel {percent(s.faults_by['kernel'], s.faults)}", 11)
-    if s.unfinished:
+    if 0 < s.unfinished < s.faults:
         p.wrapped(
             "  open", f"{s.unfinished:,} never accounted: ended in a signal, tried again, or spurious", 11
         )
@@ -385,6 +390,7 @@ def as_json(trace: Trace, s: Summary, vmas: Vmas | None, top: int) -> dict[str, 
             "by_call": {names[i]: n for i, n in s.overlap.by_name.items()},
         },
         "vmas": vmas_json(vmas, top) if vmas is not None else None,
+        "off_cpu": {"ns": s.off_ns, "preempted": s.preempted} if m.has("off") else None,
         "fault_sites": [{"site": k, "count": n} for k, n in s.fault_sites.most_common(top)],
         "call_sites": [{"call": k[0], "site": k[1], "count": n} for k, n in s.call_sites.most_common(top)],
         "fallback_stacks": [{"stack": list(k), "count": n} for k, n in by_callers(trace, stacks, 16).most_common(top)],

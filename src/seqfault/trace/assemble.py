@@ -219,6 +219,7 @@ class Assembler:
 
     def software_fault(self, e: Sample, t: Thread) -> None:
         """page-faults comes when a fault begins."""
+        self.sampled(e)
         if t.fault is not None and e.time - t.fault.time < 10_000_000 and t.fault.values.get("flags") is not None:
             return  # the tracepoint has it
         self.close_fault(e.tid, t)
@@ -228,7 +229,13 @@ class Assembler:
         values = {"name": "user" if user else "kernel", "address": address, "site": site, "stack": self.stack(e)}
         t.fault = Open(e.time, e.cpu, values)
 
+    def sampled(self, e: Sample) -> None:
+        """perf record without -c 1 takes some faults for many."""
+        if e.period > 1:
+            self.source.skipped["faults between those that were sampled (perf record -c 1 has all)"] += e.period - 1
+
     def accounted(self, e: Sample, t: Thread) -> None:
+        self.sampled(e)
         result = SOFTWARE[e.event]
         address, site = where(e)
         o = t.fault

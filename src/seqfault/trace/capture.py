@@ -370,9 +370,15 @@ def capture(
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".seqfault-record-") as folder, Writer(out, meta) as w:
             run = Run(plan, Path(folder), command, pid, stop)
             (run.go_sampling if plan.sample else run.go)(w, seconds, say)
-            source = run.read(w, tell)
-            if stop.number and not run.early:  # interrupted while it was read
-                raise TraceError(f"interrupted while reading what was recorded; {out} was not written")
+            stop.number = 0
+
+            def told(n: int) -> None:
+                if stop.number:
+                    raise TraceError(f"interrupted while reading what was recorded; {out} was not written")
+                if tell is not None:
+                    tell(n)
+
+            source = run.read(w, told)
             meta.skipped = dict(source.skipped)
             w.close()
         return Captured(meta, bool(run.early and pid is None))

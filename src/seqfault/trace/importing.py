@@ -181,13 +181,17 @@ def import_file(path: Path, out: Path, tell: Progress | None = None) -> tuple[Me
                 Missing("process ids", "the text has none", "threads that take no mmap_lock count as processes, so "
                         "overlap is understated", "perf script --ns -F +pid")
             )  # fmt: skip
+        if s.FAULT in meta.recorded and not a.events["minor-faults"]:
+            meta.missing.append(
+                Missing("fault durations", "no event minor-faults", "when faults end is not known", "seqfault record")
+            )
         for k, cost in COSTS.items():
             if k not in meta.recorded:
                 meta.missing.append(Missing(k, f"no such events in {path.name}", cost, "seqfault record"))
         meta.skipped = dict(source.skipped)
         meta.truncated = source.cut
         writer.finish_rows()
-        if not any(n for k, n in writer.counts.items()):
+        if not any(writer.counts[k] for k in COSTS):
             first = f"; the first line that could not be read is {source.first_bad[0]}: {source.first_bad[1]}" if (
                 source.first_bad) else ""  # fmt: skip
             events = ", ".join(sorted(k.removeprefix("event ") for k in source.skipped if k.startswith("event"))[:6])

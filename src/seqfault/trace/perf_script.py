@@ -33,6 +33,7 @@ class Sample:
     event: str
     rest: str
     stack: list[str] = field(default_factory=list)
+    period: int = 1  # how many events it stands for
 
 
 @dataclass
@@ -67,8 +68,10 @@ def read_samples(lines: Iterable[str], source: Source) -> Iterator[Sample]:
             if sample is not None:
                 source.samples += 1
                 yield sample
-            pid, tid, cpu, sec, frac, _, event, rest = m.groups()
+            pid, tid, cpu, sec, frac, period, event, rest = m.groups()
             sample = Sample(int(sec) * 1_000_000_000 + int(frac), int(pid), int(tid), int(cpu), event, rest)
+            if period:
+                sample.period = int(period)
             continue
         if line == "\n":
             continue
@@ -95,6 +98,7 @@ def read_samples(lines: Iterable[str], source: Source) -> Iterator[Sample]:
             int(m["cpu"] or -1),
             m["event"],
             m["rest"],
+            period=int(m["period"] or 1),
         )
     if sample is not None:
         source.samples += 1
