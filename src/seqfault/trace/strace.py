@@ -92,7 +92,7 @@ def open_text(path: Path) -> Iterator[str]:
 LINE = re.compile(r"(?:\[pid\s+(\d+)\]\s+|(\d+)\s+(?=\d+\.\d))?(\d+\.\d+)\s+(.*)")
 CALL = re.compile(r"([A-Za-z_]\w*)\(")
 RESUMED = re.compile(r"<\.\.\. (\S+) resumed>\s?(.*)")
-UNFINISHED = re.compile(r"(.*?)\s*<unfinished \.\.\.>\s*$")
+UNFINISHED = re.compile(r"(.*?)\s*<(?:unfinished|detached) \.\.\.>\s*$")
 GONE = re.compile(r"(.*?),?\s*(?:<unfinished \.\.\.>)?\)?\s*= \?\s*$")
 RETURN = re.compile(
     r"\s*= (?:(\?)|(-?\d+|0x[0-9a-f]+)(?:<([^>]*>(?:\(deleted\))?))?)(?: (E[A-Z0-9]+|ERESTART\w+))?"
