@@ -242,7 +242,9 @@ class Texts:
                 cells[first.base + k] = 0
             cells[at["world[0].h[0]"]] = 1
         a = self.automaton
-        return a.pack(cells, [bool(x) for x in p] + [False] * (PROCESSES - len(p))), a.rom(cells)
+        running = [bool(x) for x in p] + [False] * (PROCESSES - len(p))
+        running += [True] * (len(a.processes) - PROCESSES)  # store buffers
+        return a.pack(cells, running), a.rom(cells)
 
 
 Row = tuple[int, int, int]

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from seqfault.compile.work import ATOMIC_CELL, LOOK, OBJECT, READ, RMW_CELL, WRITE
 from seqfault.explore import memory
 from seqfault.explore.counts import rename
 from seqfault.explore.jit import jit
 from seqfault.explore.memory_sc import load, store
+from seqfault.explore.orders import ATOMIC, is_rmw
 from seqfault.explore.raw import call8
-from seqfault.explore.slots import alternative, get, put
+from seqfault.explore.slots import alternative, get, mix, put
 from seqfault.explore.tables import (
     DISABLED,
     ENDS,
@@ -33,6 +35,7 @@ from seqfault.explore.tables import (
     K_SHIFT,
     K_UAF,
     K_UNINIT,
+    M_CELLS,
     M_CLASSES,
     M_COUNTS,
     M_CPU,
@@ -44,6 +47,7 @@ from seqfault.explore.tables import (
     M_REGION,
     M_USE_MASKS,
     MANY,
+    MAX_ACCESSED,
     MAX_CHOICES,
     MAX_COUNTED,
     MAX_INSTRUCTIONS,
@@ -75,6 +79,7 @@ from seqfault.explore.tables import (
     V_LOAD,
     V_OBJECT,
     V_STORE,
+    X_ACCESSED,
     X_BEHIND,
     X_COUNTED,
     X_COUNTS,
@@ -88,6 +93,7 @@ from seqfault.explore.tables import (
     X_VALUE,
     X_VIOL,
     X_VIOLATIONS,
+    X_WAITED,
 )
 
 
@@ -117,6 +123,21 @@ def event(P, X, kind, pc, a, v):  # type: ignore[no-untyped-def]
 
 
 @jit
+def touch(X, cell, how):  # type: ignore[no-untyped-def]
+    """Tell that a cell is touched (compile/work.py)."""
+    n = X[X_ACCESSED]
+    X[X_ACCESSED] = n + 1
+    X[X_ACCESSED + 1 + min(n, np.int64(MAX_ACCESSED - 1))] = 4 * cell + how
+
+
+@jit
+def how_atomic(order):  # type: ignore[no-untyped-def]
+    if is_rmw(order):
+        return ATOMIC_CELL + RMW_CELL
+    return ATOMIC_CELL if order == ATOMIC else 0
+
+
+@jit
 def waits(X, used):  # type: ignore[no-untyped-def]
     """The step cannot be taken now, and so has shown nothing."""
     X[X_VIOLATIONS] = 0
@@ -136,17 +157,6 @@ def full(P, X, used, pc, p, why):  # type: ignore[no-untyped-def]
 
 
 @jit
-def mix(h):  # type: ignore[no-untyped-def]
-    """A bijection of 64 bits that spreads every bit (after Stafford's variants of MurmurHash3's finaliser)."""
-    h ^= h >> np.uint64(32)
-    h *= np.uint64(0xD6E8FEB86659FD93)
-    h ^= h >> np.uint64(32)
-    h *= np.uint64(0xD6E8FEB86659FD93)
-    h ^= h >> np.uint64(32)
-    return h
-
-
-@jit
 def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyped-def]
     """Run process `p`, whose region is `words` words from `pb` on, from `pc` to where its next step begins.
 
@@ -158,6 +168,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
     put(B, P, P[M_CPU], 0, cpu)
     put(B, P, P[M_PROCESS], 0, p)
     weak = P[M_MEMORY] == 1 or P[M_MEMORY] == 2
+    X[X_ACCESSED] = 0
+    X[X_WAITED] = 0
     views = P[M_MEMORY] == 3 and pb + words <= P[M_NW]  # not an observer, which looks at memory at rest
     pB, pP, pX, lk = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     if views:
@@ -309,6 +321,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 addr += get(B, P, c, pb) * P[q + np.uintp(4)]
                 if P[q + np.uintp(6)] != 0:
                     addr += get(B, P, P[q + np.uintp(5)], pb) * P[q + np.uintp(6)]
+            if P[q + np.uintp(7)] != 0:
+                touch(X, addr + how_atomic(P[q + np.uintp(7)]), READ)
             if weak:
                 if not memory.may_load(B, P, addr, P[q + np.uintp(7)], p):
                     return waits(X, used)
@@ -346,6 +360,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 violate(X, P[K_RANGE], pc, -1, addr, p)
                 X[X_USED] = used
                 return ENDS
+            if P[q + np.uintp(7)] != 0:
+                touch(X, addr + how_atomic(P[q + np.uintp(7)]), WRITE)
             if weak:
                 how = memory.store(B, P, addr, u & P[t + np.uintp(2)], P[q + np.uintp(7)], p)
                 if how:
@@ -367,6 +383,7 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 X[X_USED] = used
                 return ENDS
             if P[pool + 3] >= 0:
+                touch(X, P[pool] + (x - 1) * P[pool + 1], LOOK)
                 st = get(B, P, P[pool] + (x - 1) * P[pool + 1], 0)
                 if st != 1 and not (st == 2 and P[pool + 4] != 0):
                     violate(X, P[K_UAF], pc, b, x - 1, p)
@@ -401,6 +418,7 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             if get(B, P, a, pb) == 0:
                 X[X_USED] = used
                 return DISABLED
+            X[X_WAITED] = 1
         elif op == 39:  # RELAX
             X[X_USED] = used
             return DISABLED
@@ -425,6 +443,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             pool = P[O_POOLS] + 5 * b
             found = np.int64(-1)
             reused = False
+            for i in range(P[pool + 2]):  # where there is none, too: whoever frees one changes that
+                touch(X, P[pool] + i * P[pool + 1], READ)
             for want in (0, 2):
                 for i in range(P[pool + 2]):
                     if get(B, P, P[pool] + i * P[pool + 1], 0) == want:
@@ -438,6 +458,7 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 X[X_USED] = used
                 return ENDS
             first_cell = P[pool] + found * P[pool + 1]
+            touch(X, first_cell, OBJECT)
             if weak and memory.pending(B, P, first_cell, first_cell + P[pool + 1], -1):
                 return waits(X, used)
             if views:
@@ -468,6 +489,7 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 return ENDS
             pool = P[O_POOLS] + 5 * b
             s = P[pool] + (x - 1) * P[pool + 1]
+            touch(X, s, WRITE)
             if weak and memory.pending(B, P, s, s + P[pool + 1], p):
                 return waits(X, used)
             if get(B, P, s, 0) != 1:
@@ -496,6 +518,8 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                     break
         elif op == 47:  # FENCE
             if weak:
+                if a == 1 or a == 5:
+                    touch(X, P[M_CELLS], LOOK)  # for movers: what was stored before has left its buffer
                 memory.fence(B, P, a, p)
             elif views:
                 call8(P[lk + V_FENCE], (pB, pP, pX, a, p, np.int64(0), np.int64(0), np.int64(0)))
@@ -511,8 +535,10 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                 return DISABLED
             s = memory.flush(B, P, pb, alternative(X, used, depth, k))
             used += 1
+            touch(X, s, WRITE)
             o = memory.object_of(P, s)
             if P[o] >= 0:
+                touch(X, P[o], LOOK)
                 st = get(B, P, P[o], 0)
                 if st != 1 and not (st == 2 and P[P[O_POOLS] + 5 * P[o + 1] + 4] != 0):
                     violate(X, P[K_UAF], pc, P[o + 1], P[o + 2], p)

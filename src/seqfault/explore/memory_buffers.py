@@ -23,7 +23,7 @@ from seqfault.explore.layers import units_of, widened
 from seqfault.explore.memory_sc import load as sc_load
 from seqfault.explore.memory_sc import store as sc_store
 from seqfault.explore.orders import RELAXED, RMW_ACQUIRE, is_rmw
-from seqfault.explore.tables import FULL, M_PROCESSES, O_MEMORY, WAIT
+from seqfault.explore.tables import FULL, M_PROCESSES, O_MEMORY, O_PROCS, PROCESS_ROW, WAIT
 
 MOST = 63  # stores in a buffer
 DONE = 0
@@ -89,6 +89,17 @@ def may_load(B, P, addr, order, p):  # type: ignore[no-untyped-def]
             if address(B, P, m, i) == addr:
                 return False
     return True
+
+
+@jit
+def own(B, P, addr, p):  # type: ignore[no-untyped-def]
+    """Whether process `p` has a store of `addr` in its buffer, which a load of it takes."""
+    m = buffer_of(P, p)
+    if m >= 0:
+        for i in range(count(B, m)):
+            if address(B, P, m, i) == addr:
+                return True
+    return False
 
 
 @jit
@@ -217,6 +228,36 @@ def pending(B, P, first, last, p):  # type: ignore[no-untyped-def]
                 if first <= address(B, P, m, i) < last:
                     return True
     return False
+
+
+# -- for movers (moving.py)
+@jit
+def together(P, p, q):  # type: ignore[no-untyped-def]
+    """Whether two processes share a buffer."""
+    return buffer_of(P, p) >= 0 and buffer_of(P, p) == buffer_of(P, q)
+
+
+@jit
+def is_buffer(P, p):  # type: ignore[no-untyped-def]
+    """Whether `p` is the process that lets stores leave a buffer."""
+    return P[P[O_PROCS] + p * PROCESS_ROW] == P[P[O_MEMORY] + U_FLUSH_PC]
+
+
+@jit
+def pop(B, P, m, i):  # type: ignore[no-untyped-def]
+    """Store number `i` of a buffer in order (TSO) reaches memory before those that stand in front of it."""
+    stride = P[P[O_MEMORY] + U_STRIDE]
+    n = count(B, m)
+    sc_store(B, P, address(B, P, m, i), value(B, P, m, i), 0)
+    for w in range(m + 1 + i * stride, m + 1 + (n - 1) * stride):
+        B[w] = B[w + stride]
+    for w in range(m + 1 + (n - 1) * stride, m + 1 + n * stride):
+        B[w] = 0
+    for j in range(i, n - 1):
+        B[m + 1 + j * stride] -= np.int64(1) << P[P[O_MEMORY] + U_ADDR_BITS]
+    B[m] -= np.int64(1) << COUNT_AT
+    if n == 1:
+        B[m] &= ~np.int64(WMB | MB)
 
 
 # -- the automaton with buffers

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import carray
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
+from seqfault.explore.futures import LOADS, STORES, TAKES, control, may
 from seqfault.explore.jit import jit_views as jit
 from seqfault.explore.layers import units_of, widened
 from seqfault.explore.locksets import lock_rows
@@ -18,17 +20,27 @@ from seqfault.explore.memory_views import (
     MOST,
     NEVER,
     TAG,
+    U_AHEAD,
     U_BASE,
     U_CHANGED,
+    U_CLASS,
+    U_CLASSES,
     U_FIRST_ENTRY,
     U_FOUND,
     U_HEADER,
     U_IDLE,
+    U_KEYS,
+    U_KNOWN,
     U_LACKS,
+    U_MET,
     U_NEWS,
+    U_Q,
+    U_RACED,
     U_RACY,
+    U_STANDS,
     U_TAGS,
     U_UNITS,
+    U_WOKE,
     V_CARRIED,
     V_LOADS,
     V_OWN,
@@ -49,10 +61,12 @@ from seqfault.explore.memory_views import (
     view_at,
     writer_of,
 )
-from seqfault.explore.slots import get
+from seqfault.explore.raw import pointer
+from seqfault.explore.slots import get, mix
 from seqfault.explore.tables import (
     M_NW,
     M_PC,
+    M_PROCESSES,
     M_REGION,
     M_USE_MASKS,
     O_MASKS,
@@ -63,6 +77,8 @@ from seqfault.explore.tables import (
     PROCESS_ROW,
     SLOT,
 )
+
+ANY = (1 << 40,)  # length of an array that is known by its address
 
 
 @jit
@@ -78,10 +94,15 @@ def idle(B, P, unit):  # type: ignore[no-untyped-def]
 def wake(B, P, p):  # type: ignore[no-untyped-def]
     """Before a step: a unit that was idle knows everything."""
     P[P[O_MEMORY] + U_CHANGED] = 0
-    if entries(B, P) == 0:
-        return
+    P[P[O_MEMORY] + U_RACED] = 0
+    P[P[O_MEMORY] + U_MET] = 0
+    P[P[O_MEMORY] + U_WOKE] = 0
     unit = unit_of(P, p)
+    P[P[O_MEMORY] + U_CLASS] = class_of(B, P, p)
     if idle(B, P, unit):
+        P[P[O_MEMORY] + U_WOKE] = 1
+        if entries(B, P) == 0:
+            return
         P[P[O_MEMORY] + U_CHANGED] = 1
         know = np.int64(0)
         for i in range(entries(B, P)):
@@ -123,18 +144,86 @@ def clear(B, P):  # type: ignore[no-untyped-def]
 
 
 @jit
+def class_of(B, P, p):  # type: ignore[no-untyped-def]
+    """What `p` may yet do to racy cells, as a number; 0 if it is not known."""
+    u = P[O_MEMORY]
+    if P[u + U_Q] == 0:
+        return np.int64(0)
+    Q, keys = carray(pointer(P[u + U_Q]), ANY), carray(pointer(P[u + U_KEYS]), ANY)
+    return carray(pointer(P[u + U_CLASSES]), ANY)[control(B, P, Q, keys, p)]
+
+
+@jit
+def ahead(B, P, cell):  # type: ignore[no-untyped-def]
+    """As `touched`, of what the units may do from where they stand, if that is known."""
+    u = P[O_MEMORY]
+    how = touched(P, cell)
+    if P[u + U_Q] == 0 or how == 0:
+        return how
+    Q, known = carray(pointer(P[u + U_Q]), ANY), carray(pointer(P[u + U_KNOWN]), ANY)
+    out = np.int64(0)
+    for p in range(P[M_PROCESSES]):
+        unit = unit_of(P, p)
+        bits = (how >> (2 * unit)) & 3
+        if bits and (out >> (2 * unit)) & 3 != bits:
+            i = P[u + P[u + U_STANDS] + p]
+            if may(Q, known, i, cell, TAKES):
+                out |= bits << (2 * unit)
+            if may(Q, known, i, cell, LOADS):
+                out |= (bits & 1) << (2 * unit)
+            if may(Q, known, i, cell, STORES):
+                out |= (bits & 2) << (2 * unit)
+    return out
+
+
+@jit
 def settle(B, P, p, pc):  # type: ignore[no-untyped-def]
     """After a step: drop what nobody can see any more, and from views what changes nothing."""
     u = P[O_MEMORY]
-    n = entries(B, P)
-    units = P[u + U_UNITS]
-    if n == 0:
+    if entries(B, P) == 0:
         clear(B, P)
         return
     if tagged(B, P, p):
         drop_dead(B, P, p, pc, True)
-    if P[u + U_CHANGED] == 0 and not idle(B, P, unit_of(P, p)):
+    if P[u + U_CHANGED] == 0 and class_of(B, P, p) == P[u + U_CLASS] and not idle(B, P, unit_of(P, p)):
         return  # it was settled before
+    if P[u + U_Q]:
+        Q, keys = carray(pointer(P[u + U_Q]), ANY), carray(pointer(P[u + U_KEYS]), ANY)
+        for q in range(P[M_PROCESSES]):
+            P[u + P[u + U_STANDS] + q] = control(B, P, Q, keys, q)
+    while True:
+        was = checksum(B, P)
+        simplify(B, P)
+        if entries(B, P) == 0:
+            clear(B, P)
+            return
+        if checksum(B, P) == was:
+            return
+
+
+@jit
+def checksum(B, P):  # type: ignore[no-untyped-def]
+    """A number for all that is known."""
+    u = P[O_MEMORY]
+    h = np.uint64(0)
+    for k in range(P[u + U_BASE], entry_at(P, entries(B, P))):
+        if B[k]:
+            h = mix(h ^ (np.uint64(B[k]) + np.uint64(k) * np.uint64(0x9E3779B97F4A7C15)))
+    return h
+
+
+@jit
+def simplify(B, P):  # type: ignore[no-untyped-def]
+    """Drop what nobody can see any more, and from views what changes nothing: once, which may show more of that."""
+    u = P[O_MEMORY]
+    n = entries(B, P)
+    units = P[u + U_UNITS]
+    for i in range(n):
+        c = cell_of(B, P, i)
+        if i > 0 and cell_of(B, P, i - 1) == c:
+            P[u + P[u + U_AHEAD] + i] = P[u + P[u + U_AHEAD] + i - 1]
+        else:
+            P[u + P[u + U_AHEAD] + i] = ahead(B, P, c)
     every = (np.int64(1) << n) - 1
     gone = every  # overwritten for everybody
     lacking = np.int64(0)  # some unit lacks it
@@ -151,7 +240,7 @@ def settle(B, P, p, pc):  # type: ignore[no-untyped-def]
         loads = np.int64(0)
         stores = np.int64(0)
         for i in range(n):
-            how = touched(P, cell_of(B, P, i)) >> (2 * v)
+            how = P[u + P[u + U_AHEAD] + i] >> (2 * v)
             loads |= (how & 1) << i
             stores |= ((how >> 1) & 1) << i
         a = view_at(P, v, 0)
@@ -180,7 +269,7 @@ def settle(B, P, p, pc):  # type: ignore[no-untyped-def]
     for i in range(n):
         w = entry_at(P, i)
         c = cell_of(B, P, i)
-        how = touched(P, c)
+        how = P[u + P[u + U_AHEAD] + i]
         writer = writer_of(B, w)
         others = np.int64(0)
         for k in range(units):
@@ -199,8 +288,6 @@ def settle(B, P, p, pc):  # type: ignore[no-untyped-def]
         alone = i == 0 or cell_of(B, P, i - 1) != cell_of(B, P, i)
         if alone and B[w] & LAST and B[w + E_CARRIED] == 0 and B[w + E_DEP] == 0:
             remove(B, P, i)
-    if entries(B, P) == 0:
-        clear(B, P)
 
 
 # -- the automaton with views
@@ -230,7 +317,7 @@ def viewed(a: Automaton, capacity: int) -> Automaton:
     first_tag = 1 + len(units) * VIEWS
     head = [0] * U_HEADER
     parts = [unit_of, idle, [x for r in rows for x in r], [0] * a.ncell, locks, [NEVER] * (2 * len(units) * a.ncell),
-             [0] * a.ncell, [0] * len(units), [0] * a.ncell]  # fmt: skip
+             [0] * a.ncell, [0] * len(units), [0] * a.ncell, [0] * len(a.processes), [0] * MOST]  # fmt: skip
     head[:9] = [capacity, a.nw, len(units), TAGS, first_tag, first_tag + len(units) * TAG * TAGS, len(rows), 0, 0]
     at = U_HEADER
     for i, part in enumerate(parts):

@@ -44,8 +44,13 @@ TAG = 2  # words: of what, the view
 # P[O_MEMORY:]: numbers, then offsets from there
 (
     U_CAPACITY, U_BASE, U_UNITS, U_TAGS, U_FIRST_TAG, U_FIRST_ENTRY, U_LOCKS, U_NEWS, U_CHANGED,
-    U_UNIT_OF, U_IDLE, U_LOCK_ROWS, U_RACY, U_IS_LOCK, U_RECORDS, U_FOUND, U_LACKS, U_TOUCHED,
-) = range(18)  # fmt: skip
+    U_UNIT_OF, U_IDLE, U_LOCK_ROWS, U_RACY, U_IS_LOCK, U_RECORDS, U_FOUND, U_LACKS, U_TOUCHED, U_STANDS,
+    U_AHEAD, U_RACED, U_MET, U_WOKE, U_Q, U_KEYS, U_KNOWN,
+    U_CLASSES, U_CLASS,
+) = range(28)  # fmt: skip
+# U_RACED, U_MET, U_WOKE: what a step did, for movers: an access to a racy cell (1: loaded, 2: stored); it changed what
+# others know; it began where nothing was known.  U_Q ...: addresses
+# of what processes may yet do (futures.py), if that is known
 U_HEADER = 48  # above the numbers: V_CALLS
 NEVER = -1  # in a record: no such access
 REMOVED, INSERTED, BETWEEN = range(3)  # what becomes of an entry
@@ -329,6 +334,7 @@ def meet(B, P, unit):  # type: ignore[no-untyped-def]
     know = everything(B, P, unit)
     if know:
         P[P[O_MEMORY] + U_CHANGED] = 1
+        P[P[O_MEMORY] + U_MET] = 1
         for v in range(P[P[O_MEMORY] + U_UNITS]):
             B[view_at(P, v, V_LOADS)] |= know
             B[view_at(P, v, V_STORES)] |= know
@@ -374,6 +380,7 @@ def readable(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
     record(B, P, cell, p, False)
     if not racy(P, cell):
         return np.int64(0)
+    P[P[O_MEMORY] + U_RACED] |= 1
     i = first_of(B, P, cell)
     end = end_of(B, P, cell, i)
     if i == end:
@@ -425,6 +432,7 @@ def places(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
     record(B, P, cell, p, True)
     if not racy(P, cell):
         return np.int64(0)
+    P[P[O_MEMORY] + U_RACED] |= 2
     n = entries(B, P)
     first = first_of(B, P, cell)
     end = end_of(B, P, cell, first)

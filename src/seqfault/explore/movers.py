@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.work import LOOK, MAX_ACCESSED, OBJECT, READ, X_ACCESSED
-from seqfault.explore.interp import put
 from seqfault.explore.jit import jit_search as jit
 from seqfault.explore.locksets import against, holding, lock_rows
+from seqfault.explore.slots import put
 
 # W: whether it is on; how many locks; offsets of the locks, of each cell's number of cells in its object, of the lock
 # that a cell belongs to (its number plus one), of which instructions take a lock without waiting: TRIES
@@ -32,19 +32,20 @@ TRIES = 1
 RIGHT, LEFT, TAKES = 1, 2, 4  # what `classify` says; TAKES: the step takes a lock
 
 
-def tables(a: Automaton, on: bool) -> NDArray[np.int64]:
-    """`W` for an automaton: its locks are found by the cells that they are made of."""
+def tables(a: Automaton, on: bool, more: int = 0) -> NDArray[np.int64]:
+    """`W` for an automaton: its locks are found by the cells that they are made of.  `more`: cells behind its own."""
     locks = [[*r, i] for i, r in enumerate(lock_rows(a))]
-    stride = [0] * a.ncell
+    ncell = a.ncell + more
+    stride = [0] * ncell
     for p in a.pools:
         for i in range(p.n):
             stride[p.base + i * p.stride] = p.stride
     head = [0] * W_HEADER
     head[W_ON], head[W_LOCKS], head[W_LOCK] = on, len(locks), W_HEADER
     head[W_STRIDE] = W_HEADER + LOCK_ROW * len(locks)
-    head[W_WHOSE] = head[W_STRIDE] + a.ncell
-    head[W_WAITS] = head[W_WHOSE] + a.ncell
-    whose = [0] * a.ncell
+    head[W_WHOSE] = head[W_STRIDE] + ncell
+    head[W_WAITS] = head[W_WHOSE] + ncell
+    whose = [0] * ncell
     for semaphore, first, second, i in locks:
         whose[first] = i + 1
         if semaphore:
@@ -76,9 +77,9 @@ def with_records(W: NDArray[np.int64], R: NDArray[np.int64], nproc: int) -> NDAr
     return np.concatenate([out, known.reshape(-1)])
 
 
-def no_records(a: Automaton) -> NDArray[np.int64]:
+def no_records(a: Automaton, more: int = 0) -> NDArray[np.int64]:
     """Records (cells x processes x loads, stores, takings of a lock) of an exploration that has not begun."""
-    return np.full(a.ncell * len(a.processes) * KINDS, NEVER, np.int64)
+    return np.full((a.ncell + more) * len(a.processes) * KINDS, NEVER, np.int64)
 
 
 @jit

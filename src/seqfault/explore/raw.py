@@ -69,6 +69,17 @@ def high(typing_context, a, b):  # type: ignore[no-untyped-def]
     return sig, codegen
 
 
+@intrinsic
+def pointer(typing_context, address):  # type: ignore[no-untyped-def]
+    """The 64-bit numbers at an address, for `carray`."""
+    sig = types.CPointer(types.int64)(types.int64)
+
+    def codegen(ctx, builder, sig, args):  # type: ignore[no-untyped-def]
+        return builder.inttoptr(args[0], I64.as_pointer())
+
+    return sig, codegen
+
+
 def _caller(n: int) -> Any:
     """An intrinsic that calls the function at an address with `n` 64-bit arguments."""
     names = [f"a{i}" for i in range(n)]

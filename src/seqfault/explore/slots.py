@@ -1,4 +1,4 @@
-"""Reading and writing a slot: a memory cell, a register, a constant."""
+"""Reading and writing a slot: a memory cell, a register, a constant.  A hash of words."""
 
 from __future__ import annotations
 
@@ -37,3 +37,14 @@ def alternative(X, used, depth, n):  # type: ignore[no-untyped-def]
         X[X_DIGITS + used] = 0
     X[X_RADIX + used] = n
     return X[X_DIGITS + used]
+
+
+@jit
+def mix(h):  # type: ignore[no-untyped-def]
+    """A bijection of 64 bits that spreads every bit (after Stafford's variants of MurmurHash3's finaliser)."""
+    h ^= h >> np.uint64(32)
+    h *= np.uint64(0xD6E8FEB86659FD93)
+    h ^= h >> np.uint64(32)
+    h *= np.uint64(0xD6E8FEB86659FD93)
+    h ^= h >> np.uint64(32)
+    return h

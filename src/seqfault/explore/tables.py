@@ -104,7 +104,8 @@ SLOT = 6
     O_MEMORY,
     M_COUNTS,
     O_COUNTS,
-) = range(43)
+    M_CELLS,
+) = range(44)
 HEADER = 48
 # a process in P[O_PROCS:]
 P_ENTRY, P_BASE, P_WORDS, P_ROLE, P_CPU = range(5)
@@ -126,6 +127,7 @@ def program_array(a: Automaton, mode: str, use_masks: bool) -> NDArray[np.int64]
     head[M_CLASSES] = len(a.lock_classes)
     head[M_PROCESSES] = len(a.processes)
     head[M_RULES] = len(a.rest_rules)
+    head[M_CELLS] = a.ncell
     head[M_REGION] = a.masks.shape[1]
     head[M_USE_MASKS] = use_masks
     head[M_MEMORY] = MEMORY_MODELS.index(a.memory.partition(":")[0])

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
-from seqfault.explore import engine, interrupt
+from seqfault.explore import engine, interrupt, reduced
 from seqfault.explore.checkpoint import Keeper, Saved, restore
 from seqfault.explore.engine import Exploration
 from seqfault.explore.frontier import GROWN, Search, run
@@ -43,17 +43,22 @@ def explore(
     """Every state that `init` can reach: as `engine.explore`, which is tier 0 and has the other parameters.
 
     `tier`: 1 where it can (memory model sc, no renamed counts, no `watcher`), or 0.  `movers`: steps that commute with
-    all that others do are taken at once (movers.py): fewer states, the same kinds of violations and the same outcomes;
-    None: where there are more than `MANY` states, and if that shows a violation everything is explored, for every place
-    that shows it and the shortest paths.  For tier 1: `threads`; `exact` (whole states instead of fingerprints);
-    `expect` (states to make room for at the start); `traced` (parents are kept while there are few states);
-    `checkpoint`: a file that it is saved to every so many seconds, at a limit and at a signal (interrupt.py), and goes
-    on from; it is removed at the end, or left for one who will ask again (`keep`).  Raises `CheckpointError` if it
-    cannot be used.
+    all that others do are taken at once (movers.py): fewer states, the same kinds of violations and the same outcomes.
+    None: under tso and lkmm always (reduced.py); under sc where there are more than `MANY` states, and if that shows a
+    violation everything is explored, for every place that shows it and the shortest paths.  For tier 1: `threads`;
+    `exact` (whole states instead of fingerprints); `expect` (states to make room for at the start); `traced` (parents
+    are kept while there are few states); `checkpoint`: a file that it is saved to every so many seconds, at a limit and
+    at a signal (interrupt.py), and goes on from; it is removed at the end, or left for one who will ask again (`keep`).
+    Raises `CheckpointError` if it cannot be used.
     """
     limits: dict[str, Any] = {"max_states": max_states, "max_memory": max_memory}
     limits |= {"timeout": timeout, "progress": progress}
     if tier == 0 or watcher is not None or automaton.memory != "sc" or automaton.renames:
+        if tier and watcher is None and movers is not False and automaton.memory.startswith(("tso", "lkmm")):
+            with interrupt.later():
+                ex = reduced.explore(automaton, init, rom, **limits, **options)
+            if ex is not None:
+                return ex
         return engine.explore(automaton, init, rom, watcher=watcher, **limits, **options)
     shape = {"threads": threads, "exact": exact, "expect": expect, **options}
     keeper = Keeper(checkpoint, every)

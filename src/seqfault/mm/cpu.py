@@ -17,12 +17,15 @@ from seqfault.kernel import (
     smp_processor_id,
     the,
 )
+from seqfault.mm.fork_parent import sys_fork
 from seqfault.mm.frames import set_page_dirty
 from seqfault.mm.madvise import sys_madvise
 from seqfault.mm.pgtable import PTE_READ, PTE_WRITE, pmd_index, pte_at, pte_index, pte_mkdirty, pte_pfn
 from seqfault.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
 from seqfault.mm.types import (
+    FORK,
     FULL,
+    LINUX,
     NR_CPUS,
     NR_OPS,
     PTRS_PER_PTE,
@@ -45,7 +48,7 @@ from seqfault.mm.types import (
 from seqfault.mm.vma import find_vma
 from seqfault.mm.x86_fault import do_page_fault
 
-OP_NONE, OP_MMAP, OP_MUNMAP, OP_MPROTECT, OP_MADVISE, OP_READ, OP_WRITE = 0, 1, 2, 3, 4, 5, 6
+OP_NONE, OP_MMAP, OP_MUNMAP, OP_MPROTECT, OP_MADVISE, OP_READ, OP_WRITE, OP_FORK = 0, 1, 2, 3, 4, 5, 6, 7
 
 user_result_t = integer(-1100, 255, "user_result_t")
 op_number_t = integer(0, NR_OPS * NR_CPUS)
@@ -126,12 +129,18 @@ def touch(addr: vpn_t, write: bool, value: data_t) -> result_t:
             tlb.entry[addr].pte = 0
             tlb.walking = walk
         if walk:
+            if LINUX >= 420:
+                seq_point()
             with atomic():
                 tlb.walking = False
                 e = table.pte[addr % PTRS_PER_PTE]
                 if e & need:
                     tlb.entry[addr].pte = e
                     return access(e, write, value)
+        if LINUX >= 420:
+            # munmap has mmap_sem for reading only while pages go: a fault may get its signal because of what the
+            # walk saw long before, and the next walk find the page.
+            seq_point()
         signal: signal_t = do_page_fault(mm, addr, write)
         if signal != 0:
             return -100 - signal
@@ -164,6 +173,8 @@ def do_op(k: op_number_t) -> result_t:
         return sys_madvise(addr, len)
     if kind == OP_MMAP:
         return sys_mmap(addr, len, rom.op[k].prot, rom.op[k].flags, rom.op[k].file, rom.op[k].pgoff)
+    if FORK and kind == OP_FORK:
+        return sys_fork()
     return 0
 
 

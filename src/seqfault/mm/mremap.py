@@ -21,6 +21,7 @@ from seqfault.mm.opcodes import (
     UAPI_MAP_FIXED,
     UAPI_MAP_SHARED,
 )
+from seqfault.mm.places import mmap_write_lock_end, mmap_write_unlock_begin
 from seqfault.mm.populate import mm_populate
 from seqfault.mm.slab import mm_alloc_fails
 from seqfault.mm.types import (
@@ -163,7 +164,7 @@ def unmap_source_vma(vrm: ptr[vma_remap_struct]):
     behind = vma.vm_end > end
     if accounted:
         vma.vm_flags &= ~VM_ACCOUNT
-    error: errno_t = do_munmap(mm, addr, vrm.old_len)
+    error: errno_t = do_munmap(mm, addr, vrm.old_len, False)
     vrm.vma = NULL
     if error != 0 or not accounted:
         return
@@ -338,13 +339,13 @@ def old_mremap_to(vrm: ptr[vma_remap_struct]) -> addr_or_errno_t:
     if LINUX >= 610 and not can_modify_mm(mm, vrm.addr, vrm.old_len):
         return -EPERM
     if vrm.flags & MREMAP_FIXED:
-        error: errno_t = do_munmap(mm, vrm.new_addr, vrm.new_len)
+        error: errno_t = do_munmap(mm, vrm.new_addr, vrm.new_len, False)
         if error != 0:
             return error
     if vrm.old_len > vrm.new_len:
         if vrm.old_len > NR_PAGES - vrm.addr:
             return -EINVAL
-        error = do_munmap(mm, vrm.addr + vrm.new_len, vrm.old_len - vrm.new_len)
+        error = do_munmap(mm, vrm.addr + vrm.new_len, vrm.old_len - vrm.new_len, False)
         if error != 0:
             return error
         vrm.old_len = vrm.new_len
@@ -374,7 +375,7 @@ def old_mremap(vrm: ptr[vma_remap_struct]) -> addr_or_errno_t:
         if vrm.old_len != vrm.new_len:
             if vrm.old_len > NR_PAGES - vrm.addr:
                 return -EINVAL
-            error: errno_t = do_munmap(mm, vrm.addr + vrm.new_len, vrm.old_len - vrm.new_len)
+            error: errno_t = do_munmap(mm, vrm.addr + vrm.new_len, vrm.old_len - vrm.new_len, False)
             if error != 0:
                 return error
         return vrm.addr
@@ -414,7 +415,7 @@ def shrink_vma(vrm: ptr[vma_remap_struct]) -> errno_t:
     mm = current_mm()
     if vrm.old_len > NR_PAGES - vrm.addr:
         return -EINVAL
-    error: errno_t = do_munmap(mm, vrm.addr + vrm.new_len, vrm.old_len - vrm.new_len)
+    error: errno_t = do_munmap(mm, vrm.addr + vrm.new_len, vrm.old_len - vrm.new_len, False)
     if error != 0:
         return error
     vrm.vma = vma_lookup(mm, vrm.addr)
@@ -426,7 +427,7 @@ def shrink_vma(vrm: ptr[vma_remap_struct]) -> errno_t:
 def mremap_to(vrm: ptr[vma_remap_struct]) -> addr_or_errno_t:
     mm = current_mm()
     if vrm.flags & MREMAP_FIXED:
-        error: errno_t = do_munmap(mm, vrm.new_addr, vrm.new_len)
+        error: errno_t = do_munmap(mm, vrm.new_addr, vrm.new_len, False)
         if error != 0:
             return error
         vrm.vma = vma_lookup(mm, vrm.addr)
@@ -516,10 +517,12 @@ def do_mremap(addr: vpn_t, old_len: len_t, new_len: len_t, flags: integer(0, 7),
     vrm.new_addr = new_addr
     ret: addr_or_errno_t = 0
     down_write(mm.mmap_sem)
+    mmap_write_lock_end(mm)
     if LINUX >= 617:
         ret = new_mremap(vrm)
     else:
         ret = old_mremap(vrm)
+    mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
     if not IS_ERR_VALUE(ret) and vrm.populate and new_len > old_len:
         mm_populate(mm, ret + old_len, new_len - old_len)

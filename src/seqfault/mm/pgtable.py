@@ -31,6 +31,7 @@ from seqfault.mm.types import (
     ZERO_PFN,
     current_mm,
     errno_t,
+    flags_t,
     mm_struct,
     page,
     pfn_t,
@@ -116,6 +117,13 @@ def pte_mkwrite(pte: pte_t) -> pte_t:
 def maybe_mkwrite(pte: pte_t, vma: ptr[vm_area_struct]) -> pte_t:
     """Writable, if the VMA is."""
     if vma.vm_flags & VM_WRITE:
+        return pte_mkwrite(pte)
+    return pte
+
+
+def maybe_mkwrite_flags(pte: pte_t, vma_flags: flags_t) -> pte_t:
+    """maybe_mkwrite as v12 of the speculative page faults has it (13)."""
+    if vma_flags & VM_WRITE:
         return pte_mkwrite(pte)
     return pte
 

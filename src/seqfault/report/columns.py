@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
+from seqfault.explore.check import statement_of
+
 if TYPE_CHECKING:
     from seqfault.report.counterexample import Counterexample, Event
 
@@ -119,7 +121,7 @@ def phrase(e: Event) -> str:
             "readers": f"readers of {name}: {int(v):b}",
         }.get(c.rsplit(".", 1)[1], f"takes {name}" if v != "0" else f"releases {name}")
     return {
-        "load": f"{c} is {v}",
+        "load": f"{c} is {v}" + (" (old)" if e.old else ""),
         "store": f"{c} = {v}",
         "flush": f"{c} = {v} reaches memory",
         "alloc": f"{c} is allocated",
@@ -153,7 +155,7 @@ def draw(cx: Counterexample, width: int, max_lines: int) -> list[str]:
         head += wrap("before: " + "; ".join(o.text() for _, o in s.setup), width, "        ")[:2]
     columns = list(dict.fromkeys(e.process for e in cx.events if e.process != "at rest"))
     columns.sort(key=lambda n: (not n.startswith("cpu"), n))
-    tail = ["replay: seqfault replay '" + cx.schedule_string + "'"]
+    tail = [*told(cx, width, 4 if max_lines < 100 else 1000), "replay: seqfault replay '" + cx.schedule_string + "'"]
     if not columns:
         return [*head, *tail]
     n = len(columns)
@@ -175,6 +177,32 @@ def draw(cx: Counterexample, width: int, max_lines: int) -> list[str]:
             break
         shown = choose(cx, len(shown) - 1)
     return [*head, *body, *tail]
+
+
+def told(cx: Counterexample, width: int, most: int) -> list[str]:
+    """Which loads took an old store, why they could, and which barriers would have prevented that."""
+    from seqfault.report.counterexample import is_hidden, value_text
+
+    out: list[str] = []
+    for o in reversed(cx.old_reads):  # what is near the violation matters more
+        a = cx.automaton
+        cell = a.cells[o.access.cell]
+        if is_hidden(a, o.access.cell):
+            continue
+        fn, _, line = statement_of(a.where[o.access.pc])
+        w_fn, _, w_line = statement_of(a.where[o.newer[1].pc])
+        name = short_cell(cell.name)
+        got, new = (short_cell(value_text(cell.type, v)) for v in (o.access.value, o.newer[1].value))
+        writer = title(a.processes[o.newer[0].process].name)
+        where = f"in the store buffer of {writer}" if o.buffered else f"not seen yet, {writer}"
+        text = f"old: {name} is {got} in {fn}:{line}; = {new} of {w_fn}:{w_line} is {where}"
+        by = [f"{b} {'behind that store' if behind else 'before that read'}" for b, _, behind in o.barriers]
+        lines = wrap(text + (f"; {' and '.join(by)} would prevent it" if by else ""), width, "     ")
+        if lines[0] not in out:  # the same load of the same loop
+            out += lines
+    if len(out) > most:
+        out = [*out[: most - 1], f"     and so on, {len(cx.old_reads)} loads of old stores (seqfault replay --full)"]
+    return out
 
 
 def same(a: Event, b: Event) -> bool:

@@ -22,12 +22,14 @@ from seqfault.explore.lasso import judge
 from seqfault.explore.memory import SC, canonical
 from seqfault.explore.model import program_for, small_scenario, start_of
 from seqfault.explore.replay import ScheduleError, Step, fewest_switches, replay, switches
+from seqfault.explore.suppliers import OldRead, old_reads
 from seqfault.kernel.places import Protocol
-from seqfault.protocols import WITHOUT, load
+from seqfault.protocols import WITHOUT, is_baseline, load
 from seqfault.scenarios import find
 from seqfault.scenarios.model import Scenario
 
 MAX_LINES = 25
+HIDDEN = ("task_struct", "vm_fault", "scenario_rom", "mmu_gather", "results", "site_switches", "site_notes")
 SHRINK_STATES = 400_000
 
 
@@ -49,11 +51,13 @@ class Event:
     source: str
     site: str = ""
     weight: int = 0
+    old: bool = False  # a load that did not see the last store of its cell
 
 
 @dataclass
 class Counterexample:
-    """A violation with the interleaving that shows it; its steps from `loop_from` on go on for ever (-1: it ends)."""
+    """A violation with the interleaving that shows it; its steps from `loop_from` on go on for ever (-1: it ends).
+    `old_reads`: which loads did not see the last store of their cell, and what would have prevented that."""
 
     protocol: Protocol
     scenario: Scenario
@@ -64,6 +68,7 @@ class Counterexample:
     steps: list[Step] = field(default_factory=list)
     memory: str = SC
     loop_from: int = -1
+    old_reads: list[OldRead] = field(default_factory=list)
 
     @property
     def schedule_string(self) -> str:
@@ -91,7 +96,7 @@ def encode_schedule(
     runs = encode_runs(schedule)
     if loop_from >= 0:
         runs = [*encode_runs(schedule[:loop_from]), "(" + ".".join(encode_runs(schedule[loop_from:])) + ")"]
-    name = p.file if p.file and (p.base or p.name) not in _builtin() else p.base or p.name
+    name = p.file if p.file and not (is_baseline(p) or (p.base or p.name) in _builtin()) else p.base or p.name
     if p.without:
         name += WITHOUT + ",".join(p.without)
     if memory != SC or p.without:  # sites have an @ in their names
@@ -253,6 +258,7 @@ def build(
             place = place_of(a.where[at])
             found.append(Violation(name, a.processes[victim].name, *place, memory=memory, loop_from=loop_from))
     events: list[Event] = []
+    old = old_reads(a, words, rom, schedule, steps)
     for st in steps:
         who = a.processes[st.process].name if st.process >= 0 else "at rest"
         for acc in st.accesses:
@@ -266,7 +272,7 @@ def build(
             events.append(
                 Event(
                     st.number, by, acc.kind, c.name, value_text(c.type, acc.value), fn, file, line,
-                    source_line(a.where[acc.pc]), a.where[acc.pc].site,
+                    source_line(a.where[acc.pc]), a.where[acc.pc].site, old=any(acc is o.access for o in old),
                 )
             )  # fmt: skip
         for kind, pc, pool, index in st.violations:
@@ -275,7 +281,7 @@ def build(
             src = source_line(a.where[pc]) if pc >= 0 else ""
             obj = f"{v.object}[{index}]" if v.object else ""
             events.append(Event(st.number, who, "violation", obj, v.kind, v.function, v.file, v.line, src, v.site))
-    return Counterexample(p, s, a, schedule, violations or found, events, steps, memory, loop_from)
+    return Counterexample(p, s, a, schedule, violations or found, events, steps, memory, loop_from, old)
 
 
 def as_violation(a: Automaton, kind: int, pc: int, pool: int, index: int) -> Violation:
@@ -288,9 +294,7 @@ def as_violation(a: Automaton, kind: int, pc: int, pool: int, index: int) -> Vio
 
 def is_hidden(a: Automaton, cell: int) -> bool:
     """Bookkeeping of the checker, and a scenario's data."""
-    return a.cells[cell].pool in (
-        "task_struct", "vm_fault", "scenario_rom", "mmu_gather", "results", "site_switches", "site_notes",
-    )  # fmt: skip
+    return a.cells[cell].pool in HIDDEN
 
 
 def value_text(t: str, v: int) -> str:

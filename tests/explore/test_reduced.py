@@ -1,0 +1,109 @@
+"""Movers under every memory model (tier 0): random concurrent programs, reduced and whole.
+
+More programs: SEQFAULT_MOVERS=10000 (for each model and role of the last process).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from programs import program, show, texts
+from test_movers import kinds
+
+from seqfault.explore import engine, reduced
+from seqfault.explore.engine import Exploration
+from seqfault.explore.memory import with_memory
+from seqfault.explore.progress import find_lassos
+from seqfault.explore.rehash import acyclic
+from seqfault.explore.tables import DISABLED
+
+PROGRAMS = int(os.environ.get("SEQFAULT_MOVERS", "60"))
+MANY = 30_000  # states; larger programs are left out
+
+
+def endless(x: Exploration) -> bool:
+    """Whether a fair execution can go on for ever."""
+    graph = x.graph
+    assert graph is not None
+    if x.automaton.memory == "lkmm":
+        graph = graph.seen_in_time()
+    return bool(list(find_lassos(x.automaton, graph, x.path_to, True)))
+
+
+def cyclic(x: Exploration) -> bool:
+    graph = x.graph
+    assert graph is not None
+    if x.automaton.memory == "lkmm":
+        graph = graph.seen_in_time()
+    n = graph.states
+    edges = np.zeros((len(graph.edges), 2), np.int32)
+    edges[:, 0] = np.repeat(np.arange(n), np.diff(graph.begin))
+    edges[:, 1] = graph.edges[:, 0]
+    return not acyclic(edges, len(edges), n, np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int32), np.zeros(n + 1, np.uint8))
+
+
+def same(x: Exploration, y: Exploration) -> None:
+    a = x.automaton
+    assert kinds(a, x) == kinds(a, y)
+    assert set(x.outcomes) == set(y.outcomes)
+    assert ((x.counters > 0) == (y.counters > 0)).all()
+    assert {e[:2] for e in x.edges} == {e[:2] for e in y.edges}
+    if x.automaton.memory == "lkmm":  # a store that is made at once ends a loop that others would go round before it
+        assert not y.cyclic or cyclic(x)
+        assert y.cyclic or not endless(x)
+    else:
+        assert cyclic(x) == y.cyclic
+
+
+def shown(a, init, rom, y: Exploration) -> None:
+    """Each violation by its path, run by the interpreter without any reduction."""
+    for v in y.violations:
+        e = engine.Executor(a, rom)
+        path = y.path_of(v)
+        while True:
+            words = e.start(init)
+            statuses, met = [], []
+            for p, choice in path:
+                statuses.append(e.run(words, p, choice))
+                met = [k[0] for k in e.violations()]
+            if not e.learns():  # which cells have old stores
+                break
+        assert DISABLED not in statuses[:-1]  # who takes a lock twice waits for ever
+        if a.kinds[v.kind] == "deadlock":
+            for p, info in enumerate(a.processes):
+                assert info.role > 1 or e.pc(words, p) == a.halt_pc or e.run(words.copy(), p) == DISABLED
+            continue
+        if v.process < 0:
+            e.rest(words)
+            met = [k[0] for k in e.violations()]
+        assert v.kind in met, a.kinds[v.kind]
+
+
+@pytest.mark.parametrize("role", [0, 1, 2], ids=["cpu", "agent", "environment"])
+@pytest.mark.parametrize("memory", ["sc", "tso", "lkmm"])
+def test_random_programs(memory: str, role: int):
+    t = texts(role)
+    a = with_memory(t.automaton, memory)
+    t = replace(t, automaton=a)
+    all_states = less = compared = 0
+    for seed in range(PROGRAMS * role, PROGRAMS * (role + 1)):
+        init, rom = t.start(program(seed))
+        x = engine.explore(a, init, rom, graph=True, max_states=MANY)
+        if not x.complete or any(a.kinds[v.kind] == "store-buffer-full" for v in x.violations):
+            continue
+        y = reduced.explore(a, init, rom, graph=True)
+        assert y is not None
+        try:
+            same(x, y)
+            if seed % 8 == 0:
+                shown(a, init, rom, y)
+        except AssertionError as e:
+            raise AssertionError(f"program {seed}\n{show(program(seed))}") from e
+        compared += 1
+        all_states, less = all_states + x.states, less + y.states
+    assert compared > PROGRAMS * 0.5
+    assert less * 2 < all_states  # it is a reduction
+    print(memory, role, compared, all_states, less)
