@@ -1,0 +1,8 @@
+"""What stands in for functions of the text under virtual time: waiting, and what the text leaves out of memory's cost."""
+
+from __future__ import annotations
+
+from seqfault.compile.source import Func
+from seqfault.price import locks
+
+TEXTS: dict[Func, Func] = dict(locks.INSTEAD)
