@@ -29,6 +29,7 @@ class model:
     nr_writers: integer(0, 65536)
     queue: integer(0, (1 << 32) - 1)
     at: integer(0, NR_DRAWS)
+    coin: integer(0, NR_DRAWS)
     visits: big_t
     waited: big_t
     arrivals: ticks_t  # when the last arrival was, of open models
@@ -50,7 +51,9 @@ def draw(mean: ticks_t) -> ticks_t:
 
 def coin() -> integer(0, 65536):
     d = the(model)
-    return d.coins[d.at]
+    i = d.coin
+    d.coin = i + 1 if i + 1 < NR_DRAWS else 0
+    return d.coins[i]
 
 
 def station_enter():
