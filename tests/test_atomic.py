@@ -17,6 +17,9 @@ ALLOWED = {
     "mm/tlb.py:ipi_agent": 1,  # the handler, between two instructions
     "mm/tlb.py:walker_agent": 2,  # hardware
     "mm/tlb.py:flush_check": 1,  # the checker looks
+    "protocols/vm_refcnt.py:flush_check": 1,  # the same
+    "protocols/maple.py:vma_iter_store": 1,  # one store of a pointer to a node
+    "protocols/maple.py:vma_iter_clear": 1,  # the same
     "mm/frames.py:free_page_check": 1,  # the checker looks
     "mm/vma.py:validate_mm": 1,  # the checker looks
 }

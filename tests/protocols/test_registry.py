@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from seqfault.protocols import Protocol, ProtocolError, builtin_names, load
+from seqfault.mm.fullsize import release_number
+from seqfault.protocols import Protocol, ProtocolError, builtin_names, is_baseline, load
 
 GOOD = """
 from seqfault.kernel import Protocol, ptr
@@ -27,7 +28,7 @@ def test_builtin_ones_load_once_and_say_what_they_are() -> None:
     for name in builtin_names():
         p = load(name)
         assert isinstance(p, Protocol) and p is load(name)
-        assert p.name == name and p.title and "4.12" in p.release
+        assert p.name == name and p.title and release_number(p.release) == p.sizes.get("LINUX", 412)
         assert p.doc.startswith(f"{name}: ") and Path(p.file).is_file()
         assert len(p.title) <= 80
 
@@ -71,3 +72,13 @@ def test_unknown_names() -> None:
         load("xyz")
     with pytest.raises(ProtocolError, match="no such file"):
         load("no/such/file.py")
+
+
+def test_mmap_sem_of_a_release() -> None:
+    p = load("mmap-sem-6.4")
+    assert p is load("mmap-sem-6.4") and p.sizes["LINUX"] == 604 and p.release == "6.4"
+    assert is_baseline(p) and is_baseline(load("mmap-sem"))
+    assert not is_baseline(load("per-vma-lock")) and not is_baseline(load("mmap-sem-6.4-without=sys_mmap/down_write"))
+    for name, why in (("mmap-sem-six", "'six' is no release"), ("mmap-sem-4.12", "leave -4.12 out")):
+        with pytest.raises(ProtocolError, match=why):
+            load(name)

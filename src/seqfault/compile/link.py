@@ -380,7 +380,7 @@ class Linker:
         const_words = [(const_base + i, signed(v)) for v, i in self.consts.items()]
 
         pools = [
-            PoolInfo(p.struct.name, p.base, p.stride, p.n, p.state, p.struct.typesafe)
+            PoolInfo(p.struct.name, p.base, p.stride, p.n, p.state, p.typesafe)
             for p in sorted(self.layout.pools.values(), key=lambda p: p.number)
         ]
         rules = [

@@ -70,7 +70,7 @@ class Module:
         nodes = [n for f in unit.functions.values() for n in f.nodes]
         # pools some of whose objects start undefined
         self.poisoned = {n.args[1] for n in nodes if n.op is Op.ALLOC and not n.args[2]}
-        self.poisoned -= {name for name, p in self.layout.pools.items() if p.struct.typesafe}
+        self.poisoned -= {name for name, p in self.layout.pools.items() if p.typesafe}
 
     def site(self, kind: str, n: Node, pool: str = "", path: str = "") -> int:
         self.sites.append(Site(kind, n.where, pool, path))
@@ -404,7 +404,7 @@ class Body:
         if pool.state < 0:
             return
         s = self.put(f"load i64, ptr {self.state(x, pool)}, {self.m.alias(name, '#state')}")
-        if pool.struct.typesafe:
+        if pool.typesafe:
             bad = self.put(f"icmp eq i64 {s}, 0")
         else:
             bad = self.put(f"icmp ne i64 {s}, 1")
@@ -432,15 +432,15 @@ class Body:
         self.do(f"store i64 1, ptr {p}")
         first = self.put(f"getelementptr i64, ptr {p}, i64 1")
         size = 8 * (pool.stride - 1)
-        word = POOL_START if zero or pool.struct.typesafe else POOL_POISON
+        word = POOL_START if zero or pool.typesafe else POOL_POISON
         on = self.new_label()
-        if pool.struct.typesafe and not zero:
+        if pool.typesafe and not zero:
             new = self.new_label()
             self.do(f"br i1 {self.put(f'icmp sge i64 {r}, {FREE_BIT}')}, label %{on}, label %{new}")
             self.begin(new)
         template = self.pool_word(name, word)
         self.do(f"call void @llvm.memcpy.p0.p0.i64(ptr {first}, ptr {template}, i64 {size}, i1 false)")
-        if pool.struct.typesafe and not zero:
+        if pool.typesafe and not zero:
             self.do(f"br label %{on}")
             self.begin(on)
         v = self.put(f"add nsw i64 {i}, 1")

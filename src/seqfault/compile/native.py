@@ -144,7 +144,7 @@ class NativeProgram:
             h.update(text_of(s).encode())
         for p in self.layout.pools.values():
             st = p.struct
-            h.update(f"{st.name} {p.base} {p.n} {st.static} {st.private} {st.rom} {st.typesafe}\n".encode())
+            h.update(f"{st.name} {p.base} {p.n} {st.static} {st.private} {st.rom} {p.typesafe}\n".encode())
             h.update(self.layout.describe(st).encode())
         h.update(repr(sorted((k, source_of(f).name) for k, f in self.entries.items())).encode())
         h.update(repr(sorted((p.name, f.__name__) for p, f in self.binds.items())).encode())

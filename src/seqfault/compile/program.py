@@ -54,7 +54,7 @@ class Program:
     `binds`: place -> function; `sizes`: size name -> value; `fields`: struct name -> {field: type} that a protocol
     adds; `structs`: more structs whose memory belongs to the model although no text names them; `sites`: compiled with
     a switch at each site (compile/sites.py); `causes`: also with notes of who moved a count; `instead`: functions that
-    are compiled from another text.
+    are compiled from another text; `typesafe`: structs that a protocol makes so.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Program:
     sites: bool = False
     causes: bool = False
     instead: Mapping[Func, str] = field(default_factory=dict)
+    typesafe: tuple[str, ...] = ()
     _layout: Layout | None = field(default=None, repr=False)
     _reach: tuple[list[Source], list[Struct]] | None = field(default=None, repr=False)
     _keys: dict[str, str] = field(default_factory=dict, repr=False)
@@ -83,7 +84,7 @@ class Program:
         if self._layout is None:
             _, structs = self.reach()
             switches = (site_switches, site_notes, site_causes) if self.sites else ()
-            self._layout = Layout([*structs, *self.structs, *switches], self.sizes, self.fields)
+            self._layout = Layout([*structs, *self.structs, *switches], self.sizes, self.fields, self.typesafe)
         return self._layout
 
     def reach(self) -> tuple[list[Source], list[Struct]]:
@@ -112,7 +113,7 @@ class Program:
         for c in lay.cells:
             h.update(f"{c.name} {c.lo} {c.hi} {c.start}".encode())
         for p in lay.pools.values():
-            h.update(f"{p.struct.name} {p.struct.private} {p.struct.rom} {p.struct.typesafe}".encode())
+            h.update(f"{p.struct.name} {p.struct.private} {p.struct.rom} {p.typesafe}".encode())
         h.update(repr([(p.entry.__name__, p.cpu, p.role, p.name, p.bound) for p in self.processes]).encode())
         h.update(repr([f.__name__ for f in self.observers]).encode())
         h.update(repr(sorted((p.name, f.__name__) for p, f in self.binds.items())).encode())

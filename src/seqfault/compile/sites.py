@@ -20,6 +20,7 @@ from seqfault.kernel.sites import (
     CLOSERS,
     DEEP,
     DEFERRED,
+    KEEPERS,
     MARKS,
     MOST_CELLS,
     NR_SITES,
@@ -246,8 +247,8 @@ class Sites(Statements):
         self.emit(Op.CHECK, Const(0), self.unit.kind("pool-exhausted"), -1, -1, 1)
         self.open = done
 
-    def skipped(self, args: list[Any], node: ast.AST) -> tuple[list[Edge], list[Edge]]:
-        """Branch on whether this section was not begun; then that is forgotten."""
+    def skipped(self, args: list[Any], node: ast.AST, keep: bool = False) -> tuple[list[Edge], list[Edge]]:
+        """Branch on whether this section was not begun; then that is forgotten, unless `keep`."""
         some, go = self.off(0)
         self.open = some
         cell, me = self.cell_number(args), self.me()
@@ -256,7 +257,8 @@ class Sites(Statements):
             loc = self.note(i, me)
             yes, no = self.branch(Op.BREQ, self.load(loc, node).op, cell)
             self.open = yes
-            self.store(loc, Val(Const(0), INT), node)
+            if not keep:
+                self.store(loc, Val(Const(0), INT), node)
             out += self.open
             self.open = no
         return out, go + self.open
@@ -267,6 +269,9 @@ class Sites(Statements):
             return super().perform(fn, src, args, node, site)
         outer = self.scope.site
         if site:
+            loops = any(isinstance(n, ast.While | ast.For) for n in ast.walk(src.node))
+            if set(calls(src.node)) & set(MARKS) and not loops:  # at each place a site of its own
+                return self.inline(fn, src, args, node, site)
             return super().perform(fn, src, args, node, site)
         if fn in OPENERS:
             here = self.at(node, OPENERS[fn], src.name, self.about(args))
@@ -278,8 +283,8 @@ class Sites(Statements):
             self.whole(fn, src, args, node)
             self.open += off
             return []
-        if fn in CLOSERS:
-            off, self.open = self.skipped(args, node)
+        if fn in CLOSERS or fn in KEEPERS:
+            off, self.open = self.skipped(args, node, keep=fn in KEEPERS)
             self.whole(fn, src, args, node)
             self.open += off
             return []
@@ -292,10 +297,10 @@ class Sites(Statements):
             other = self.unit.binds.get(place, place.default)
             super().perform(other, source_of(other), args[-1:], node, place.name)
             off, self.open = self.open, on
-            super().perform(fn, src, args, node, site)
+            self.whole(fn, src, args, node)
             self.open += off
             return []
-        if src.name in MARKS and outer:
+        if src.name in MARKS and (outer or self.own_text()):
             off, on = self.switch(self.at(node, "mark", src.name))
             self.open = on
             super().perform(fn, src, args, node, site)

@@ -22,11 +22,10 @@ from seqfault.explore.model import program_for, start_of
 from seqfault.explore.progress import LIVELOCK, STARVATION, find_lassos
 from seqfault.explore.tiers import explore
 from seqfault.kernel.places import Protocol
-from seqfault.protocols import load
+from seqfault.protocols import FIRST_RELEASE, baseline_name, is_baseline, load
 from seqfault.scenarios.model import Scenario
 
 HOLDS, VIOLATED, INCOMPLETE = "holds", "violated", "incomplete"
-BASELINE = "mmap-sem"
 LOCK_NOT_HELD = "lock-not-held"
 PATH_ONLY = (
     "new-outcome",
@@ -226,16 +225,22 @@ def run_one(
     return a, ex, vs
 
 
-_baselines: dict[tuple[str, Limits, str, bool], tuple[set[int], set[tuple[str, str]], bool]] = {}
+_baselines: dict[tuple[str, Limits, str, bool, str], tuple[set[int], set[tuple[str, str]], bool]] = {}
 
 
 def baseline_of(
-    scenario: Scenario, limits: Limits, memory: str = SC, lock_waits: bool = False, checkpoint: Path | None = None
+    scenario: Scenario,
+    limits: Limits,
+    memory: str = SC,
+    lock_waits: bool = False,
+    checkpoint: Path | None = None,
+    release: str = FIRST_RELEASE,
 ) -> tuple[set[int], set[tuple[str, str]], bool]:
-    """mmap-sem's outcomes and violations in a scenario under a memory model, and whether they are all."""
-    key = (scenario.name, limits, memory, lock_waits)
+    """mmap-sem's outcomes and violations in a scenario under a memory model, and whether they are all; `release`: with
+    which Linux's text."""
+    key = (scenario.name, limits, memory, lock_waits, release)
     if key not in _baselines:
-        protocol = load(BASELINE)
+        protocol = load(baseline_name(release))
         text = program_for(protocol, scenario).key("merged")
         file = stored(f"{text} {canonical(memory)} {lock_waits}")
         known = file.get(scenario)
@@ -302,15 +307,15 @@ def check_scenario(
     vs = [v for v in vs if v.kind not in LIMIT_KINDS]
     base_vs: set[tuple[str, str]] = set()
     other = None if checkpoint is None else _other(checkpoint)
-    against = "the sequential orders" if protocol.name == BASELINE else BASELINE
+    against = "the sequential orders" if is_baseline(protocol) else baseline_name(protocol.release)
     if asked():
         allowed, whole = set[int](), False
     elif protocol.processes:  # a small model is held against no other text
         allowed, whole = set(ex.outcomes), True
-    elif protocol.name == BASELINE:
+    elif is_baseline(protocol):
         allowed, whole = sequential_outcomes(protocol, scenario, limits, other)
     else:
-        allowed, base_vs, whole = baseline_of(scenario, limits, memory, lock_waits, other)
+        allowed, base_vs, whole = baseline_of(scenario, limits, memory, lock_waits, other, protocol.release)
     if whole:
         new = [(ex.outcomes[h], h) for h in ex.outcomes if h not in allowed]
         if new:

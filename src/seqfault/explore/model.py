@@ -23,11 +23,12 @@ from seqfault.protocols import ProtocolError
 from seqfault.scenarios.model import Scenario, ScenarioError, initial_cells
 
 
-def mm_program(protocol: Protocol, ncpus: int) -> Program:
+def mm_program(protocol: Protocol, ncpus: int, sizes: Iterable[tuple[str, int]] = ()) -> Program:
     """The closed model of `protocol` on `ncpus` CPUs.
 
     Processes, in order: a CPU each, the grace-period worker, each CPU's interrupt handler, each CPU's page
-    walker.  Sizes are the defaults of mm/types.py, the protocol's over them.
+    walker.  Sizes are the defaults of mm/types.py, the protocol's over them,
+    and over those `sizes`.
     """
     if protocol.processes:
         return small_program(protocol)
@@ -40,12 +41,13 @@ def mm_program(protocol: Protocol, ncpus: int) -> Program:
         processes=[*cpus, *rcu, *ipis, *walkers],
         observers=list(OBSERVERS),
         binds=protocol.binds,
-        sizes={"NR_CPUS": ncpus, "NR_TASKS": 3 * ncpus + 1, **protocol.sizes},
+        sizes={"NR_CPUS": ncpus, "NR_TASKS": 3 * ncpus + 1, **protocol.sizes, **dict(sizes)},
         fields=protocol.fields,
         structs=cast(tuple[Struct, ...], (mm_types.mm_struct, mm_types.scenario_rom, mm_types.results)),
         sites=protocol.sites,
         causes=protocol.causes,
         instead=protocol.instead,
+        typesafe=protocol.typesafe,
     )
 
 
@@ -62,18 +64,18 @@ def small_program(protocol: Protocol) -> Program:
     )
 
 
-@lru_cache(maxsize=32)
-def _program(key: int, ncpus: int) -> Program:
-    return mm_program(_protocols[key], ncpus)
+@lru_cache(maxsize=64)
+def _program(key: int, ncpus: int, sizes: tuple[tuple[str, int], ...]) -> Program:
+    return mm_program(_protocols[key], ncpus, sizes)
 
 
 _protocols: dict[int, Protocol] = {}
 
 
 def program_for(protocol: Protocol, scenario: Scenario) -> Program:
-    """The program that runs `scenario`: one for each number of CPUs."""
+    """The program that runs `scenario`: one for each number of CPUs, and the sizes that scenarios set."""
     _protocols[id(protocol)] = protocol
-    return _program(id(protocol), max(2, len(scenario.cpus)))
+    return _program(id(protocol), max(2, len(scenario.cpus)), tuple(sorted(scenario.sizes.items())))
 
 
 def small_scenario(protocol: Protocol) -> Scenario:

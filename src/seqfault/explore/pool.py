@@ -32,7 +32,7 @@ from seqfault.explore.interrupt import INTERRUPTED
 from seqfault.explore.memory import SC
 from seqfault.explore.model import program_for
 from seqfault.explore.results import open_results
-from seqfault.protocols import load
+from seqfault.protocols import baseline_name, load
 from seqfault.scenarios.model import Scenario
 
 
@@ -86,7 +86,7 @@ class Record:
     def key(self, scenario: Scenario, limits: Limits | None = None) -> str:
         """What a result depends on; one that a limit cut short, on the limits too."""
         program = program_for(load(self.protocol), scenario)
-        base = program_for(load("mmap-sem"), scenario)
+        base = program_for(load(baseline_name(load(self.protocol).release)), scenario)
         what = [program.key("merged"), base.key("merged"), repr(scenario)]
         if limits is not None:
             what.append(repr((limits.states, limits.memory, limits.movers, limits.threads)))

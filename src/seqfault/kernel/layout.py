@@ -68,7 +68,7 @@ class Member:
 @dataclass(frozen=True)
 class Pool:
     """`n` objects of `struct`: object i starts at cell ``base + i * stride``; its state cell, if
-    objects come and go, is the first (`state` is 0, else -1)."""
+    objects come and go, is the first (`state` is 0, else -1).  `typesafe`: freed objects may be looked at."""
 
     struct: Struct
     n: int
@@ -76,6 +76,7 @@ class Pool:
     stride: int
     state: int
     number: int
+    typesafe: bool = False
 
 
 class Layout:
@@ -84,7 +85,8 @@ class Layout:
     `roots`: the structs with pools that the program uses; others that they point to or embed are
     found (None: every struct declared so far).  `sizes`: values of the model's sizes.  `extra`: fields that a
     protocol adds, struct name ->
-    {field: type}.  Raises `KernelTypeError` when a size has no value or a type cannot be laid out.
+    {field: type}.  `typesafe`: names of structs whose pools are so though the structs are not.
+    Raises `KernelTypeError` when a size has no value or a type cannot be laid out.
     """
 
     def __init__(
@@ -92,7 +94,9 @@ class Layout:
         roots: Iterable[Struct] | None = None,
         sizes: Mapping[str, int] | None = None,
         extra: Mapping[str, Mapping[str, Any]] | None = None,
+        typesafe: Iterable[str] = (),
     ):
+        self.typesafe = frozenset(typesafe)
         self.sizes = dict(sizes or {})
         self.extra = {k: dict(v) for k, v in (extra or {}).items()}
         self._members: dict[str, dict[str, Member]] = {}
@@ -214,7 +218,8 @@ class Layout:
     def _place(self, s: Struct) -> None:
         n = self.pool_size(s)
         stride = self.type_cells(s) + (0 if s.static else 1)
-        self.pools[s.name] = Pool(s, n, self.size, stride, -1 if s.static else 0, len(self.pools))
+        safe = s.typesafe or s.name in self.typesafe
+        self.pools[s.name] = Pool(s, n, self.size, stride, -1 if s.static else 0, len(self.pools), safe)
         self.size += n * stride
 
     def scalar_at(self, t: Any, offset: int, path: str = "", initial: int = 0) -> tuple[str, Any, int]:

@@ -93,7 +93,7 @@ class Ptr:
         start = pool.base + (self.k_v - 1) * pool.stride
         if pool.state == 0:
             st = m.cells[start]
-            if st != LIVE and not (st == FREED and pool.struct.typesafe):
+            if st != LIVE and not (st == FREED and pool.typesafe):
                 m.violate("use-after-free", f"{self!r} is {'freed' if st == FREED else 'not allocated'}")
             start += 1
         return View(m, self.k_s, start, self)  # type: ignore[arg-type]
@@ -243,9 +243,9 @@ class Machine:
                 a = pool.base + i * pool.stride
                 if self.cells[a] == want:
                     self.cells[a] = LIVE
-                    if not (s.typesafe and want == FREED and not zero):
+                    if not (pool.typesafe and want == FREED and not zero):
                         for k in range(1, pool.stride):
-                            self.cells[a + k] = self.layout.start[a + k] if zero or s.typesafe else None
+                            self.cells[a + k] = self.layout.start[a + k] if zero or pool.typesafe else None
                     return Ptr(self, s, i + 1)
         raise KernelBug("pool-exhausted", f"all {pool.n} objects of {s.name} are in use; enlarge its pool")
 

@@ -65,6 +65,7 @@ class Protocol:
     file: str = ""
     locks: Any = None
     processes: tuple[Callable[..., Any], ...] = ()
+    typesafe: tuple[str, ...] = ()  # structs whose memory keeps its type when freed (SLAB_TYPESAFE_BY_RCU)
     sites: bool = False
     without: tuple[str, ...] = ()
     causes: bool = False  # also with notes of which section moved each count last
@@ -102,7 +103,7 @@ class Protocol:
         fields = {s: dict(f) for s, f in self.fields.items()}
         return Protocol(
             name, title, self.release, doc, self.speculative, binds, fields, dict(self.sizes), self.file, self.locks,
-            self.processes, instead=dict(self.instead),
+            self.processes, self.typesafe, instead=dict(self.instead),
         )  # fmt: skip
 
     def unbind(self, *places: Place) -> None:

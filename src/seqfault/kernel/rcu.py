@@ -6,7 +6,7 @@ A callback names an object by number; the place ``rcu_callback/call`` says what 
 
 from __future__ import annotations
 
-from seqfault.kernel.task import cpumask_t, rcu_callback
+from seqfault.kernel.task import cpumask_t, preempt_disable, preempt_enable, rcu_callback
 from seqfault.kernel.types import Size, array, integer, ptr, struct
 from seqfault.kernel.words import BUG_ON, atomic, check, choose, process_id, the, wait_for
 
@@ -57,6 +57,31 @@ def call_srcu(ss: ptr[srcu_struct], arg: integer(0, 254)):
         BUG_ON(slot < 0)
         ss.queue[slot].arg = arg + 1
         ss.queue[slot].waiting = ss.readers
+
+
+def rcu_read_lock():
+    """Plain RCU: a section that may not sleep.  Its callbacks wait as those of SRCU do: there is one domain."""
+    preempt_disable()
+    ss = the(srcu_struct)
+    with atomic():
+        ss.readers = ss.readers | 1 << process_id()
+
+
+def rcu_read_unlock():
+    ss = the(srcu_struct)
+    with atomic():
+        me = 1 << process_id()
+        check(ss.readers & me != 0, "release-not-held", ss)
+        ss.readers = ss.readers & ~me
+        for i in range(NR_RCU):
+            if ss.queue[i].waiting & me:
+                ss.queue[i].waiting = ss.queue[i].waiting & ~me
+    preempt_enable()
+
+
+def call_rcu(arg: integer(0, 254)):
+    """Queue object number `arg` (index_of) to be given to the callback after a grace period."""
+    call_srcu(the(srcu_struct), arg)
 
 
 def rcu_agent():

@@ -60,6 +60,14 @@ def up_write(sem: rw_semaphore):
         sem.writer = 0
 
 
+def downgrade_write(sem: rw_semaphore):
+    """From writing to reading, with no moment in between."""
+    with atomic():
+        check(sem.writer == process_id() + 1, "release-not-held", sem)
+        sem.writer = 0
+        sem.readers = sem.readers | 1 << process_id()
+
+
 def down_read(sem: rw_semaphore):
     might_sleep()
     lock_acquire(sem)

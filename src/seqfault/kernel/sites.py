@@ -30,6 +30,7 @@ OPENERS: dict[Callable[..., Any], str] = {
     rwsem.down_write: "lock",
     rwsem.down_write_nested: "lock",
     rcu.srcu_read_lock: "rcu",
+    rcu.rcu_read_lock: "rcu",
     task.local_irq_disable: "irqs",
 }
 CLOSERS: tuple[Callable[..., Any], ...] = (
@@ -39,19 +40,22 @@ CLOSERS: tuple[Callable[..., Any], ...] = (
     rwsem.up_read,
     rwsem.up_write,
     rcu.srcu_read_unlock,
+    rcu.rcu_read_unlock,
     task.local_irq_enable,
 )
+# what a section that was not begun does not do either, and is not ended by
+KEEPERS: tuple[Callable[..., Any], ...] = (rwsem.downgrade_write,)
 # a trylock -> the lock that waits instead
 TRYLOCKS: dict[Callable[..., Any], Callable[..., Any]] = {
     spinlock.spin_trylock: spinlock.spin_lock,
     rwsem.down_read_trylock: rwsem.down_read,
 }
 # a deferred free -> what is done with its last argument after a grace period
-DEFERRED: dict[Callable[..., Any], Place] = {rcu.call_srcu: task.rcu_callback}
+DEFERRED: dict[Callable[..., Any], Place] = {rcu.call_srcu: task.rcu_callback, rcu.call_rcu: task.rcu_callback}
 # helpers of the mm text that read an entry again, under its lock
 REREADS = ("fault_pte", "pmd_none")
-# calls that mark an object as gone
-MARKS = ("RB_CLEAR_NODE",)
+# calls of a protocol that mark an object, as gone or as being changed
+MARKS = ("RB_CLEAR_NODE", "vma_start_write", "vma_mark_detached", "vma_end_write_all")
 
 
 @struct(pool=1, rom=True)

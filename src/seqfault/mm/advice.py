@@ -39,6 +39,7 @@ from seqfault.mm.opcodes import (
     MADV_WILLNEED,
     MADV_WIPEONFORK,
 )
+from seqfault.mm.places import mmap_write_lock_end, mmap_write_unlock_begin
 from seqfault.mm.populate import madvise_populate, madvise_populate_locked
 from seqfault.mm.readahead import force_page_cache_readahead
 from seqfault.mm.reclaim import madvise_pageout
@@ -282,7 +283,9 @@ def do_madvise(start: vpn_t, end: vpn_t, behavior: advice_t) -> errno_t:
         return madvise_populate(mm, start, end, True)
     if madvise_need_mmap_write(behavior):
         down_write(mm.mmap_sem)
+        mmap_write_lock_end(mm)
         error: errno_t = madvise_walk_vmas(mm, start, end, behavior)
+        mmap_write_unlock_begin(mm)
         up_write(mm.mmap_sem)
         return error
     down_read(mm.mmap_sem)

@@ -309,6 +309,8 @@ def unlink_anon_vmas(vma: ptr[vm_area_struct]):
             av.num_active_vmas -= 1
             if LINUX >= 513:
                 vma.anon_vma = NULL  # commit ee8ab1903e3d
+    elif LINUX >= 513:
+        vma.anon_vma = NULL
     avc = vma.anon_vma_chain
     while avc:
         next = avc.next_same_vma

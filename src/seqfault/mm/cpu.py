@@ -23,6 +23,7 @@ from seqfault.mm.pgtable import PTE_READ, PTE_WRITE, pmd_index, pte_at, pte_inde
 from seqfault.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
 from seqfault.mm.types import (
     FULL,
+    LINUX,
     NR_CPUS,
     NR_OPS,
     PTRS_PER_PTE,
@@ -126,12 +127,18 @@ def touch(addr: vpn_t, write: bool, value: data_t) -> result_t:
             tlb.entry[addr].pte = 0
             tlb.walking = walk
         if walk:
+            if LINUX >= 420:
+                seq_point()
             with atomic():
                 tlb.walking = False
                 e = table.pte[addr % PTRS_PER_PTE]
                 if e & need:
                     tlb.entry[addr].pte = e
                     return access(e, write, value)
+        if LINUX >= 420:
+            # munmap has mmap_sem for reading only while pages go: a fault may get its signal because of what the
+            # walk saw long before, and the next walk find the page.
+            seq_point()
         signal: signal_t = do_page_fault(mm, addr, write)
         if signal != 0:
             return -100 - signal

@@ -8,7 +8,7 @@ from __future__ import annotations
 from seqfault.kernel import NULL, pool_object, ptr
 from seqfault.kernel.rwsem import down_write, up_write
 from seqfault.mm.memory import free_pgtables, unmap_vmas
-from seqfault.mm.places import vm_area_free
+from seqfault.mm.places import mmap_write_lock_end, mmap_write_unlock_begin, vm_area_free
 from seqfault.mm.tlb import tlb_finish_mmu, tlb_gather_mmu
 from seqfault.mm.types import NR_PAGES, mm_struct
 
@@ -16,6 +16,7 @@ from seqfault.mm.types import NR_PAGES, mm_struct
 def exit_mmap(mm: ptr[mm_struct]):
     """Unmap everything, free page tables and VMAs, drop files.  The mm may be used anew."""
     down_write(mm.mmap_sem)
+    mmap_write_lock_end(mm)
     vma = mm.mmap
     if vma:
         tlb = tlb_gather_mmu(mm, 0, NR_PAGES)
@@ -35,6 +36,7 @@ def exit_mmap(mm: ptr[mm_struct]):
     mm.stack_vm = 0
     mm.locked_vm = 0
     mm.def_flags = 0
+    mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
 
 

@@ -9,7 +9,7 @@ and guard regions only with FULL.
 
 from __future__ import annotations
 
-from seqfault.kernel import NULL, pool_object, ptr, smp_processor_id
+from seqfault.kernel import NULL, pool_object, ptr, seq_point, smp_processor_id
 from seqfault.mm.anon_vma import anon_vma_prepare
 from seqfault.mm.fault_around import FAULT_AROUND_PAGES, do_fault_around
 from seqfault.mm.filemap import filemap_fault
@@ -28,7 +28,6 @@ from seqfault.mm.frames import (
 )
 from seqfault.mm.lru import folio_add_lru_vma, lru_add_drain, mlock_vma_folio, munlock_vma_folio
 from seqfault.mm.pgtable import (
-    maybe_mkwrite,
     mk_pte,
     pfn_pte,
     pmd_index,
@@ -54,10 +53,14 @@ from seqfault.mm.places import (
     VM_FAULT_SIGSEGV,
     VM_FAULT_WRITE,
     anon_vma_notsup,
+    anon_vma_prepare_end,
     do_fault_notsup,
+    fault_walked,
     pte_map_lock,
     pte_spinlock,
     skip_pmd_checks,
+    vma_flags,
+    vma_page_prot,
 )
 from seqfault.mm.tlb import flush_tlb_page
 from seqfault.mm.types import (
@@ -67,6 +70,7 @@ from seqfault.mm.types import (
     VM_WRITE,
     ZERO_PFN,
     current_mm,
+    errno_t,
     fault_flags_t,
     fault_t,
     page,
@@ -90,7 +94,16 @@ def set_pte_at(vmf: ptr[vm_fault], entry: pte_t):
 def ptep_clear_flush(vmf: ptr[vm_fault]):
     """No CPU may use the old page once the new one is there."""
     vmf.pte.pte[pte_index(vmf.address)] = 0
+    if LINUX >= 420:
+        seq_point()  # a walk may find none (mm/cpu.py)
     flush_tlb_page(vmf.address)
+
+
+def maybe_mkwrite(pte: pte_t, vmf: ptr[vm_fault]) -> pte_t:
+    """Writable, if the VMA is."""
+    if vma_flags(vmf) & VM_WRITE:
+        return pte_mkwrite(pte)
+    return pte
 
 
 def vma_is_anonymous(vma: ptr[vm_area_struct]) -> bool:
@@ -115,13 +128,13 @@ def vm_fault_clear(vmf: ptr[vm_fault]):
 def do_anonymous_page(vmf: ptr[vm_fault]) -> fault_t:
     """The first touch of an anonymous page: the zero page for a read, a page of one's own for a write."""
     vma = vmf.vma
-    if vma.vm_flags & VM_SHARED:  # a shared mapping of no file
+    if vma_flags(vmf) & VM_SHARED:  # a shared mapping of no file
         return VM_FAULT_SIGBUS
     if not skip_pmd_checks(vmf) and pte_alloc(vmf.pmd) != 0:
         return VM_FAULT_OOM
 
     if not vmf.flags & FAULT_FLAG_WRITE:
-        entry: pte_t = pfn_pte(ZERO_PFN, vma.vm_page_prot)
+        entry: pte_t = pfn_pte(ZERO_PFN, vma_page_prot(vmf))
         if not pte_map_lock(vmf):
             return VM_FAULT_RETRY
         if pte_none(fault_pte(vmf)):
@@ -131,14 +144,16 @@ def do_anonymous_page(vmf: ptr[vm_fault]) -> fault_t:
 
     if anon_vma_notsup(vmf):
         return VM_FAULT_RETRY
-    if anon_vma_prepare(vma) != 0:
+    err: errno_t = anon_vma_prepare(vma)
+    anon_vma_prepare_end(vmf)
+    if err != 0:
         return VM_FAULT_OOM
     p = alloc_page()
     if not p:
         return VM_FAULT_OOM
     __SetPageUptodate(p)
-    entry = mk_pte(p, vma.vm_page_prot)
-    if vma.vm_flags & VM_WRITE:
+    entry = mk_pte(p, vma_page_prot(vmf))
+    if vma_flags(vmf) & VM_WRITE:
         entry = pte_mkwrite(pte_mkdirty(entry))
 
     if not pte_map_lock(vmf):
@@ -169,7 +184,9 @@ def wp_page_copy(vmf: ptr[vm_fault]) -> fault_t:
         return VM_FAULT_RETRY
     ret: fault_t = VM_FAULT_OOM
     new_page: ptr[page] = NULL
-    if anon_vma_prepare(vma) == 0:
+    err: errno_t = anon_vma_prepare(vma)
+    anon_vma_prepare_end(vmf)
+    if err == 0:
         new_page = alloc_page()
     if new_page:
         if old_page:
@@ -178,7 +195,7 @@ def wp_page_copy(vmf: ptr[vm_fault]) -> fault_t:
         if pte_map_lock(vmf):
             ret = 0
             if fault_pte(vmf) == vmf.orig_pte:
-                entry: pte_t = maybe_mkwrite(pte_mkdirty(mk_pte(new_page, vma.vm_page_prot)), vma)
+                entry: pte_t = maybe_mkwrite(pte_mkdirty(mk_pte(new_page, vma_page_prot(vmf))), vmf)
                 # Two steps, so that no CPU has the old page writable, or reads it, next to the new one.
                 ptep_clear_flush(vmf)
                 page_add_new_anon_rmap(new_page, vma, vmf.address)
@@ -204,7 +221,7 @@ def wp_page_copy(vmf: ptr[vm_fault]) -> fault_t:
 
 def wp_page_reuse(vmf: ptr[vm_fault]):
     """Write to the page in place.  Other TLBs may keep the old rights: those CPUs fault, and find the new."""
-    set_pte_at(vmf, maybe_mkwrite(pte_mkdirty(vmf.orig_pte), vmf.vma))
+    set_pte_at(vmf, maybe_mkwrite(pte_mkdirty(vmf.orig_pte), vmf))
     pte_unmap_unlock(vmf.ptl)
 
 
@@ -243,7 +260,7 @@ def do_wp_page(vmf: ptr[vm_fault]) -> fault_t:
             page_move_anon_rmap(vmf.page, vma)
             wp_page_reuse(vmf)
             return VM_FAULT_WRITE
-    elif vma.vm_flags & (VM_WRITE | VM_SHARED) == VM_WRITE | VM_SHARED:
+    elif vma_flags(vmf) & (VM_WRITE | VM_SHARED) == VM_WRITE | VM_SHARED:
         if FULL:
             set_page_dirty(vmf.page)  # fault_dirty_shared_page
         wp_page_reuse(vmf)  # wp_page_shared, for files that need no notice
@@ -276,10 +293,10 @@ def alloc_set_pte(vmf: ptr[vm_fault], p: ptr[page]) -> fault_t:
         return ret
     if not pte_none(fault_pte(vmf)):
         return VM_FAULT_NOPAGE
-    entry: pte_t = mk_pte(p, vma.vm_page_prot)
+    entry: pte_t = mk_pte(p, vma_page_prot(vmf))
     if write:
-        entry = maybe_mkwrite(pte_mkdirty(entry), vma)
-    if write and not vma.vm_flags & VM_SHARED:
+        entry = maybe_mkwrite(pte_mkdirty(entry), vmf)
+    if write and not vma_flags(vmf) & VM_SHARED:
         page_add_new_anon_rmap(p, vma, vmf.address)
         if FULL:
             folio_add_lru_vma(p, vma)
@@ -293,7 +310,7 @@ def alloc_set_pte(vmf: ptr[vm_fault], p: ptr[page]) -> fault_t:
 
 def finish_fault(vmf: ptr[vm_fault]) -> fault_t:
     p = vmf.page
-    if vmf.flags & FAULT_FLAG_WRITE and not vmf.vma.vm_flags & VM_SHARED:
+    if vmf.flags & FAULT_FLAG_WRITE and not vma_flags(vmf) & VM_SHARED:
         p = vmf.cow_page
     vmf.ptl = NULL
     ret: fault_t = alloc_set_pte(vmf, p)
@@ -318,7 +335,9 @@ def do_cow_fault(vmf: ptr[vm_fault]) -> fault_t:
     """A write to a private mapping, to a page that is not mapped yet: copied at once."""
     if anon_vma_notsup(vmf):
         return VM_FAULT_RETRY
-    if anon_vma_prepare(vmf.vma) != 0:
+    err: errno_t = anon_vma_prepare(vmf.vma)
+    anon_vma_prepare_end(vmf)
+    if err != 0:
         return VM_FAULT_OOM
     vmf.cow_page = alloc_page()
     if not vmf.cow_page:
@@ -355,7 +374,7 @@ def do_fault(vmf: ptr[vm_fault]) -> fault_t:
         return VM_FAULT_RETRY
     if not vmf.flags & FAULT_FLAG_WRITE:
         return do_read_fault(vmf)
-    if not vmf.vma.vm_flags & VM_SHARED:
+    if not vma_flags(vmf) & VM_SHARED:
         return do_cow_fault(vmf)
     return do_shared_fault(vmf)
 
@@ -364,12 +383,13 @@ def do_fault(vmf: ptr[vm_fault]) -> fault_t:
 def handle_pte_fault(vmf: ptr[vm_fault]) -> fault_t:
     """Sort a fault by what is there.  The entry is read without its lock, so who acts on it looks again."""
     mm = current_mm()
-    vmf.pte = NULL
-    if not pmd_none(mm, vmf.pmd):
-        vmf.pte = pte_offset_map(mm, vmf.pmd)
-        vmf.orig_pte = fault_pte(vmf)
-        if pte_none(vmf.orig_pte):
-            vmf.pte = NULL
+    if not fault_walked(vmf):
+        vmf.pte = NULL
+        if not pmd_none(mm, vmf.pmd):
+            vmf.pte = pte_offset_map(mm, vmf.pmd)
+            vmf.orig_pte = fault_pte(vmf)
+            if pte_none(vmf.orig_pte):
+                vmf.pte = NULL
     if not vmf.pte:
         if vma_is_anonymous(vmf.vma):
             return do_anonymous_page(vmf)

@@ -27,6 +27,7 @@ from seqfault.mm.pgtable import (
     pte_wrprotect,
     vm_normal_page,
 )
+from seqfault.mm.places import dup_mmap_vma, mmap_write_lock_end, mmap_write_unlock_begin, vm_area_dup_end
 from seqfault.mm.slab import mm_alloc_fails
 from seqfault.mm.tlb import flush_tlb_range
 from seqfault.mm.types import (
@@ -118,6 +119,7 @@ def vm_area_dup(mm: ptr[mm_struct], mpnt: ptr[vm_area_struct]) -> ptr[vm_area_st
     tmp.anon_vma = mpnt.anon_vma
     tmp.anon_vma_chain = NULL
     tmp.rb_subtree_gap = 0
+    vm_area_dup_end(tmp)
     return tmp
 
 
@@ -166,16 +168,21 @@ def mm_init(mm: ptr[mm_struct], oldmm: ptr[mm_struct]):
 def dup_mmap(mm: ptr[mm_struct], oldmm: ptr[mm_struct]) -> errno_t:
     error: errno_t = 0
     down_write(oldmm.mmap_sem)
+    mmap_write_lock_end(oldmm)
     down_write_nested(mm.mmap_sem, 1)
+    mmap_write_lock_end(mm)
     mpnt = oldmm.mmap
     while mpnt and error == 0:
+        dup_mmap_vma(mpnt)
         if mpnt.vm_flags & VM_DONTCOPY:
             vm_stat_account(mm, mpnt.vm_flags, mpnt.vm_start - mpnt.vm_end)
         else:
             error = dup_vma(mm, mpnt)
         mpnt = mpnt.vm_next
+    mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
     flush_tlb_range(0, NR_PAGES)
+    mmap_write_unlock_begin(oldmm)
     up_write(oldmm.mmap_sem)
     return error
 

@@ -44,6 +44,7 @@ from seqfault.mm.opcodes import (
     UAPI_PROT_GROWSUP,
     WINDOW_BASE,
 )
+from seqfault.mm.places import mmap_write_lock_end, mmap_write_unlock_begin
 from seqfault.mm.populate import mm_populate
 from seqfault.mm.truncate import file_write, vfs_truncate
 from seqfault.mm.types import (
@@ -158,7 +159,9 @@ def mmap_unaligned() -> errno_t:
     """do_mmap counts the VMAs before get_unmapped_area looks at the address."""
     mm = current_mm()
     down_write(mm.mmap_sem)
+    mmap_write_lock_end(mm)
     too_many = mm.map_count > sysctl_max_map_count(mm)
+    mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
     return -ENOMEM if too_many else -EINVAL
 
@@ -196,6 +199,7 @@ def vm_mmap_pgoff(at: s64, pages: s64, prot: s64, flags: s64, f: ptr[file], pgof
     """mmap, and what it faults in at once."""
     mm = current_mm()
     down_write(mm.mmap_sem)
+    mmap_write_lock_end(mm)
     ret: s64 = do_mmap(mm, at, pages, prot & PROT_RIGHTS, flags, f, pgoff)
     populate = False
     if not IS_ERR_VALUE(ret):
@@ -203,6 +207,7 @@ def vm_mmap_pgoff(at: s64, pages: s64, prot: s64, flags: s64, f: ptr[file], pgof
         # Asked of the flags as they were asked for: droppable memory is populated too, though it is not locked then.
         if flags & UAPI_MAP_LOCKED or mm.def_flags & VM_LOCKED:
             populate = True
+    mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
     if populate:
         mm_populate(mm, ret, pages)
@@ -221,7 +226,9 @@ def ksys_munmap(start: s64, len: s64) -> s64:
         return OUTSIDE
     mm = current_mm()
     down_write(mm.mmap_sem)
+    mmap_write_lock_end(mm)
     ret: s64 = do_munmap(mm, page_of(start), pages_of(len))
+    mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
     return ret
 
@@ -245,7 +252,9 @@ def ksys_mprotect(start: s64, len: s64, prot: s64) -> s64:
         return OUTSIDE
     mm = current_mm()
     down_write(mm.mmap_sem)
+    mmap_write_lock_end(mm)
     ret: s64 = do_mprotect(mm, page_of(start), end_page(page_of(start), len) - page_of(start), prot)
+    mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
     return hole_or_outside(start, len, ret)
 
@@ -440,9 +449,11 @@ def ksys_brk(brk: s64) -> s64:
     if in_window(brk, 0):
         want = brk - UAPI_BASE
     down_write(mm.mmap_sem)
+    mmap_write_lock_end(mm)
     old: s64 = page_align(mm.brk)
     new: s64 = do_brk(mm, want)
     populate = mm.def_flags & VM_LOCKED != 0
+    mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
     if populate and page_align(new) > old:
         mm_populate(mm, old // PAGE_SIZE, (page_align(new) - old) // PAGE_SIZE)

@@ -6,9 +6,11 @@ from seqfault.kernel import ptr
 from seqfault.kernel.rwsem import down_read, up_read
 from seqfault.mm.memory import zap_page_range
 from seqfault.mm.mmap import TASK_SIZE
+from seqfault.mm.places import madvise_lock, madvise_unlock
 from seqfault.mm.types import (
     EINVAL,
     ENOMEM,
+    LINUX,
     VM_LOCKED,
     current_mm,
     errno_t,
@@ -37,10 +39,16 @@ def sys_madvise(start: vpn_t, len: vpn_t) -> errno_t:
         return 0
     end: vpn_t = start + len
     unmapped_error: errno_t = 0
+    if LINUX >= 617:
+        locked = madvise_lock(mm, start, end)
+        if locked:
+            error: errno_t = madvise_dontneed(locked, start, end)
+            madvise_unlock(locked)
+            return error
     down_read(mm.mmap_sem)
     vma = find_vma(mm, start)
     while True:
-        error: errno_t = -ENOMEM
+        error = -ENOMEM
         if not vma:
             break
         if start < vma.vm_start:

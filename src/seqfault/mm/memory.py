@@ -31,6 +31,7 @@ from seqfault.mm.pgtable import (
 from seqfault.mm.places import (
     free_pgtables_begin,
     free_pgtables_end,
+    free_pgtables_unlinked,
     unmap_page_range_begin,
     unmap_page_range_end,
 )
@@ -254,6 +255,7 @@ def free_pgtables(tlb: ptr[mmu_gather], vma: ptr[vm_area_struct], floor: vpn_t, 
         addr: vpn_t = vma.vm_start
         free_pgtables_begin(vma)
         unlink_anon_vmas(vma)
+        free_pgtables_unlinked(vma)
         unlink_file_vma(vma)
         free_pgtables_end(vma)
         # VMAs that are near go in one call.
@@ -262,6 +264,7 @@ def free_pgtables(tlb: ptr[mmu_gather], vma: ptr[vm_area_struct], floor: vpn_t, 
             next = vma.vm_next
             free_pgtables_begin(vma)
             unlink_anon_vmas(vma)
+            free_pgtables_unlinked(vma)
             unlink_file_vma(vma)
             free_pgtables_end(vma)
         free_pgd_range(tlb, addr, vma.vm_end, floor, next.vm_start if next else ceiling)
@@ -319,6 +322,8 @@ def change_pte_range(pmd: pmd_t, addr: vpn_t, end: vpn_t, newprot: pgprot_t) -> 
         oldpte: pte_t = table.pte[pte_index(addr)]
         if pte_present(oldpte):
             ptent: pte_t = xchg(table.pte[pte_index(addr)], 0)  # ptep_modify_prot_start
+            if LINUX >= 420:
+                seq_point()  # a walk may find none (mm/cpu.py)
             table.pte[pte_index(addr)] = pte_modify(ptent, newprot)
             pages += 1
         addr += 1

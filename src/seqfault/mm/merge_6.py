@@ -12,7 +12,7 @@ list and tree one by one, with mmap_sem held for writing.
 
 from __future__ import annotations
 
-from seqfault.kernel import NULL, count, kmem_cache_free, pool_object, ptr, smp_processor_id, struct
+from seqfault.kernel import NULL, count, pool_object, ptr, smp_processor_id, struct
 from seqfault.mm.anon_vma import (
     anon_vma_clone,
     anon_vma_lock_write,
@@ -27,9 +27,26 @@ from seqfault.mm.file import (
     i_mmap_unlock_write,
     vma_interval_tree_remove,
 )
+from seqfault.mm.places import (
+    commit_merge_store,
+    dup_anon_vma_dst,
+    vma_complete_free,
+    vma_complete_remove,
+    vma_expand_next,
+    vma_expand_target,
+    vma_merge_middle,
+    vma_merge_next,
+    vma_merge_prev,
+    vma_prepare_adj_next,
+    vma_prepare_remove,
+    vma_prepare_remove2,
+    vma_prepare_vma,
+)
 from seqfault.mm.slab import mm_alloc_fails
 from seqfault.mm.types import (
     ENOMEM,
+    FULL,
+    LINUX,
     NR_CPUS,
     VM_SOFTDIRTY,
     VM_SPECIAL,
@@ -152,6 +169,10 @@ def is_mergeable_vma(vmg: ptr[vma_merge_struct], vma: ptr[vm_area_struct]) -> bo
 
 def is_mergeable_anon_vma(vmg: ptr[vma_merge_struct], tgt: ptr[vm_area_struct]) -> bool:
     src_anon = vmg.anon_vma
+    if LINUX < 616:  # as in 4.12
+        if (not src_anon or not tgt.anon_vma) and list_is_singular(tgt):
+            return True
+        return src_anon == tgt.anon_vma
     if not tgt.anon_vma and src_anon:  # dup_anon_vma will copy them
         if vma_is_fork_child(vmg.middle) or vma_is_fork_child(vmg.copied_from):
             count("refuse/fork_child")
@@ -232,6 +253,13 @@ def init_multi_vma_prep(vma: ptr[vm_area_struct], vmg: ptr[vma_merge_struct]) ->
 
 def vma_prepare(vp: ptr[vma_prepare_struct]):
     """Lock the reverse maps.  That VMAs leave the interval trees while they change, nobody could tell."""
+    vma_prepare_vma(vp.vma)
+    if vp.adj_next:
+        vma_prepare_adj_next(vp.adj_next)
+    if vp.remove:
+        vma_prepare_remove(vp.remove)
+    if vp.remove2:
+        vma_prepare_remove2(vp.remove2)
     if vp.vm_file:
         i_mmap_lock_write(vp.vm_file)
         if vp.insert:
@@ -262,12 +290,13 @@ def vma_complete(vp: ptr[vma_prepare_struct], mm: ptr[mm_struct]):
         i_mmap_unlock_write(vp.vm_file)
     while vp.remove:
         gone = vp.remove
+        vma_complete_remove(gone)
         if vp.vm_file:
             fput(vp.vm_file)
         if gone.anon_vma:
             unlink_anon_vmas(gone)
         mm.map_count -= 1
-        kmem_cache_free(gone)
+        vma_complete_free(gone)
         vp.remove = vp.remove2
         vp.remove2 = NULL
 
@@ -275,6 +304,7 @@ def vma_complete(vp: ptr[vma_prepare_struct], mm: ptr[mm_struct]):
 def dup_anon_vma(dst: ptr[vm_area_struct], src: ptr[vm_area_struct]) -> tuple[errno_t, bool]:
     """Before pages of `src` lie in `dst` it must have its anon_vma.  Also tells whether it was given one now."""
     if src.anon_vma and not dst.anon_vma:
+        dup_anon_vma_dst(dst)
         dst.anon_vma = src.anon_vma
         err: errno_t = anon_vma_clone(dst, src)
         return err, err == 0
@@ -305,6 +335,7 @@ def commit_merge(vmg: ptr[vma_merge_struct]) -> errno_t:
         else:
             pgoff = adjust.vm_pgoff - (adjust.vm_start - vmg.end)
         vma_set_range(adjust, vmg.end, adjust.vm_end, pgoff)
+    commit_merge_store(vmg.mm, vmg.target)
     vma_complete(vp, vmg.mm)
     return 0
 
@@ -333,6 +364,11 @@ def vma_merge_existing_range(vmg: ptr[vma_merge_struct]) -> ptr[vm_area_struct]:
     if not merge_left and not merge_right:
         return NULL
 
+    vma_merge_middle(middle)
+    if merge_right:
+        vma_merge_next(next)
+    if merge_left:
+        vma_merge_prev(prev)
     vmg.remove_middle = left_side and right_side
     vmg.remove_next = merge_left and merge_right
     vmg.target = prev if merge_left else next
@@ -357,19 +393,21 @@ def vma_merge_existing_range(vmg: ptr[vma_merge_struct]) -> ptr[vm_area_struct]:
             vmg.pgoff = middle.vm_pgoff
         err, duped = dup_anon_vma(next, middle)
 
-    sticky: flags_t = vmg.vm_flags & VM_STICKY
-    if merge_left:
-        sticky |= prev.vm_flags & VM_STICKY
-    if merge_right:
-        sticky |= next.vm_flags & VM_STICKY
+    if FULL:
+        sticky: flags_t = vmg.vm_flags & VM_STICKY
+        if merge_left:
+            sticky |= prev.vm_flags & VM_STICKY
+        if merge_right:
+            sticky |= next.vm_flags & VM_STICKY
     if err == 0:
         err = commit_merge(vmg)
-        if err != 0 and duped:
+        if LINUX >= 606 and err != 0 and duped:  # commit 824135c46b00
             unlink_anon_vmas(vmg.target)
     if err != 0:
         vmg.nomem = True
         return NULL
-    vmg.target.vm_flags |= sticky
+    if FULL:
+        vmg.target.vm_flags |= sticky
     if merge_left and merge_right:
         count("vma_merge/case6")
     elif merge_left:
@@ -389,13 +427,16 @@ def vma_expand(vmg: ptr[vma_merge_struct]) -> errno_t:
     """Let `target` grow to [start, end), over `next` if that ends there too."""
     target = vmg.target
     next = vmg.next
+    vma_expand_target(target)
     vmg.remove_next = next != NULL and target != next and vmg.end == next.vm_end
     ret: errno_t = 0
     duped = False
-    sticky: flags_t = vmg.vm_flags & VM_STICKY
+    if FULL:
+        sticky: flags_t = vmg.vm_flags & VM_STICKY
+        if vmg.remove_next:
+            sticky |= next.vm_flags & VM_STICKY
     if vmg.remove_next:
-        sticky |= next.vm_flags & VM_STICKY
-    if vmg.remove_next:
+        vma_expand_next(next)
         ret, duped = dup_anon_vma(target, next)
     if ret == 0 and vmg.copied_from:
         ret, again = dup_anon_vma(target, vmg.copied_from)
@@ -403,11 +444,12 @@ def vma_expand(vmg: ptr[vma_merge_struct]) -> errno_t:
     if ret != 0:
         return ret
     if commit_merge(vmg) != 0:
-        if duped:
+        if LINUX >= 606 and duped:
             unlink_anon_vmas(target)
         vmg.nomem = True
         return -ENOMEM
-    target.vm_flags |= sticky
+    if FULL:
+        target.vm_flags |= sticky
     return 0
 
 
@@ -422,6 +464,35 @@ def vma_merge_new_range(vmg: ptr[vma_merge_struct]) -> ptr[vm_area_struct]:
     if can_merge_right:
         vmg.end = next.vm_end
         vmg.target = next
+    if can_merge_left:
+        vmg.start = prev.vm_start
+        vmg.target = prev
+        vmg.pgoff = prev.vm_pgoff
+    if not vmg.target or vma_expand(vmg) != 0:
+        return NULL
+    if can_merge_left and can_merge_right:
+        count("vma_merge/case1")
+    elif can_merge_left:
+        count("vma_merge/case2")
+    else:
+        count("vma_merge/case3")
+    validate_mm(vmg.mm)
+    return vmg.target
+
+
+def vma_expand_mapping(vmg: ptr[vma_merge_struct]) -> ptr[vm_area_struct]:
+    """vma_merge_new_range up to 6.11, where mmap_region does it: the VMA behind is asked first, and if the one before
+    does not go with its anon_vma, the one behind grows alone."""
+    prev = vmg.prev
+    next = vmg.next
+    if vmg.vm_flags & VM_SPECIAL:
+        return NULL
+    can_merge_right = can_vma_merge_right(vmg, False)
+    if can_merge_right:
+        vmg.end = next.vm_end
+        vmg.target = next
+        vmg.anon_vma = next.anon_vma
+    can_merge_left = can_vma_merge_left(vmg)
     if can_merge_left:
         vmg.start = prev.vm_start
         vmg.target = prev

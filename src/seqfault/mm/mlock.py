@@ -11,6 +11,7 @@ from seqfault.kernel.rwsem import down_write, up_write
 from seqfault.mm.lru import mlock_vma_pages_range
 from seqfault.mm.modify import vm_flags_reset, vma_modify_flags
 from seqfault.mm.opcodes import MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT
+from seqfault.mm.places import mmap_write_lock_end, mmap_write_unlock_begin
 from seqfault.mm.populate import __mm_populate, mm_populate
 from seqfault.mm.types import (
     EAGAIN,
@@ -100,7 +101,9 @@ def __mlock_posix_error_return(error: errno_t) -> errno_t:
 def do_mlock(start: vpn_t, end: vpn_t, flags: flags_t) -> errno_t:
     mm = current_mm()
     down_write(mm.mmap_sem)
+    mmap_write_lock_end(mm)
     error: errno_t = apply_vma_lock_flags(mm, start, end, flags)
+    mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
     if error != 0:
         return error
@@ -110,7 +113,9 @@ def do_mlock(start: vpn_t, end: vpn_t, flags: flags_t) -> errno_t:
 def do_munlock(start: vpn_t, end: vpn_t) -> errno_t:
     mm = current_mm()
     down_write(mm.mmap_sem)
+    mmap_write_lock_end(mm)
     error: errno_t = apply_vma_lock_flags(mm, start, end, 0)
+    mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
     return error
 
@@ -141,7 +146,9 @@ def apply_mlockall_flags(mm: ptr[mm_struct], flags: flags_t):
 def do_mlockall(flags: flags_t) -> errno_t:
     mm = current_mm()
     down_write(mm.mmap_sem)
+    mmap_write_lock_end(mm)
     apply_mlockall_flags(mm, flags)
+    mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
     if flags & MCL_CURRENT:
         mm_populate(mm, 0, NR_PAGES)
@@ -151,6 +158,8 @@ def do_mlockall(flags: flags_t) -> errno_t:
 def do_munlockall() -> errno_t:
     mm = current_mm()
     down_write(mm.mmap_sem)
+    mmap_write_lock_end(mm)
     apply_mlockall_flags(mm, 0)
+    mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
     return 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from seqfault.kernel import NULL, kmem_cache_zalloc, pool_object, ptr
+from seqfault.kernel import NULL, kmem_cache_zalloc, pool_object, ptr, seq_point
+from seqfault.kernel.rwsem import downgrade_write
 from seqfault.kernel.task import might_sleep
 from seqfault.mm.file import get_file
 from seqfault.mm.limits import (
@@ -34,7 +35,16 @@ from seqfault.mm.opcodes import (
     UAPI_MAP_SHARED_VALIDATE,
     UAPI_MAP_STACK,
 )
-from seqfault.mm.places import mmap_region_flags_begin, mmap_region_flags_end, vm_area_free
+from seqfault.mm.places import (
+    detach_begin,
+    detach_end,
+    mmap_region_flags_begin,
+    mmap_region_flags_end,
+    mmap_region_link,
+    mmap_write_downgrade_begin,
+    vm_area_alloc_end,
+    vm_area_free,
+)
 from seqfault.mm.slab import mm_alloc_fails
 from seqfault.mm.stack import expand_downwards as expand_downwards
 from seqfault.mm.tlb import tlb_finish_mmu, tlb_gather_mmu
@@ -301,9 +311,9 @@ def mmap_region(
         err: errno_t = mmap_setup(mm, addr, len, vm_flags)
         if err != 0:
             return err
-        if accountable_mapping(vm_flags):
+        if FULL and accountable_mapping(vm_flags):
             vm_flags |= VM_ACCOUNT
-        doomed = vms_clean_up_area(mm, addr, end)
+        doomed = vms_clean_up_area(mm, addr, end, False)
         err, prev, rb_parent, rb_left = find_vma_links(mm, addr, end)
     else:
         if FULL and not may_expand_vm(mm, vm_flags, len - count_vma_pages_range(mm, addr, end)):
@@ -337,11 +347,13 @@ def mmap_region(
             vma.vm_file = f
         elif FULL and vm_flags & VM_SHARED:
             vma.vm_file = shmem_zero_setup(len)
+        vm_area_alloc_end(mm, vma)
+        mmap_region_link(vma)
         vma_link(mm, vma, prev, rb_parent, rb_left)
 
+    if LINUX >= 618:
+        vms_complete_munmap_vmas(mm, doomed)
     if FULL:
-        if LINUX >= 618:
-            vms_complete_munmap_vmas(mm, doomed)
         vm_stat_account(mm, vm_flags, len)
         if vm_flags & VM_LOCKED:
             if LINUX >= 611 and vm_flags & VM_DROPPABLE:
@@ -366,9 +378,9 @@ def mmap_setup(mm: ptr[mm_struct], addr: vpn_t, len: vpn_t, vm_flags: flags_t) -
         if err != 0:
             return err
         nr_pages = count_vma_pages_range(mm, addr, end)
-    if not may_expand_vm(mm, vm_flags, len - nr_pages):
+    if FULL and not may_expand_vm(mm, vm_flags, len - nr_pages):
         return -ENOMEM
-    if accountable_mapping(vm_flags):
+    if FULL and accountable_mapping(vm_flags):
         return security_vm_enough_memory(mm, len)
     return 0
 
@@ -396,6 +408,8 @@ def unmap_region(mm: ptr[mm_struct], vma: ptr[vm_area_struct], prev: ptr[vm_area
     tlb = tlb_gather_mmu(mm, start, end)
     unmap_vmas(tlb, vma, start, end)
     free_pgtables(tlb, vma, prev.vm_end if prev else 0, next.vm_start if next else TASK_SIZE)
+    if LINUX >= 420:
+        seq_point()  # a fault gets its signal already, while TLBs may still have the page
     tlb_finish_mmu(tlb, start, end)
 
 
@@ -426,15 +440,15 @@ def vms_gather_munmap_vmas(mm: ptr[mm_struct], vma: ptr[vm_area_struct], start: 
     What was split before a seal is met stays split.
     """
     if start > vma.vm_start:
-        if end < vma.vm_end and map_count_full(mm):
+        if FULL and end < vma.vm_end and map_count_full(mm):
             return -ENOMEM
-        if vma_is_sealed(vma):
+        if FULL and vma_is_sealed(vma):
             return -EPERM
         error: errno_t = __split_vma(mm, vma, start, True)
         if error != 0:
             return error
     while vma and vma.vm_start < end:
-        if vma_is_sealed(vma):
+        if FULL and vma_is_sealed(vma):
             return -EPERM
         if vma.vm_end > end:
             error = __split_vma(mm, vma, end, False)
@@ -452,7 +466,7 @@ def unaccount_locked(mm: ptr[mm_struct], vma: ptr[vm_area_struct], end: vpn_t):
         vma = vma.vm_next
 
 
-def vms_clean_up_area(mm: ptr[mm_struct], start: vpn_t, end: vpn_t) -> ptr[vm_area_struct]:
+def vms_clean_up_area(mm: ptr[mm_struct], start: vpn_t, end: vpn_t, downgrade: bool) -> ptr[vm_area_struct]:
     """Unmap the pages of the VMAs that make up [start, end), if any, and detach them.  Returns their chain.
 
     In Linux the VMAs stay in the tree until the new mapping is stored over them; with mmap_sem held for writing
@@ -464,7 +478,11 @@ def vms_clean_up_area(mm: ptr[mm_struct], start: vpn_t, end: vpn_t) -> ptr[vm_ar
     prev = vma.vm_prev
     if FULL:
         unaccount_locked(mm, vma, end)
+    detach_begin(mm, vma, end)
     detach_vmas_to_be_unmapped(mm, vma, prev, end)
+    detach_end(mm, start, end)
+    if downgrade:
+        mmap_write_downgrade(mm)
     unmap_region(mm, vma, prev, start, end)
     return vma
 
@@ -473,8 +491,31 @@ def vms_complete_munmap_vmas(mm: ptr[mm_struct], vma: ptr[vm_area_struct]):
     remove_vma_list(mm, vma)
 
 
+def mmap_write_downgrade(mm: ptr[mm_struct]):
+    """From here on others find no VMA where the pages are still mapped."""
+    mmap_write_downgrade_begin(mm)
+    downgrade_write(mm.mmap_sem)
+    seq_point()
+
+
+def may_downgrade(mm: ptr[mm_struct], prev: ptr[vm_area_struct]) -> bool:
+    """A stack grows with mmap_sem for reading only, up to 6.4, into what is being unmapped (246c320a8cfe, 5.8)."""
+    if LINUX < 508 or LINUX >= 605:
+        return True
+    next = prev.vm_next if prev else mm.mmap
+    return not next or not next.vm_flags & VM_GROWSDOWN
+
+
 def do_munmap(mm: ptr[mm_struct], start: vpn_t, len: vpn_t) -> errno_t:
-    """do_vmi_munmap in 6.18, do_mas_munmap in 6.1."""
+    return __do_munmap(mm, start, len, False)
+
+
+def __do_munmap(mm: ptr[mm_struct], start: vpn_t, len: vpn_t, downgrade: bool) -> errno_t:
+    """do_vmi_munmap in 6.18, do_mas_munmap in 6.1.
+
+    `downgrade`: once the VMAs are out, mmap_sem is kept for reading only (commit dd2283f2605e, 4.20), unless a stack
+    that might grow is next to them; 1 if that was done.
+    """
     if start > TASK_SIZE or len > TASK_SIZE - start:
         return -EINVAL
     if len == 0:
@@ -490,7 +531,9 @@ def do_munmap(mm: ptr[mm_struct], start: vpn_t, len: vpn_t) -> errno_t:
     if LINUX >= 618:
         error: errno_t = vms_gather_munmap_vmas(mm, vma, start, end)
         if error == 0:
-            vms_complete_munmap_vmas(mm, vms_clean_up_area(mm, start, end))
+            vms_complete_munmap_vmas(mm, vms_clean_up_area(mm, start, end, downgrade))
+            if downgrade:
+                return 1
         return error
 
     # What reaches out of the range on either side is split off first.
@@ -510,7 +553,16 @@ def do_munmap(mm: ptr[mm_struct], start: vpn_t, len: vpn_t) -> errno_t:
     if FULL:
         unaccount_locked(mm, vma, end)
 
+    detach_begin(mm, vma, end)
     detach_vmas_to_be_unmapped(mm, vma, prev, end)
+    detach_end(mm, start, end)
+    if LINUX >= 420 and downgrade:
+        if may_downgrade(mm, prev):
+            mmap_write_downgrade(mm)
+        else:
+            downgrade = False
     unmap_region(mm, vma, prev, start, end)
     remove_vma_list(mm, vma)
+    if LINUX >= 420 and downgrade:
+        return 1
     return 0

@@ -11,11 +11,13 @@ from seqfault.mm.file import get_file
 from seqfault.mm.limits import map_count_full
 from seqfault.mm.merge import vma_adjust, vma_expand, vma_merge
 from seqfault.mm.merge_6 import (
+    vma_expand_mapping,
     vma_insert_split,
     vma_merge_existing_range,
     vma_merge_new_range,
     vmg_init,
 )
+from seqfault.mm.places import split_vma_new, split_vma_vma, vm_area_dup_end
 from seqfault.mm.slab import mm_alloc_fails
 from seqfault.mm.types import (
     ENOMEM,
@@ -51,6 +53,7 @@ def __split_vma(mm: ptr[mm_struct], vma: ptr[vm_area_struct], addr: vpn_t, new_b
     new.vm_file = vma.vm_file
     new.anon_vma = vma.anon_vma
     new.anon_vma_chain = NULL
+    vm_area_dup_end(new)
     if new_below:
         new.vm_end = addr
     else:
@@ -61,7 +64,9 @@ def __split_vma(mm: ptr[mm_struct], vma: ptr[vm_area_struct], addr: vpn_t, new_b
     if err != 0:
         kmem_cache_free(new)  # nobody has seen it
         return err
-    if LINUX >= 618:
+    if LINUX >= 618 or (not FULL and LINUX >= 603):
+        split_vma_vma(vma)
+        split_vma_new(new)
         vma_insert_split(mm, vma, new, addr, new_below)
         validate_mm(mm)
         return 0
@@ -83,7 +88,7 @@ def split_vma(mm: ptr[mm_struct], vma: ptr[vm_area_struct], addr: vpn_t, new_bel
 # -- changing
 def vm_flags_reset(vma: ptr[vm_area_struct], newflags: flags_t):
     """After vma_modify_flags: what is sticky of the VMAs that merged stays."""
-    if LINUX >= 618:
+    if FULL and LINUX >= 618:
         newflags |= vma.vm_flags & VM_STICKY
     vma.vm_flags = newflags
 
@@ -103,12 +108,12 @@ def vma_modify_flags(
     without it, from 6.12 on they fail.
     """
     pgoff: pgoff_t = vma.vm_pgoff + (start - vma.vm_start)
-    if LINUX >= 618:
+    if LINUX >= 618 or (not FULL and LINUX >= 603):
         vmg = vmg_init(mm, prev, start, end, newflags, vma.vm_file, pgoff)
         vmg.middle = vma
         vmg.anon_vma = vma.anon_vma
         merged = vma_merge_existing_range(vmg)
-        if not merged and vmg.nomem:
+        if LINUX >= 612 and not merged and vmg.nomem:
             return -ENOMEM, vma
     else:
         merged = vma_merge(mm, prev, start, end, newflags, vma.anon_vma, vma.vm_file, pgoff)
@@ -136,9 +141,11 @@ def vma_merge_new(
     pgoff: pgoff_t,
 ) -> ptr[vm_area_struct]:
     """mmap: [addr, end) is empty, `prev` the VMA before it.  The VMA that covers it, or NULL."""
-    if LINUX >= 618:
+    if LINUX >= 618 or (not FULL and LINUX >= 603):
         vmg = vmg_init(mm, prev, addr, end, vm_flags, f, pgoff)
         vmg.next = prev.vm_next if prev else mm.mmap
+        if LINUX < 612:
+            return vma_expand_mapping(vmg)
         return vma_merge_new_range(vmg)
     if LINUX >= 600:
         return vma_expand(mm, prev, addr, end, vm_flags, f, pgoff)

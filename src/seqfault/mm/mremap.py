@@ -21,6 +21,7 @@ from seqfault.mm.opcodes import (
     UAPI_MAP_FIXED,
     UAPI_MAP_SHARED,
 )
+from seqfault.mm.places import mmap_write_lock_end, mmap_write_unlock_begin
 from seqfault.mm.populate import mm_populate
 from seqfault.mm.slab import mm_alloc_fails
 from seqfault.mm.types import (
@@ -516,10 +517,12 @@ def do_mremap(addr: vpn_t, old_len: len_t, new_len: len_t, flags: integer(0, 7),
     vrm.new_addr = new_addr
     ret: addr_or_errno_t = 0
     down_write(mm.mmap_sem)
+    mmap_write_lock_end(mm)
     if LINUX >= 617:
         ret = new_mremap(vrm)
     else:
         ret = old_mremap(vrm)
+    mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
     if not IS_ERR_VALUE(ret) and vrm.populate and new_len > old_len:
         mm_populate(mm, ret + old_len, new_len - old_len)

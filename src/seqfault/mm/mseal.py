@@ -8,6 +8,7 @@ from __future__ import annotations
 from seqfault.kernel import ptr
 from seqfault.kernel.rwsem import down_write, up_write
 from seqfault.mm.modify import vm_flags_reset, vma_modify_flags
+from seqfault.mm.places import mmap_write_lock_end, mmap_write_unlock_begin
 from seqfault.mm.types import (
     ENOMEM,
     VM_SEALED,
@@ -57,8 +58,10 @@ def do_mseal(start: vpn_t, end: vpn_t) -> errno_t:
     """All of the range must be mapped, or nothing is sealed."""
     mm = current_mm()
     down_write(mm.mmap_sem)
+    mmap_write_lock_end(mm)
     error: errno_t = -ENOMEM
     if not range_contains_unmapped(mm, start, end):
         error = mseal_apply(mm, start, end)
+    mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
     return error

@@ -27,7 +27,6 @@ from seqfault.mm.types import (
     ENOMEM,
     FULL,
     PTRS_PER_PTE,
-    VM_WRITE,
     ZERO_PFN,
     current_mm,
     errno_t,
@@ -38,7 +37,6 @@ from seqfault.mm.types import (
     pmd_t,
     pte_t,
     pte_table,
-    vm_area_struct,
     vpn_t,
 )
 
@@ -111,13 +109,6 @@ def pte_wrprotect(pte: pte_t) -> pte_t:
 
 def pte_mkwrite(pte: pte_t) -> pte_t:
     return pte | PTE_WRITE
-
-
-def maybe_mkwrite(pte: pte_t, vma: ptr[vm_area_struct]) -> pte_t:
-    """Writable, if the VMA is."""
-    if vma.vm_flags & VM_WRITE:
-        return pte_mkwrite(pte)
-    return pte
 
 
 def pte_modify(pte: pte_t, prot: pgprot_t) -> pte_t:

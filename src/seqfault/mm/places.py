@@ -5,14 +5,16 @@ Named ``function/what``: the function of the kernel and the point in it.
 
 from __future__ import annotations
 
-from seqfault.kernel import kmem_cache_free, place, ptr
+from seqfault.kernel import NULL, kmem_cache_free, place, ptr
 from seqfault.kernel.spinlock import spin_lock
 from seqfault.mm.file import fput
 from seqfault.mm.pgtable import pte_lockptr, pte_offset_map_lock
 from seqfault.mm.types import (
     current_mm,
     fault_t,
+    flags_t,
     mm_struct,
+    pgprot_t,
     vm_area_struct,
     vm_fault,
     vpn_t,
@@ -22,6 +24,38 @@ VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV, VM_FAULT_RETRY = 1, 2, 4, 8
 VM_FAULT_NOPAGE, VM_FAULT_WRITE = 16, 32
 VM_FAULT_ERROR = 7
 FAULT_FLAG_WRITE, FAULT_FLAG_SPECULATIVE = 1, 2
+FAULT_FLAG_VMA_LOCK = 2  # 6.4; no release has both
+
+
+# -- include/linux/mmap_lock.h, mm.h, kernel/fork.c of later releases
+@place("mmap_write_lock/end")
+def mmap_write_lock_end(mm: ptr[mm_struct]):
+    """After mmap_sem is taken for writing."""
+
+
+@place("mmap_write_unlock/begin")
+def mmap_write_unlock_begin(mm: ptr[mm_struct]):
+    """Before it is given back."""
+
+
+@place("mmap_write_downgrade/begin")
+def mmap_write_downgrade_begin(mm: ptr[mm_struct]):
+    """Before it is kept for reading only."""
+
+
+@place("vm_area_alloc/end")
+def vm_area_alloc_end(mm: ptr[mm_struct], vma: ptr[vm_area_struct]):
+    """After a VMA is allocated, which nobody can find yet."""
+
+
+@place("vm_area_dup/end")
+def vm_area_dup_end(vma: ptr[vm_area_struct]):
+    """After a VMA is allocated as a copy of another."""
+
+
+@place("dup_mmap/vma")
+def dup_mmap_vma(mpnt: ptr[vm_area_struct]):
+    """Before fork copies a VMA of the parent."""
 
 
 # -- mm/mmap.c
@@ -38,6 +72,11 @@ def vma_link_rb_begin(mm: ptr[mm_struct]):
 @place("__vma_link_rb/end")
 def vma_link_rb_end(mm: ptr[mm_struct]):
     """After the tree is balanced again."""
+
+
+@place("__vma_link_rb/store")
+def vma_link_rb_store(mm: ptr[mm_struct], vma: ptr[vm_area_struct]):
+    """Where the maple tree of 6.1 and later is told of a new VMA."""
 
 
 @place("vma_rb_erase/begin")
@@ -125,6 +164,31 @@ def mmap_region_flags_end(vma: ptr[vm_area_struct]):
     """After it."""
 
 
+@place("mmap_region/link")
+def mmap_region_link(vma: ptr[vm_area_struct]):
+    """Before a new VMA is linked, and can be found."""
+
+
+@place("do_munmap/detach.begin")
+def detach_begin(mm: ptr[mm_struct], vma: ptr[vm_area_struct], end: vpn_t):
+    """Before the VMAs from `vma` to `end` leave list and tree (munmap_sidetree in 6.4)."""
+
+
+@place("do_munmap/detach.end")
+def detach_end(mm: ptr[mm_struct], start: vpn_t, end: vpn_t):
+    """After [start, end) is empty; its pages are still mapped."""
+
+
+@place("expand_downwards/lock")
+def expand_downwards_lock(vma: ptr[vm_area_struct]):
+    """Before the locks under which a stack grows."""
+
+
+@place("expand_downwards/store")
+def expand_downwards_store(vma: ptr[vm_area_struct]):
+    """After its bounds changed: where the maple tree is told."""
+
+
 @place("expand_downwards/begin")
 def expand_downwards_begin(vma: ptr[vm_area_struct]):
     """Before vm_start and vm_pgoff move down."""
@@ -133,6 +197,83 @@ def expand_downwards_begin(vma: ptr[vm_area_struct]):
 @place("expand_downwards/end")
 def expand_downwards_end(vma: ptr[vm_area_struct]):
     """After it."""
+
+
+# -- mm/vma.c: merging and splitting from 6.3 on (mm/merge_6.py)
+@place("vma_merge_existing_range/middle")
+def vma_merge_middle(vma: ptr[vm_area_struct]):
+    """Before the VMA whose flags change is merged, or anything is done for it."""
+
+
+@place("vma_merge_existing_range/next")
+def vma_merge_next(vma: ptr[vm_area_struct]):
+    """The same of the VMA behind, if it takes part."""
+
+
+@place("vma_merge_existing_range/prev")
+def vma_merge_prev(vma: ptr[vm_area_struct]):
+    """The same of the VMA before."""
+
+
+@place("vma_expand/target")
+def vma_expand_target(vma: ptr[vm_area_struct]):
+    """Before a VMA grows over a new range."""
+
+
+@place("vma_expand/next")
+def vma_expand_next(vma: ptr[vm_area_struct]):
+    """Before the VMA behind goes with it."""
+
+
+@place("dup_anon_vma/dst")
+def dup_anon_vma_dst(vma: ptr[vm_area_struct]):
+    """Before a VMA that is about to grow takes over the anon_vma of the one that it grows over."""
+
+
+@place("vma_prepare/vma")
+def vma_prepare_vma(vma: ptr[vm_area_struct]):
+    """Before the reverse maps are locked and a VMA's bounds change."""
+
+
+@place("vma_prepare/adj_next")
+def vma_prepare_adj_next(vma: ptr[vm_area_struct]):
+    """The same of the neighbour that gives or takes."""
+
+
+@place("vma_prepare/remove")
+def vma_prepare_remove(vma: ptr[vm_area_struct]):
+    """The same of a VMA that goes."""
+
+
+@place("vma_prepare/remove2")
+def vma_prepare_remove2(vma: ptr[vm_area_struct]):
+    """The same of the second one that goes."""
+
+
+@place("commit_merge/store")
+def commit_merge_store(mm: ptr[mm_struct], vma: ptr[vm_area_struct]):
+    """After the bounds changed: where the maple tree is told of the VMA that grew."""
+
+
+@place("__split_vma/vma")
+def split_vma_vma(vma: ptr[vm_area_struct]):
+    """Before a VMA is cut."""
+
+
+@place("__split_vma/new")
+def split_vma_new(vma: ptr[vm_area_struct]):
+    """Before its new part is inserted."""
+
+
+@place("vma_complete/remove")
+def vma_complete_remove(vma: ptr[vm_area_struct]):
+    """A VMA has left list and tree by a merge, and is about to be freed."""
+
+
+@place("vma_complete/free")
+def vma_complete_free(vma: ptr[vm_area_struct]):
+    """Frees it; its file is dropped already; default: now."""
+    kmem_cache_free(vma)
 
 
 # -- mm/mprotect.c, mm/madvise.c
@@ -144,6 +285,17 @@ def mprotect_fixup_begin(vma: ptr[vm_area_struct]):
 @place("mprotect_fixup/end")
 def mprotect_fixup_end(vma: ptr[vm_area_struct]):
     """After change_protection."""
+
+
+@place("sys_madvise/lock")
+def madvise_lock(mm: ptr[mm_struct], start: vpn_t, end: vpn_t) -> ptr[vm_area_struct]:
+    """Before madvise takes mmap_sem (6.17): a VMA that has all of [start, end) and can be advised without; or NULL."""
+    return NULL
+
+
+@place("sys_madvise/unlock")
+def madvise_unlock(vma: ptr[vm_area_struct]):
+    """After that VMA was advised."""
 
 
 # -- mm/memory.c
@@ -162,9 +314,26 @@ def free_pgtables_begin(vma: ptr[vm_area_struct]):
     """Before unlink_anon_vmas of one VMA."""
 
 
+@place("free_pgtables/unlinked")
+def free_pgtables_unlinked(vma: ptr[vm_area_struct]):
+    """After unlink_anon_vmas, before unlink_file_vma."""
+
+
 @place("free_pgtables/end")
 def free_pgtables_end(vma: ptr[vm_area_struct]):
     """After it."""
+
+
+@place("vm_fault/vma_flags")
+def vma_flags(vmf: ptr[vm_fault]) -> flags_t:
+    """vm_flags as a fault takes it."""
+    return vmf.vma.vm_flags
+
+
+@place("vm_fault/vma_page_prot")
+def vma_page_prot(vmf: ptr[vm_fault]) -> pgprot_t:
+    """vm_page_prot as a fault takes it."""
+    return vmf.vma.vm_page_prot
 
 
 @place("pte_map_lock")
@@ -183,6 +352,12 @@ def pte_spinlock(vmf: ptr[vm_fault]) -> bool:
     return True
 
 
+@place("handle_pte_fault/walked")
+def fault_walked(vmf: ptr[vm_fault]) -> bool:
+    """On entry: whether vmf.pte (NULL: no entry) and vmf.orig_pte are known already."""
+    return False
+
+
 @place("handle_pte_fault/pmd")
 def skip_pmd_checks(vmf: ptr[vm_fault]) -> bool:
     """Whether a fault that finds no page table goes on without making one; taking its lock must fail then."""
@@ -193,6 +368,11 @@ def skip_pmd_checks(vmf: ptr[vm_fault]) -> bool:
 def anon_vma_notsup(vmf: ptr[vm_fault]) -> bool:
     """Before anon_vma_prepare: whether the fault bails out with VM_FAULT_RETRY."""
     return False
+
+
+@place("anon_vma_prepare/end")
+def anon_vma_prepare_end(vmf: ptr[vm_fault]):
+    """After anon_vma_prepare, whatever came of it."""
 
 
 @place("do_fault/notsup")

@@ -9,7 +9,12 @@ from seqfault.kernel import Size, ptr
 from seqfault.kernel.spinlock import spin_lock, spin_unlock
 from seqfault.mm.anon_vma import anon_vma_lock_write, anon_vma_prepare, anon_vma_unlock_write
 from seqfault.mm.limits import may_expand_vm, security_vm_enough_memory, vm_stat_account
-from seqfault.mm.places import expand_downwards_begin, expand_downwards_end
+from seqfault.mm.places import (
+    expand_downwards_begin,
+    expand_downwards_end,
+    expand_downwards_lock,
+    expand_downwards_store,
+)
 from seqfault.mm.types import (
     ENOMEM,
     FULL,
@@ -64,6 +69,7 @@ def expand_downwards(vma: ptr[vm_area_struct], address: vpn_t) -> errno_t:
     if anon_vma_prepare(vma) != 0:
         return -ENOMEM
     error: errno_t = 0
+    expand_downwards_lock(vma)
     anon_vma_lock_write(vma.anon_vma)
     if address < vma.vm_start:  # or somebody was faster
         grow: vpn_t = vma.vm_start - address
@@ -80,6 +86,7 @@ def expand_downwards(vma: ptr[vm_area_struct], address: vpn_t) -> errno_t:
             vma.vm_start = address
             vma.vm_pgoff -= grow
             expand_downwards_end(vma)
+            expand_downwards_store(vma)
             vma_gap_update(vma)
             spin_unlock(mm.page_table_lock)
     anon_vma_unlock_write(vma.anon_vma)

@@ -6,14 +6,16 @@ They sleep for mmap_sem; being killed while waiting for it is not modelled.
 from __future__ import annotations
 
 from seqfault.kernel import ptr
-from seqfault.kernel.rwsem import down_write, up_write
-from seqfault.mm.mmap import TASK_SIZE, do_mmap, do_munmap
+from seqfault.kernel.rwsem import down_write, up_read, up_write
+from seqfault.mm.mmap import TASK_SIZE, __do_munmap, do_mmap, do_munmap
 from seqfault.mm.mprotect import do_mprotect
 from seqfault.mm.opcodes import UAPI_MAP_LOCKED, UAPI_MAP_NONBLOCK, UAPI_MAP_POPULATE
+from seqfault.mm.places import mmap_write_lock_end, mmap_write_unlock_begin
 from seqfault.mm.populate import mm_populate
 from seqfault.mm.types import (
     ENOMEM,
     FULL,
+    LINUX,
     VM_LOCKED,
     addr_or_errno_t,
     current_mm,
@@ -33,7 +35,9 @@ def sys_mmap(
     """The mapping's address, or -errno.  With FULL `flags` are the system call's own."""
     mm = current_mm()
     down_write(mm.mmap_sem)
+    mmap_write_lock_end(mm)
     ret: addr_or_errno_t = do_mmap(mm, addr, len, prot, flags, f, pgoff)
+    mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
     if FULL and ret >= 0:
         locked = flags & UAPI_MAP_LOCKED != 0 or mm.def_flags & VM_LOCKED != 0
@@ -45,7 +49,15 @@ def sys_mmap(
 def sys_munmap(addr: vpn_t, len: vpn_t) -> errno_t:
     mm = current_mm()
     down_write(mm.mmap_sem)
-    ret: errno_t = do_munmap(mm, addr, len)
+    mmap_write_lock_end(mm)
+    if LINUX >= 420:
+        ret: errno_t = __do_munmap(mm, addr, len, True)
+        if ret == 1:  # downgraded
+            up_read(mm.mmap_sem)
+            return 0
+    else:
+        ret = do_munmap(mm, addr, len)
+    mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
     return ret
 
@@ -57,6 +69,8 @@ def sys_mprotect(start: vpn_t, len: vpn_t, prot: prot_arg_t) -> errno_t:
     if len > TASK_SIZE - start:
         return -ENOMEM
     down_write(mm.mmap_sem)
+    mmap_write_lock_end(mm)
     ret: errno_t = do_mprotect(mm, start, len, prot)
+    mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
     return ret

@@ -152,6 +152,17 @@ def ipi_agent():
             tlb.ipi.sender = 0
 
 
+def take_interrupt():
+    """Interrupts are on: one that is pending is taken before the CPU goes on.
+
+    For loops that switch interrupts on and off, of which a round without the interrupt changes nothing: to the checker,
+    whose fairness is weak, an interrupt that is off again and again might never come.
+    """
+    tlb = pool_object(cpu_tlb, smp_processor_id())
+    while READ_ONCE(tlb.ipi.sender) != 0:
+        cpu_relax_ipi()
+
+
 def walker_agent():
     """The hardware's page walker, which may load a translation long before an instruction needs it, or never.
 
@@ -268,6 +279,18 @@ def tlb_finish_mmu(tlb: ptr[mmu_gather], start: vpn_t, end: vpn_t):
     tlb.start = 0
 
 
+def check_no_stale_tlb(mm: ptr[mm_struct], start: vpn_t, end: vpn_t):
+    for cpu in range(NR_CPUS):
+        tlb = pool_object(cpu_tlb, cpu)
+        for i in range(start, end):
+            e = tlb.entry[i].pte
+            if e != 0:
+                table = mm.pmd[i // PTRS_PER_PTE]
+                check(table != NULL, "stale-tlb", tlb)
+                if table and table.ptl.owner == 0:
+                    check(tlb_entry_granted(e, table.pte[i % PTRS_PER_PTE]), "stale-tlb", tlb)
+
+
 @place("tlb_flush/check")
 def flush_check(start: vpn_t, end: vpn_t):
     """After the flush of an operation no TLB holds what the page tables do not grant.
@@ -279,15 +302,7 @@ def flush_check(start: vpn_t, end: vpn_t):
         mm = current_mm()
         with atomic():
             if not mm.mmap_sem.readers & ~(1 << process_id()):
-                for cpu in range(NR_CPUS):
-                    tlb = pool_object(cpu_tlb, cpu)
-                    for i in range(start, end):
-                        e = tlb.entry[i].pte
-                        if e != 0:
-                            table = mm.pmd[i // PTRS_PER_PTE]
-                            check(table != NULL, "stale-tlb", tlb)
-                            if table and table.ptl.owner == 0:
-                                check(tlb_entry_granted(e, table.pte[i % PTRS_PER_PTE]), "stale-tlb", tlb)
+                check_no_stale_tlb(mm, start, end)
 
 
 def tlb_entry_granted(e: pte_t, pte: pte_t) -> bool:

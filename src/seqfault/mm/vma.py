@@ -8,6 +8,7 @@ from seqfault.mm.places import (
     vma_link_rb_begin,
     vma_link_rb_end,
     vma_link_rb_init,
+    vma_link_rb_store,
     vma_rb_erase_begin,
     vma_rb_erase_end,
 )
@@ -149,6 +150,7 @@ def __vma_link_rb(mm: ptr[mm_struct], vma: ptr[vm_area_struct], rb_parent: ptr[v
     vma_gap_update(vma)
     rb_insert_color(vma, mm)
     vma_link_rb_end(mm)
+    vma_link_rb_store(mm, vma)
 
 
 def __vma_link_file(vma: ptr[vm_area_struct]):

@@ -6,8 +6,8 @@ protection keys, and faults of the kernel itself are not modelled.
 
 from __future__ import annotations
 
-from seqfault.kernel import ptr
-from seqfault.kernel.rwsem import down_read, up_read
+from seqfault.kernel import NULL, ptr
+from seqfault.kernel.rwsem import down_read, down_write, downgrade_write, up_read, up_write
 from seqfault.mm.fault import handle_mm_fault
 from seqfault.mm.places import (
     FAULT_FLAG_WRITE,
@@ -16,9 +16,13 @@ from seqfault.mm.places import (
     VM_FAULT_SIGBUS,
     VM_FAULT_SIGSEGV,
     do_page_fault_try,
+    mmap_write_downgrade_begin,
+    mmap_write_lock_end,
+    mmap_write_unlock_begin,
 )
 from seqfault.mm.stack import expand_stack
 from seqfault.mm.types import (
+    LINUX,
     SIGBUS,
     SIGSEGV,
     VM_ACCESS_FLAGS,
@@ -44,13 +48,43 @@ def bad_area(mm: ptr[mm_struct]) -> signal_t:
     return SIGSEGV
 
 
+def expand_stack_write_locked(mm: ptr[mm_struct], address: vpn_t) -> ptr[vm_area_struct]:
+    """The end of lock_mm_and_find_vma: mmap_sem is given back, taken for writing, and all is looked at again (commit
+    8d7071af8907, 6.5 and 6.4.1).  The VMA of `address`, with mmap_sem for reading; NULL without it."""
+    up_read(mm.mmap_sem)
+    down_write(mm.mmap_sem)
+    mmap_write_lock_end(mm)
+    vma = find_vma(mm, address)
+    found = vma != NULL and vma.vm_start <= address
+    if vma and not found and vma.vm_flags & VM_GROWSDOWN:
+        found = expand_stack(vma, address) == 0
+    if not found:
+        mmap_write_unlock_begin(mm)
+        up_write(mm.mmap_sem)
+        return NULL
+    mmap_write_downgrade_begin(mm)
+    downgrade_write(mm.mmap_sem)
+    return vma
+
+
+def fault_signal(fault: fault_t) -> signal_t:
+    if fault & VM_FAULT_SIGBUS:
+        return SIGBUS
+    if fault & VM_FAULT_SIGSEGV:
+        return SIGSEGV
+    return 0
+
+
 def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
     """0: the instruction is to be repeated; else the signal that it gets.
 
     When memory is short the OOM killer makes room, and the instruction is repeated as well.
     """
     fault: fault_t = do_page_fault_try(mm, address, write)
-    if not fault & (VM_FAULT_RETRY | VM_FAULT_ERROR):
+    if LINUX >= 501:
+        if not fault & VM_FAULT_RETRY:
+            return fault_signal(fault)
+    elif not fault & (VM_FAULT_RETRY | VM_FAULT_ERROR):
         return 0
 
     down_read(mm.mmap_sem)
@@ -60,14 +94,14 @@ def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
     if vma.vm_start > address:
         if not vma.vm_flags & VM_GROWSDOWN:
             return bad_area(mm)
-        if expand_stack(vma, address) != 0:
+        if LINUX >= 604:
+            vma = expand_stack_write_locked(mm, address)
+            if not vma:
+                return SIGSEGV
+        elif expand_stack(vma, address) != 0:
             return bad_area(mm)
     if access_error(write, vma):
         return bad_area(mm)
     fault = handle_mm_fault(vma, address, FAULT_FLAG_WRITE if write else 0)
     up_read(mm.mmap_sem)
-    if fault & VM_FAULT_SIGBUS:
-        return SIGBUS
-    if fault & VM_FAULT_SIGSEGV:
-        return SIGSEGV
-    return 0
+    return fault_signal(fault)

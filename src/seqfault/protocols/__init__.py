@@ -14,12 +14,17 @@ from difflib import get_close_matches
 from types import ModuleType
 
 from seqfault.kernel.places import Protocol
+from seqfault.mm.fullsize import release_number
 from seqfault.protocols import variants
 
 BUILTIN = {
     "mmap-sem": "mmap_sem",
     "spf-seed": "spf_seed",
     "spf-v5": "spf_v5",
+    "spf-v12": "spf_v12",
+    "mmap-seq": "mmap_seq",
+    "per-vma-lock": "per_vma_lock",
+    "vm-refcnt": "vm_refcnt",
     "spf-04-alone": "spf_04_alone",
     "spf-seed-no-next": "spf_seed_no_next",
 }
@@ -30,6 +35,8 @@ class ProtocolError(Exception):
 
 
 _by_file: dict[str, Protocol] = {}
+BASELINE = "mmap-sem"  # what every other protocol is held against
+FIRST_RELEASE = "4.12"
 WITHOUT = "-without="  # PROTOCOL-without=SITE,SITE
 
 
@@ -38,9 +45,35 @@ def builtin_names() -> list[str]:
     return list(BUILTIN)
 
 
+def baseline_name(release: str) -> str:
+    """mmap-sem on the text of a release, as `load` takes it: ``mmap-sem``, ``mmap-sem-6.4``."""
+    return BASELINE if release == FIRST_RELEASE else f"{BASELINE}-{release}"
+
+
+def is_baseline(p: Protocol) -> bool:
+    """Whether a protocol is mmap-sem, on whatever text, and whole."""
+    return p.name == baseline_name(p.release)
+
+
+def baseline(name: str) -> Protocol:
+    """``mmap-sem-RELEASE``.  Raises `ProtocolError`."""
+    if name not in _by_file:
+        release = name.removeprefix(f"{BASELINE}-")
+        try:
+            linux = release_number(release)
+        except ValueError as e:
+            raise ProtocolError(str(e)) from None
+        if name != baseline_name(release):
+            raise ProtocolError(f"{name}: that is {BASELINE} itself; leave -{release} out")
+        p = load(BASELINE).derive(name, f"every fault under mmap_sem (Linux {release})", load(BASELINE).doc)
+        p.release, p.sizes["LINUX"] = release, linux
+        _by_file[name] = p
+    return _by_file[name]
+
+
 def load(name: str) -> Protocol:
     """The protocol of that name, or of that file (anything that ends in .py or has a slash), or of a variant's file
-    (.toml, variants.py).
+    (.toml, variants.py).  ``mmap-sem-RELEASE``: on the text of another release.
 
     ``PROTOCOL-without=SITE,SITE``: with sites taken out (`seqfault why PROTOCOL --sites` lists them).  The same object
     each time.  Raises `ProtocolError`.
@@ -56,6 +89,8 @@ def load(name: str) -> Protocol:
             except variants.VariantError as e:
                 raise ProtocolError(str(e)) from None
         return _by_file[path]
+    if name.startswith(f"{BASELINE}-"):
+        return baseline(name)
     if name in BUILTIN:
         module = importlib.import_module(f"seqfault.protocols.{BUILTIN[name]}")
         return _of(module, f"protocol {name}")
@@ -131,4 +166,16 @@ def _of(module: ModuleType, name: str) -> Protocol:
     return p
 
 
-__all__ = ["BUILTIN", "WITHOUT", "Protocol", "ProtocolError", "builtin_names", "load", "with_sites"]
+__all__ = [
+    "BASELINE",
+    "BUILTIN",
+    "FIRST_RELEASE",
+    "WITHOUT",
+    "Protocol",
+    "ProtocolError",
+    "baseline_name",
+    "builtin_names",
+    "is_baseline",
+    "load",
+    "with_sites",
+]

@@ -23,7 +23,7 @@ from seqfault.explore.memory import SC, canonical
 from seqfault.explore.model import program_for, small_scenario, start_of
 from seqfault.explore.replay import ScheduleError, Step, fewest_switches, replay, switches
 from seqfault.kernel.places import Protocol
-from seqfault.protocols import WITHOUT, load
+from seqfault.protocols import WITHOUT, is_baseline, load
 from seqfault.scenarios import find
 from seqfault.scenarios.model import Scenario
 
@@ -91,7 +91,7 @@ def encode_schedule(
     runs = encode_runs(schedule)
     if loop_from >= 0:
         runs = [*encode_runs(schedule[:loop_from]), "(" + ".".join(encode_runs(schedule[loop_from:])) + ")"]
-    name = p.file if p.file and (p.base or p.name) not in _builtin() else p.base or p.name
+    name = p.file if p.file and not (is_baseline(p) or (p.base or p.name) in _builtin()) else p.base or p.name
     if p.without:
         name += WITHOUT + ",".join(p.without)
     if memory != SC or p.without:  # sites have an @ in their names

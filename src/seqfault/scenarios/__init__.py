@@ -13,8 +13,8 @@ from seqfault.scenarios.families import generate
 from seqfault.scenarios.model import Operation, Scenario, ScenarioError, from_dict
 
 # families that are run only when named: mmap-sem itself violates the first, the second has no end, the third takes
-# minutes
-APART = ("linux-4.12/", "forever/", "large/")
+# minutes, the fourth is for protocols that free VMAs at once
+APART = ("linux-4.12/", "forever/", "large/", "reuse/")
 
 
 def load(path: str) -> list[Scenario]:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from seqfault.compile.sites import Site
-from seqfault.explore.check import BASELINE, Limits, baseline_of
+from seqfault.explore.check import Limits, baseline_of
 from seqfault.explore.interrupt import INTERRUPTED
 from seqfault.explore.memory import SC
 from seqfault.mm.cpu import OP_READ, OP_WRITE
-from seqfault.protocols import load
+from seqfault.protocols import is_baseline, load
 from seqfault.scenarios.model import KINDS, Scenario
 from seqfault.why.lab import Job, Seen, Shown
 from seqfault.why.work import Crew
@@ -155,7 +155,7 @@ class Study:
         """What shows without sites and not with them, outcomes included that mmap-sem does not have either."""
         out: list[Shown] = sorted(seen.violations - base.violations)
         more = seen.outcomes - base.outcomes
-        if more and not load(self.protocol).processes and self.protocol != BASELINE:
+        if more and not load(self.protocol).processes and not is_baseline(load(self.protocol)):
             allowed = self.allowed_in(s, memory)
             if allowed is None or more - allowed:
                 out.append((NEW_OUTCOME, "", ""))
@@ -166,7 +166,9 @@ class Study:
     def allowed_in(self, s: Scenario, memory: str) -> set[int] | None:
         key = s.name, memory
         if key not in self._allowed:
-            outcomes, _, whole = baseline_of(s, Limits(states=4 * self.max_states), memory)
+            outcomes, _, whole = baseline_of(
+                s, Limits(states=4 * self.max_states), memory, release=load(self.protocol).release
+            )
             self._allowed[key] = outcomes if whole else None
         return self._allowed[key]
 
