@@ -251,9 +251,9 @@ def between(a: task_t, b: task_t, clean: bool) -> ticks_t:
 
 def vt_read(line: line_t):
     m = the(vclock)
-    l = pool_object(cache_line, line)
+    ln = pool_object(cache_line, line)
     m.accesses += 1
-    if l.owner == m.owner and m.now <= m.horizon:
+    if ln.owner == m.owner and m.now <= m.horizon:
         m.now += m.hit
         return
     read_slow(line)
@@ -261,59 +261,59 @@ def vt_read(line: line_t):
 
 def read_slow(line: line_t):
     m = the(vclock)
-    l = pool_object(cache_line, line)
+    ln = pool_object(cache_line, line)
     me: task_t = m.me
     mine: mask_t = 1 << (me & 31)
-    if l.owner == 0 and l.mask[me >> 5] & mine != 0 and m.now <= m.horizon:
+    if ln.owner == 0 and ln.mask[me >> 5] & mine != 0 and m.now <= m.horizon:
         m.now += m.hit
         return
     vt_sync()
-    was: integer(0, NR_TASKS + 1) = l.owner
+    was: integer(0, NR_TASKS + 1) = ln.owner
     m.now += m.hit
     if was == me + 1:
         return
     if was != 0:
-        l.busy = max(m.now, l.busy) + between(was - 1, me, False)
-        m.now = l.busy
+        ln.busy = max(m.now, ln.busy) + between(was - 1, me, False)
+        m.now = ln.busy
         m.transfers += 1
-        l.owner = 0
-        l.shared = was
-        l.mask[(was - 1) >> 5] = 1 << ((was - 1) & 31)
-        l.mask[me >> 5] = l.mask[me >> 5] | mine
+        ln.owner = 0
+        ln.shared = was
+        ln.mask[(was - 1) >> 5] = 1 << ((was - 1) & 31)
+        ln.mask[me >> 5] = ln.mask[me >> 5] | mine
         return
-    if l.shared == 0:
+    if ln.shared == 0:
         m.now += m.memory
-        l.owner = me + 1
+        ln.owner = me + 1
         return
-    if l.mask[me >> 5] & mine != 0:
+    if ln.mask[me >> 5] & mine != 0:
         return
-    start: ticks_t = max(m.now, l.busy)
-    l.busy = start + m.occupancy
-    m.now = start + between(l.shared - 1, me, True)
+    start: ticks_t = max(m.now, ln.busy)
+    ln.busy = start + m.occupancy
+    m.now = start + between(ln.shared - 1, me, True)
     m.transfers += 1
-    l.mask[me >> 5] = l.mask[me >> 5] | mine
+    ln.mask[me >> 5] = ln.mask[me >> 5] | mine
 
 
 def take(line: line_t) -> ticks_t:
     """Make the line one's own, from now on; when it is there."""
     m = the(vclock)
-    l = pool_object(cache_line, line)
-    was: integer(0, NR_TASKS + 1) = l.owner
+    ln = pool_object(cache_line, line)
+    was: integer(0, NR_TASKS + 1) = ln.owner
     me: task_t = m.me
     if was == me + 1:
-        return max(m.now, l.busy)
-    at: ticks_t = max(m.now, l.busy)
+        return max(m.now, ln.busy)
+    at: ticks_t = max(m.now, ln.busy)
     if was != 0:
         at += between(was - 1, me, False)
         m.transfers += 1
-    elif l.shared != 0:
+    elif ln.shared != 0:
         # Everybody who has it is told, and answers: the farthest decides.
         others = False
         remote = False
         node: integer(0, 4095) = pool_object(vtask, me).node
         for w in range(m.masks):
-            rest: mask_t = l.mask[w]
-            l.mask[w] = 0
+            rest: mask_t = ln.mask[w]
+            ln.mask[w] = 0
             if w == me >> 5:
                 rest = rest & ~(1 << (me & 31))
             if rest != 0:
@@ -330,16 +330,16 @@ def take(line: line_t) -> ticks_t:
             m.transfers += 1
     else:
         at += m.memory
-    l.owner = me + 1
-    l.busy = at
+    ln.owner = me + 1
+    ln.busy = at
     return at
 
 
 def vt_write(line: line_t):
     m = the(vclock)
-    l = pool_object(cache_line, line)
+    ln = pool_object(cache_line, line)
     m.accesses += 1
-    if l.owner == m.owner and m.now <= m.horizon:
+    if ln.owner == m.owner and m.now <= m.horizon:
         m.now += m.store
         return
     write_slow(line)
@@ -375,6 +375,15 @@ def vt_touch(line: line_t):
     m.now += m.hit
 
 
+def vt_tree(line: line_t):
+    """A store to a node that holds many of the model's cells: only the first costs."""
+    m = the(vclock)
+    ln = pool_object(cache_line, line)
+    if ln.owner != m.owner:
+        m.accesses += 1
+        m.now = take(line) + m.store
+
+
 def vt_fresh(line: line_t, n: integer(0, 4096)):
     """An object that the CPU's own free list had: its lines are at hand."""
     i: line_t = line
@@ -385,19 +394,19 @@ def vt_fresh(line: line_t, n: integer(0, 4096)):
 
 
 def own(line: line_t, owner: integer(0, NR_TASKS + 1)):
-    l = pool_object(cache_line, line)
-    if l.owner == 0 and l.shared != 0:
+    ln = pool_object(cache_line, line)
+    if ln.owner == 0 and ln.shared != 0:
         for w in range(the(vclock).masks):
-            l.mask[w] = 0
-    l.owner = owner
+            ln.mask[w] = 0
+    ln.owner = owner
 
 
 def hand_over(line: line_t, task: task_t) -> ticks_t:
     """The line goes to a waiter, who has been reading it; when it is there."""
     m = the(vclock)
-    l = pool_object(cache_line, line)
-    at: ticks_t = max(m.now, l.busy) + between(m.me, task, False)
+    ln = pool_object(cache_line, line)
+    at: ticks_t = max(m.now, ln.busy) + between(m.me, task, False)
     m.transfers += 1
     own(line, task + 1)
-    l.busy = at
+    ln.busy = at
     return at

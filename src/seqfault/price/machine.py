@@ -71,7 +71,7 @@ class TimedMachine(NativeMachine):
         for i in range(self.tasks):
             # the frame's last word but one is returned to; there the stack is to be as a call leaves it
             top = (i + 1) * STACK // 8 - 4 - len(frame)
-            top -= top & 1
+            top -= 1 - top % 2  # odd: so that rsp is a multiple of 16 where vt_enter calls
             for k, name in enumerate(frame):
                 start[top + k] = value.get(name, 0)
             self.task_cells[i, self.task_field["sp"]] = base + 8 * top

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from seqfault.compile.source import Func
-from seqfault.price import locks
+from seqfault.price import driver, locks, memory
 
-TEXTS: dict[Func, Func] = dict(locks.INSTEAD)
+TEXTS: dict[Func, Func] = {**locks.INSTEAD, **memory.INSTEAD, **driver.INSTEAD}

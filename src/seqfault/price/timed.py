@@ -27,7 +27,7 @@ from seqfault.kernel.layout import Layout
 from seqfault.kernel.places import Place
 from seqfault.kernel.types import INT, Struct
 from seqfault.price import clock
-from seqfault.price.lines import Lines
+from seqfault.price.lines import CELLS, Lines
 from seqfault.price.texts import TEXTS
 
 C_SWAP, C_THREAD = 24, 25  # words of the context's header that compile/native_runtime.py leaves free
@@ -38,6 +38,7 @@ HOOKS = {
     "fence": clock.vt_fence,
     "touch": clock.vt_touch,
     "fresh": clock.vt_fresh,
+    "tree": clock.vt_tree,
     "relax": clock.vt_relax,
 }
 ENTRIES = {
@@ -82,10 +83,7 @@ class TimedWords(Words):
 
     def invoke(self, fn: Func, node: Any, site: str) -> list[Val]:
         other = self.unit.instead.get(fn)  # type: ignore[attr-defined]
-        inside = {self.scope.src.name, *(c[0] for c in self.scope.chain)}
-        if other is not None and source_of(other).name not in inside:
-            fn = other
-        elif other is not None and self.scope.src.fn is not other:
+        if other is not None and self.scope.src.fn is not other:  # which calls what it stands in for
             fn = other
         return super().invoke(fn, node, site)
 
@@ -233,7 +231,8 @@ class TimedBody(Body):
             self.do(f"store i64 {self.val(n.args[0])}, ptr {self.address(n)}")
             return
         if self.priced(acc) and not acc.order.startswith("rmw"):
-            self.hook("touch" if acc.atomic else "write", self.line(acc))
+            coarse = self.m.lines.spot(acc.pool, acc.offset).per_line > CELLS
+            self.hook("tree" if acc.atomic and coarse else "touch" if acc.atomic else "write", self.line(acc))
         super().store(n)
 
     def node(self, n: Node) -> bool:
@@ -262,9 +261,6 @@ class TimedModule(Module):
 
     def runtime(self, f: Any) -> bool:
         return f in self.quiet
-
-    def alias(self, pool: str, path: str) -> str:
-        return super().alias(pool, path)
 
     def text(self) -> str:
         self.quiet = {
@@ -310,6 +306,7 @@ class TimedProgram(NativeProgram):
         structs: Iterable[Struct] = (),
         instead: Mapping[Func, Func] | None = None,
         level: int = 1,
+        typesafe: Iterable[str] = (),
     ):
         if platform.machine() not in SWITCH:
             raise UnsupportedMachine(f"virtual time needs an x86-64 processor, this is {platform.machine()}")
@@ -319,14 +316,14 @@ class TimedProgram(NativeProgram):
         self.sizes = {"NR_CPUS": 1, "NR_TASKS": 1, **(sizes or {})}
         tasks = self.sizes["NR_TASKS"]
         self.sizes["NR_TREE"] = 2 << (tasks - 1).bit_length()
-        self.sizes["NR_MASKS"] = (tasks + 31) // 32
+        self.sizes["NR_MASKS"] = tasks // 32 + 1
         self.sizes.setdefault("NR_CALLBACKS", 16)
         self.fields = dict(fields or {})
         self.sources, found = reach([*self.entries.values(), *self.instead.values(), *HOOKS.values()], self.binds)
         found = [*found, *structs]
-        self.lines = Lines(Layout(found, {**self.sizes, "NR_LINES": 8}, self.fields))
+        self.lines = Lines(Layout(found, {**self.sizes, "NR_LINES": 8}, self.fields, typesafe))
         self.sizes["NR_LINES"] = self.lines.total
-        self.layout = Layout(found, self.sizes, self.fields)
+        self.layout = Layout(found, self.sizes, self.fields, typesafe)
         self.lines = Lines(self.layout)
         self._code = None
         self._engine = None
