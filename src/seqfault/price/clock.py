@@ -386,11 +386,9 @@ def vt_tree(line: line_t):
 
 def vt_fresh(line: line_t, n: integer(0, 4096)):
     """An object that the CPU's own free list had: its lines are at hand."""
-    i: line_t = line
-    for _ in range(n):
+    for i in range(line, min(line + n, NR_LINES)):
         own(i, the(vclock).owner)
         pool_object(cache_line, i).busy = 0
-        i += 1
 
 
 def own(line: line_t, owner: integer(0, NR_TASKS + 1)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,8 @@ def sizes_of(protocol: Protocol, tasks: int) -> dict[str, int]:
     own = dict(protocol.sizes)
     linux = own.pop("LINUX", 412)
     own.pop("NR_VMAS", None)
+    if 603 <= linux < 618:
+        linux = 618  # with FULL the text has vma_prepare and vma_complete only as of 6.18
     small = tasks <= 256
     return full_sizes(
         linux,
@@ -113,7 +116,7 @@ class Stats:
 @dataclass
 class Outcome:
     """What a run measured, warm-up left out.  `seconds` of virtual time; `units`: the workload's own, all threads;
-    `reasons`: why faults fell back."""
+    `reasons`: why faults fell back; `violations`: what the text did that it must not, by kind."""
 
     protocol: str
     tasks: int
@@ -128,6 +131,7 @@ class Outcome:
     ipis: int = 0
     failed: int = 0
     wall: float = 0.0
+    violations: dict[str, int] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
@@ -218,6 +222,9 @@ class World:
         m = self.m
         m.run(warm_up, progress)
         m.put("driver_costs", "began", round(warm_up * TICKS))
+        p = self.layout.pools["op_stats"]
+        m.cells[p.base : p.base + p.n * p.stride] = 0
+        m.violations.clear()
         before = self.units(), m.counters, self._totals(), self.failures()
         m.run(warm_up + ns, progress)
         count = {k: v - before[1].get(k, 0) for k, v in m.counters.items()}
@@ -229,7 +236,7 @@ class World:
         return Outcome(
             self.protocol.name, self.tasks, ns / 1e9, self.units() - before[0], faults, good,
             dict(sorted(reasons.items(), key=lambda x: -x[1])), stats, totals["accesses"], totals["transfers"],
-            totals["ipis"], self.failures() - before[3], time.perf_counter() - t0,
+            totals["ipis"], self.failures() - before[3], time.perf_counter() - t0, dict(Counter(k for k, _ in m.violations)),
         )  # fmt: skip
 
     def _totals(self) -> dict[str, int]:
