@@ -10,7 +10,7 @@ from seqfault.kernel.task import NR_TASKS, rcu_callback
 from seqfault.kernel.types import Size
 from seqfault.mm import x86_fault
 from seqfault.mm.cpu import user_access
-from seqfault.mm.filemap import memfd_init, mm_init
+from seqfault.mm.filemap import mm_init
 from seqfault.mm.madvise import sys_madvise
 from seqfault.mm.mremap import do_mremap
 from seqfault.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
@@ -244,7 +244,11 @@ def price_init(files: s64, pages: s64):
     undisturbed()
     mm_init()
     for i in range(min(files, NR_FILES)):
-        memfd_init(i, pages)
+        f = pool_object(file, i)
+        f.f_count = 1
+        f.f_mode = 3
+        f.shmem = True
+        f.i_size = pages
 
 
 def price_setup(k: s64, regs: s64):
