@@ -276,10 +276,8 @@ def read_slow(line: line_t):
         ln.busy = max(m.now, ln.busy) + between(was - 1, me, False)
         m.now = ln.busy
         m.transfers += 1
-        ln.owner = 0
-        ln.shared = was
-        ln.mask[(was - 1) >> 5] = 1 << ((was - 1) & 31)
-        ln.mask[me >> 5] = ln.mask[me >> 5] | mine
+        vt_sync()  # it is read when it comes
+        share(line, me)
         return
     if ln.shared == 0:
         m.now += m.memory
@@ -294,45 +292,59 @@ def read_slow(line: line_t):
     ln.mask[me >> 5] = ln.mask[me >> 5] | mine
 
 
-def take(line: line_t) -> ticks_t:
-    """Make the line one's own, from now on; when it is there."""
+def share(line: line_t, me: task_t):
+    """One more has it, and whoever had it for himself keeps it."""
+    ln = pool_object(cache_line, line)
+    was: integer(0, NR_TASKS + 1) = ln.owner
+    if was != 0:
+        ln.owner = 0
+        ln.shared = was
+        ln.mask[(was - 1) >> 5] = 1 << ((was - 1) & 31)
+    ln.mask[me >> 5] = ln.mask[me >> 5] | 1 << (me & 31)
+
+
+def claim(line: line_t) -> ticks_t:
+    """When a line that one wants for oneself is there.  Those who came before are served before."""
     m = the(vclock)
     ln = pool_object(cache_line, line)
     was: integer(0, NR_TASKS + 1) = ln.owner
     me: task_t = m.me
     if was == me + 1:
-        return max(m.now, ln.busy)
+        return m.now
     at: ticks_t = max(m.now, ln.busy)
     if was != 0:
         at += between(was - 1, me, False)
         m.transfers += 1
-    elif ln.shared != 0:
-        # Everybody who has it is told, and answers: the farthest decides.
-        others = False
-        remote = False
-        node: integer(0, 4095) = pool_object(vtask, me).node
-        for w in range(m.masks):
-            rest: mask_t = ln.mask[w]
-            ln.mask[w] = 0
-            if w == me >> 5:
-                rest = rest & ~(1 << (me & 31))
-            if rest != 0:
-                others = True
-                i: task_t = w << 5
-                while rest != 0 and not remote:
-                    if rest & 1 and pool_object(vtask, i).node != node:
-                        remote = True
-                    rest = rest >> 1
-                    if rest != 0:
-                        i += 1
-        if others:
-            at += m.far_clean if remote else m.near_clean
-            m.transfers += 1
-    else:
+    elif ln.shared == 0:
         at += m.memory
-    ln.owner = me + 1
+    else:
+        far: integer(0, 2) = who_shares(line, me)
+        if far != 0:
+            at += m.far_clean if far == 2 else m.near_clean
+            m.transfers += 1
     ln.busy = at
     return at
+
+
+def who_shares(line: line_t, me: task_t) -> integer(0, 2):
+    """Everybody who has it is told, and answers: the farthest decides.  0: nobody else, 1: of this node, 2: of others."""
+    ln = pool_object(cache_line, line)
+    node: integer(0, 4095) = pool_object(vtask, me).node
+    found: integer(0, 2) = 0
+    for w in range(the(vclock).masks):
+        rest: mask_t = ln.mask[w]
+        if w == me >> 5:
+            rest = rest & ~(1 << (me & 31))
+        i: task_t = min(w << 5, NR_TASKS)
+        while rest != 0:
+            if rest & 1:
+                found = max(found, 1)
+                if pool_object(vtask, i).node != node:
+                    return 2
+            rest = rest >> 1
+            if rest != 0:
+                i += 1
+    return found
 
 
 def vt_write(line: line_t):
@@ -348,7 +360,8 @@ def vt_write(line: line_t):
 def write_slow(line: line_t):
     m = the(vclock)
     vt_sync()
-    at: ticks_t = take(line)
+    at: ticks_t = claim(line)
+    own(line, m.owner)
     me = pool_object(vtask, m.me)
     me.drain = max(me.drain, at)
     m.now += m.store
@@ -359,8 +372,13 @@ def vt_rmw(line: line_t):
     vt_sync()
     m.accesses += 1
     m.now = max(m.now, pool_object(vtask, m.me).drain)
-    m.now = take(line) + m.atomic
-    pool_object(cache_line, line).busy = m.now
+    at: ticks_t = claim(line)
+    if at != m.now:
+        m.now = at
+        vt_sync()  # it is changed when it comes
+        own(line, m.owner)
+    m.now += m.atomic
+    pool_object(cache_line, line).owner = m.owner
 
 
 def vt_fence():
@@ -381,7 +399,8 @@ def vt_tree(line: line_t):
     ln = pool_object(cache_line, line)
     if ln.owner != m.owner:
         m.accesses += 1
-        m.now = take(line) + m.store
+        m.now = claim(line) + m.store
+        own(line, m.owner)
 
 
 def vt_fresh(line: line_t, n: integer(0, 4096)):
