@@ -65,6 +65,18 @@ class vclock:
     occupancy: ticks_t  # how long a clean line is busy with one reader
     smt: ticks_t  # a line of the other thread of one's core
     relax: ticks_t
+    schedule: ticks_t  # a context switch
+    slice: ticks_t  # how long a thread keeps a CPU that others want
+
+
+@struct(pool=NR_TASKS, private=True)
+class vcpu:
+    """`running`: the thread that has it, plus one; `first`, `last`: of those that want it, linked by vtask.after."""
+
+    running: task_t
+    first: task_t
+    last: task_t
+    since: ticks_t
 
 
 @struct(pool=NR_TASKS + 1, private=True)
@@ -84,6 +96,8 @@ class vtask:
     inside: ticks_t  # since when it is in an RCU section; 0: it is not
     node: integer(0, 4095)
     core: integer(0, 65535)
+    cpu: task_t
+    after: integer(0, NR_TASKS)
 
 
 @struct(pool=1, private=True)
@@ -168,6 +182,54 @@ def vt_relax():
     vt_sync()
 
 
+# -- CPUs, where there are fewer than threads.  In the kernel nobody is preempted, as without CONFIG_PREEMPT
+def want_cpu(task: task_t, at: ticks_t) -> bool:
+    """The CPU for a thread that becomes ready; False: it is queued for it."""
+    t = pool_object(vtask, task)
+    c = pool_object(vcpu, t.cpu)
+    if c.running == 0:
+        c.running = task + 1
+        c.since = at
+        return True
+    t.clock = max(t.clock, at)
+    t.after = 0
+    if c.first == 0:
+        c.first = task + 1
+    else:
+        pool_object(vtask, c.last - 1).after = task + 1
+    c.last = task + 1
+    return False
+
+
+def leave_cpu():
+    """The next that wants it has it."""
+    m = the(vclock)
+    c = pool_object(vcpu, pool_object(vtask, m.me).cpu)
+    c.running = c.first
+    if c.first != 0:
+        next: task_t = c.first - 1
+        t = pool_object(vtask, next)
+        c.first = t.after
+        at: ticks_t = max(m.now + m.schedule, t.clock)
+        c.since = at
+        tree_set(next, at << KEY | next)
+        if at < m.limit:
+            m.limit = at
+            m.horizon = at + m.lookahead
+
+
+def vt_preempt():
+    """Back in user mode: is the slice over, and does anybody else want the CPU?"""
+    m = the(vclock)
+    c = pool_object(vcpu, pool_object(vtask, m.me).cpu)
+    if c.first != 0 and m.now >= c.since + m.slice:
+        vt_sync()
+        leave_cpu()
+        if not want_cpu(m.me, m.now):
+            tree_set(m.me, NEVER)
+            go()
+
+
 def vt_block(state: integer(0, 3)):
     """Leave the run queue until `vt_wake`."""
     m = the(vclock)
@@ -175,6 +237,8 @@ def vt_block(state: integer(0, 3)):
     me.clock = m.now
     me.since = m.now
     me.state = state
+    if state == SLEEPING:
+        leave_cpu()
     tree_set(m.me, NEVER)
     go()
     me.waited += m.now - me.since
@@ -183,8 +247,11 @@ def vt_block(state: integer(0, 3)):
 def vt_wake(task: task_t, at: ticks_t):
     m = the(vclock)
     t = pool_object(vtask, task)
-    t.state = READY
     at = max(at, t.clock)
+    slept = t.state == SLEEPING
+    t.state = READY
+    if slept and not want_cpu(task, at):
+        return
     tree_set(task, at << KEY | task)
     if at < m.limit:
         m.limit = at
@@ -194,10 +261,16 @@ def vt_wake(task: task_t, at: ticks_t):
 def vt_sleep(ticks: ticks_t):
     """Off the CPU for so long."""
     m = the(vclock)
-    pool_object(vtask, m.me).state = SLEEPING
+    vt_sync()
+    me = pool_object(vtask, m.me)
+    me.state = SLEEPING
+    leave_cpu()
     m.now += ticks
     vt_sync()
-    pool_object(vtask, m.me).state = READY
+    me.state = READY
+    if not want_cpu(m.me, m.now):
+        tree_set(m.me, NEVER)
+        go()
 
 
 # -- entries
@@ -217,6 +290,7 @@ def vt_finish(status: integer(0, 1)):
     me = pool_object(vtask, m.me)
     me.clock = m.now
     me.state = DONE
+    leave_cpu()
     tree_set(m.me, NEVER)
     go()
 
@@ -233,7 +307,9 @@ def vt_init(tasks: task_t, leaf: tree_t):
 
 
 def vt_start(task: task_t, at: ticks_t):
-    tree_set(task, at << KEY | task)
+    pool_object(vtask, task).state = READY
+    if want_cpu(task, at):
+        tree_set(task, at << KEY | task)
 
 
 # -- lines

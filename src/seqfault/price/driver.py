@@ -16,7 +16,7 @@ from seqfault.mm.mremap import do_mremap
 from seqfault.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
 from seqfault.mm.types import NR_FILES, NR_PAGES, current_mm, file, mm_struct, s64, signal_t, vpn_t
 from seqfault.mm.x86_fault import do_page_fault as do_page_fault_of_text
-from seqfault.price.clock import ticks_t, vclock, vt_sleep, vt_sync, vtask
+from seqfault.price.clock import ticks_t, vclock, vt_preempt, vt_sleep, vt_sync, vtask
 from seqfault.price.locks import callback_due
 from seqfault.price.memory import my_batches
 
@@ -51,6 +51,7 @@ class program:
     units: big_t
     seed: integer(0, (1 << 31) - 1)
     failed: big_t
+    kept: integer(0, (1 << 32) - 1)  # registers whose mappings are made once
     reg: array[s64, NR_REGS]
 
 
@@ -98,11 +99,12 @@ def note(kind: kind_t, began: ticks_t, waited: ticks_t):
 
 
 def run_callbacks():
-    """What RCU's softirq does at the end of an interrupt or a system call."""
+    """What RCU's softirq does at the end of an interrupt or a system call; then back to user mode."""
     arg: integer(0, 1 << 33) = callback_due()
     while arg != 0:
         rcu_callback(arg - 1)
         arg = callback_due()
+    vt_preempt()
 
 
 def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
@@ -127,11 +129,13 @@ def random(p: ptr[program], most: s64) -> s64:
 
 
 def map_file(c: s64, task: s64) -> ptr[file]:
-    """0: none; 1: the task's own, shared memory; 2: file 0, for all."""
+    """0: none; 1: the task's own, shared memory; 2: file 0, for all; 3: the one on disk."""
     if c == 0:
         return NULL
     if c == 1:
-        return pool_object(file, (task + 1) % NR_FILES)
+        return pool_object(file, (task + 1) % (NR_FILES - 1))
+    if c == 3:
+        return pool_object(file, NR_FILES - 1)
     return pool_object(file, 0)
 
 
@@ -181,11 +185,14 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     if op == DO_AT:
         p.reg[s.a & (NR_REGS - 1)] = n
         return
+    if op == DO_MMAP and s.d >> 48 != 0 and p.kept & 1 << (s.a & 31) != 0:
+        return
     m.now += k.syscall
     if op == DO_MMAP:
-        # c: file, d: protection | flags << 8 | address given << 40
+        # c: file, d: protection | flags << 8 | address given << 40 | only once << 48
         f = map_file(s.c, task)
-        hint: vpn_t = at if s.d >> 40 != 0 else 0
+        p.kept = p.kept | 1 << (s.a & 31)
+        hint: vpn_t = at if s.d >> 40 & 1 != 0 else 0
         r = sys_mmap(hint, n, s.d & 7, s.d >> 8 & 0xFFFFFF, f, 0)
         p.reg[s.a & (NR_REGS - 1)] = r
     elif op == DO_MUNMAP:
@@ -247,7 +254,7 @@ def price_init(files: s64, pages: s64):
         f = pool_object(file, i)
         f.f_count = 1
         f.f_mode = 3
-        f.shmem = True
+        f.shmem = i != NR_FILES - 1
         f.i_size = pages
 
 

@@ -60,7 +60,6 @@ class lock_costs:
     readers_first: bool
     writers_first: bool
     handoff: ticks_t
-    schedule: ticks_t  # to leave a CPU
     wakeup: ticks_t  # what waking costs the waker
     latency: ticks_t  # from then on until the woken runs
     ipi_send: ticks_t
@@ -167,7 +166,7 @@ def rw_sleep(cell: cell_t, kind: integer(0, 1)):
     poke(cell, w & FIELD | put_last(w >> 16, m.me) << 16)
     the(lock_costs).sleeps += 1
     vt_block(SLEEPING)
-    m.now += the(lock_costs).schedule
+    m.now += m.schedule
 
 
 def rw_down_read(cell: cell_t, line: line_t):
@@ -215,7 +214,7 @@ def rw_down_write(cell: cell_t, line: line_t):
         me.granted = 0
         k.sleeps += 1
         vt_block(SLEEPING)
-        m.now += k.schedule
+        m.now += m.schedule
 
 
 def rw_wake_readers(cell: cell_t, queue: integer(0, (1 << 32) - 1)):

@@ -23,7 +23,8 @@ class Stuck(Exception):
 
 class TimedMachine(NativeMachine):
     """`tasks` of them run; `costs`: fields of `vclock` and `lock_costs` (price/clock.py, price/locks.py) in
-    nanoseconds; flags as they are.  `nodes`, `cores`: of each task's CPU."""
+    nanoseconds; flags as they are.  `nodes`, `cores`: of each task's CPU; `cpus`: how many there
+    are (0: one for each task)."""
 
     program: TimedProgram
 
@@ -34,6 +35,7 @@ class TimedMachine(NativeMachine):
         costs: Mapping[str, float],
         nodes: Any = None,
         cores: Any = None,
+        cpus: int = 0,
         lookahead: float = 0,
     ):
         if not 1 <= tasks <= program.sizes["NR_TASKS"]:
@@ -56,6 +58,7 @@ class TimedMachine(NativeMachine):
         at = {k: m.offset for k, m in program.layout.members(program.layout.pools["vtask"].struct).items()}
         t[:tasks, at["node"]] = 0 if nodes is None else nodes[:tasks]
         t[:tasks, at["core"]] = np.arange(tasks) if cores is None else cores[:tasks]
+        t[:, at["cpu"]] = np.arange(tasks + 1) % (cpus or tasks + 1)
         self.task_cells, self.task_field = t, at
         self._first_frames()
 

@@ -26,6 +26,7 @@ CONSTANTS = {
     "occupancy": "how long a clean line is busy with one reader",
     "relax": "one turn of a loop that waits",
     "schedule": "a context switch",
+    "slice": "how long a thread keeps a CPU that others want",
     "wakeup": "waking a thread, for the waker",
     "latency": "from waking until the woken runs",
     "ipi_send": "a shootdown, for the sender, whatever it reaches",
@@ -86,9 +87,9 @@ class Machine:
     def cpus(self) -> int:
         return self.sockets * self.cores * self.threads
 
-    def topology(self, tasks: int) -> tuple[Any, Any]:
-        """Node and core of each task's CPU."""
-        i = np.arange(tasks)
+    def topology(self, tasks: int, cpus: int) -> tuple[Any, Any]:
+        """Node and core of each task's CPU, of so many that are used."""
+        i = np.arange(tasks) % cpus
         physical = self.sockets * self.cores
         core = i % physical
         return core // self.cores, core

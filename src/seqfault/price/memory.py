@@ -10,14 +10,15 @@ from __future__ import annotations
 from seqfault.kernel import integer, pool_object, ptr, struct, the
 from seqfault.kernel.spinlock import spin_lock, spin_unlock, spinlock_t
 from seqfault.kernel.task import NR_TASKS
-from seqfault.mm import frames, lru, pgtable, readahead, tlb
+from seqfault.mm import filemap, frames, lru, pgtable, readahead, tlb
+from seqfault.mm.filemap import filemap_fault_full as filemap_fault_full_of_text
 from seqfault.mm.frames import alloc_page as alloc_page_of_text
 from seqfault.mm.frames import free_page as free_page_of_text
 from seqfault.mm.frames import page_add_file_rmap as page_add_file_rmap_of_text
 from seqfault.mm.frames import page_add_new_anon_rmap as page_add_new_anon_rmap_of_text
 from seqfault.mm.pgtable import pte_alloc_one as pte_alloc_one_of_text
 from seqfault.mm.readahead import page_cache_alloc as page_cache_alloc_of_text
-from seqfault.mm.types import LINUX, NR_FRAMES, file, page, pgoff_t, pte_table, vm_area_struct, vpn_t
+from seqfault.mm.types import LINUX, NR_FRAMES, fault_t, file, page, pgoff_t, pte_table, vm_area_struct, vm_fault, vpn_t
 from seqfault.price import locks
 from seqfault.price.clock import ticks_t, vclock, vt_rmw, vt_sleep, vtask
 from seqfault.price.words import line_of
@@ -182,12 +183,18 @@ def pte_alloc_one() -> ptr[pte_table]:
 def page_cache_alloc(mapping: ptr[file], index: pgoff_t) -> ptr[page]:
     """Up to 5.0 a page is read with mmap_sem held; from 5.1 on the fault drops it, waits, and begins again."""
     p = page_cache_alloc_of_text(mapping, index)
-    if not mapping.shmem and the(memory_costs).io != 0:
-        if LINUX < 501:
-            vt_sleep(the(memory_costs).io)
-        else:
-            my_batches().io = the(memory_costs).io
+    if not mapping.shmem:
+        my_batches().io = the(memory_costs).io
     return p
+
+
+def filemap_fault_full(vmf: ptr[vm_fault]) -> fault_t:
+    ret: fault_t = filemap_fault_full_of_text(vmf)
+    io: ticks_t = my_batches().io
+    if LINUX < 501 and io != 0:
+        my_batches().io = 0
+        vt_sleep(io)
+    return ret
 
 
 INSTEAD = {
@@ -199,5 +206,6 @@ INSTEAD = {
     frames.page_add_file_rmap: page_add_file_rmap,
     pgtable.pte_alloc_one: pte_alloc_one,
     readahead.page_cache_alloc: page_cache_alloc,
+    filemap.filemap_fault_full: filemap_fault_full,
     tlb.flush_tlb_mm_range: locks.flush_tlb_mm_range,
 }

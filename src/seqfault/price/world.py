@@ -148,7 +148,7 @@ class World:
     """Threads with steps of their own on one address space.
 
     `programs`: for each task its steps, rows of (op, a, b, c, d) (price/driver.py); `setup`: rows that are performed
-    before, by nobody; `costs` override the machine's constants.
+    before, by nobody; `cpus`: how many the threads share (0: one for each); `costs` override the machine's constants.
     """
 
     def __init__(
@@ -161,17 +161,18 @@ class World:
         costs: Mapping[str, float] | None = None,
         lookahead: float | None = None,
         stagger: float = 1000.0,
+        cpus: int = 0,
     ):
         tasks = len(programs)
         if not 1 <= tasks <= LARGEST:
             raise ValueError(f"{tasks} threads; there may be 1 to {LARGEST}")
         self.protocol, self.tasks = protocol, tasks
         prog = program(protocol, 256 if tasks <= 256 else LARGEST)
-        nodes, cores = machine.topology(tasks)
+        nodes, cores = machine.topology(tasks, cpus or tasks)
         look = machine.lookahead if lookahead is None else lookahead
-        self.m = m = TimedMachine(prog, tasks, {**machine.costs, **(costs or {})}, nodes, cores, look)
+        self.m = m = TimedMachine(prog, tasks, {**machine.costs, **(costs or {})}, nodes, cores, cpus, look)
         self.layout = prog.layout
-        m.call("price_init", tasks + 1, 1 << 13)
+        m.call("price_init", prog.sizes["NR_FILES"], 1 << 13)
         rows: list[tuple[int, ...]] = []
         first: list[int] = []
         for row in setup:
