@@ -403,7 +403,7 @@ def claim(line: line_t) -> ticks_t:
 
 
 def who_shares(line: line_t, me: task_t) -> integer(0, 2):
-    """Everybody who has it is told, and answers: the farthest decides.  0: nobody else, 1: of this node, 2: of others."""
+    """Who is told, and answers: the farthest decides.  0: nobody else has it, 1: of this node, 2: of others."""
     ln = pool_object(cache_line, line)
     node: integer(0, 4095) = pool_object(vtask, me).node
     found: integer(0, 2) = 0

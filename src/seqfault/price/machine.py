@@ -128,7 +128,8 @@ class TimedMachine(NativeMachine):
             if self.done():
                 state = self.task_cells[: self.tasks, self.task_field["state"]]
                 if (state != 3).any():
-                    raise Stuck(f"all of {int((state != 3).sum())} tasks wait for each other at {self.get('vclock', 'now') / TICKS:.0f} ns")
+                    at_ns = self.get("vclock", "now") / TICKS
+                    raise Stuck(f"all of {int((state != 3).sum())} tasks wait for each other at {at_ns:.0f} ns")
                 return
             if progress is not None:
                 progress(at)

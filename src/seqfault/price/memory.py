@@ -48,7 +48,7 @@ class mm_rss:
 
 @struct(pool=NR_TASKS, private=True)
 class page_batches:
-    """A CPU's: free pages, pages on their way to the LRU lists and from them, charges in stock, pages not counted yet."""
+    """A CPU's: free pages, pages on their way to and from the LRU lists, charges in stock, pages not counted yet."""
 
     pcp: few_t
     add: few_t

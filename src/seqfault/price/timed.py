@@ -264,7 +264,9 @@ class TimedModule(Module):
 
     def text(self) -> str:
         self.quiet = {
-            f for fn, f in self.unit.functions.items() if fn.__module__ in ("seqfault.price.clock", "seqfault.price.locks")
+            f
+            for fn, f in self.unit.functions.items()
+            if fn.__module__ in ("seqfault.price.clock", "seqfault.price.locks")
         }
         out = [t for f in self.unit.functions.values() for t in TimedBody(self, f).lines]
         out.append('!0 = !{!"branch_weights", i32 1, i32 100000}')

@@ -42,6 +42,7 @@ class Workload:
     setup: tuple[str, ...]
     roles: tuple[Role, ...]
     source: str = ""
+    ms: float = 20.0  # of virtual time that a measurement takes
 
     def thread_count(self, cpus: int) -> int:
         """How many threads there are on so many CPUs."""
@@ -170,12 +171,15 @@ def lines_of(value: Any, where: str) -> tuple[str, ...]:
 def make(name: str, t: Any, where: str) -> Workload:
     if not isinstance(t, Mapping) or "loop" not in t:
         raise WorkloadError(f"{where}: it has no loop; write loop = [\"map r1 16 anon\", \"unit 1\"]")
-    unknown = set(t) - {"title", "unit", "threads", "setup", "loop", "role", "source"}
+    unknown = set(t) - {"title", "unit", "threads", "setup", "loop", "role", "source", "ms"}
     if unknown:
         raise WorkloadError(f"{where}: {sorted(unknown)[0]!r} is no key of a workload")
     threads = str(t.get("threads", "cpus"))
     if not COUNT.fullmatch(threads.replace(" ", "")):
         raise WorkloadError(f"{where}: threads = {threads!r}; write cpus, 2*cpus, cpus+1 or a number")
+    ms = t.get("ms", 20.0)
+    if not isinstance(ms, int | float) or not 0.1 <= ms <= 100_000:
+        raise WorkloadError(f"{where}: ms = {ms!r}; it is a time in ms")
     roles = [Role(lines_of(t["loop"], f"{where}: loop"))]
     for r in t.get("role", []):
         count = r.get("count", 1)
@@ -186,5 +190,5 @@ def make(name: str, t: Any, where: str) -> Workload:
         raise WorkloadError(f"{where}: its loop counts nothing; add \"unit 1\"")
     return Workload(
         name, str(t.get("title", name)), str(t.get("unit", "units")), threads,
-        lines_of(t.get("setup", []), f"{where}: setup"), tuple(roles), str(t.get("source", "")),
+        lines_of(t.get("setup", []), f"{where}: setup"), tuple(roles), str(t.get("source", "")), float(ms),
     )  # fmt: skip
