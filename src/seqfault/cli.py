@@ -470,6 +470,7 @@ def export_perfetto(
 
 
 app.command()(cli_price.price)
+app.command()(cli_price.calibrate)
 
 
 def fail(message: str) -> int:

@@ -49,3 +49,16 @@ def price(
     from seqfault.report.price import run_price
 
     run_price(workload or [], protocol or [], cpus, machine, policy, seeds, ms, json, out)
+
+
+def calibrate(
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Keep it there. Default: where --machine here finds it."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure this machine's constants of virtual time, in less than a minute."""
+    from seqfault.report.calibrate import run_calibrate
+
+    run_calibrate(out, json)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 
 # What each constant means; ns, or a count where it says so.  Every machine must have them all.
 CONSTANTS = {
@@ -95,6 +96,11 @@ class Machine:
         return core // self.cores, core
 
 
+def kept() -> Path:
+    """Where `seqfault calibrate` keeps this machine, which ``--machine here`` reads."""
+    return Path(platformdirs.user_data_dir("seqfault")) / "here.toml"
+
+
 def builtin() -> dict[str, Any]:
     return tomllib.loads(resources.files("seqfault.price").joinpath("machines.toml").read_text())
 
@@ -104,7 +110,9 @@ def read(name: str) -> Machine:
     table = builtin()
     if name in table:
         return make(name, table, name)
-    path = Path(name)
+    if name == "here" and not kept().exists():
+        raise MachineError("--machine here: this machine was not measured yet; run `seqfault calibrate`")
+    path = kept() if name == "here" else Path(name)
     if path.suffix == ".toml" or path.exists():
         try:
             own = tomllib.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""What stands in for functions of the text under virtual time: waiting, and what the text leaves out of memory's cost."""
+"""What stands in for functions of the text under virtual time: waiting, and memory's cost."""
 
 from __future__ import annotations
 

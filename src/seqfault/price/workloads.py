@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seqfault.price import driver as d
+from seqfault.price.clock import TICKS
 
 Row = tuple[int, int, int, int, int]
 PRIVATE, SHARED, ANON = 2, 1, 0x20
@@ -89,8 +90,8 @@ def register(text: str, line: str) -> int:
 
 
 ARGUMENTS = {
-    "map": 3, "keep": 3, "write": 3, "read": 3, "walk": 3, "unmap": 3, "advise": 3, "protect": 4, "think": 1, "sleep": 1,
-    "random": 2, "unit": 1,
+    "map": 3, "keep": 3, "write": 3, "read": 3, "walk": 3, "unmap": 3, "advise": 3, "protect": 4, "think": 1,
+    "sleep": 1, "random": 2, "unit": 1,
 }  # fmt: skip
 
 
@@ -99,7 +100,8 @@ def row(line: str) -> list[Row]:
     word, *a = line.split()
     if word not in ARGUMENTS:
         near = get_close_matches(word, ARGUMENTS, 1)
-        raise WorkloadError(f"{line!r}: no word {word!r}; {f'did you mean {near[0]}?' if near else ', '.join(ARGUMENTS)}")
+        hint = f"did you mean {near[0]}?" if near else ", ".join(ARGUMENTS)
+        raise WorkloadError(f"{line!r}: no word {word!r}; {hint}")
     if len(a) != ARGUMENTS[word]:
         raise WorkloadError(f"{line!r}: {word} takes {ARGUMENTS[word]} arguments, {len(a)} given")
     if word in ("map", "keep"):
@@ -126,7 +128,8 @@ def row(line: str) -> list[Row]:
     n = number(a[0], line)
     if n < 0:
         raise WorkloadError(f"{line!r}: {word} takes a number")
-    return [({"think": d.DO_THINK, "sleep": d.DO_SLEEP, "unit": d.DO_UNIT}[word], 0, n * (1 if word == "unit" else 16), 0, 0)]
+    op = {"think": d.DO_THINK, "sleep": d.DO_SLEEP, "unit": d.DO_UNIT}[word]
+    return [(op, 0, n if word == "unit" else n * TICKS, 0, 0)]
 
 
 def rows_of(lines: Sequence[str]) -> list[Row]:

@@ -237,7 +237,8 @@ class World:
         return Outcome(
             self.protocol.name, self.tasks, ns / 1e9, self.units() - before[0], faults, good,
             dict(sorted(reasons.items(), key=lambda x: -x[1])), stats, totals["accesses"], totals["transfers"],
-            totals["ipis"], self.failures() - before[3], time.perf_counter() - t0, dict(Counter(k for k, _ in m.violations)),
+            totals["ipis"], self.failures() - before[3], time.perf_counter() - t0,
+            dict(Counter(k for k, _ in m.violations)),
         )  # fmt: skip
 
     def _totals(self) -> dict[str, int]:

@@ -207,7 +207,8 @@ def show(c: Any, w: dict[str, Any], data: dict[str, Any]) -> None:
     """Table and plot of one workload."""
     asked = [s for s in w["series"] if s["asked"]]
     c.print(f"{w['name']}: {w['title']}")
-    c.print(f"{w['unit']} a second of virtual time on {data['machine']['title']}; x: against mmap-sem of the same release")
+    where = data["machine"]["title"]
+    c.print(f"{w['unit']} a second of virtual time, {where}; x: against mmap-sem of the same release")
     t = Table(box=None, pad_edge=False)
     t.add_column("CPUs", justify="right")
     for s in asked:
@@ -227,11 +228,12 @@ def show(c: Any, w: dict[str, Any], data: dict[str, Any]) -> None:
             continue
         n = max(p["faults"], 1)
         why = ", ".join(f"{k} {100 * v / n:.2f}%" for k, v in list(p["reasons"].items())[:4])
-        c.print(f"{s['protocol']} {last}: {100 * p['speculative']:.2f}% of faults without mmap_sem{'; ' + why if why else ''}")
+        share = f"{100 * p['speculative']:.2f}% of faults without mmap_sem"
+        c.print(f"{s['protocol']} {last}: {share}{'; ' + why if why else ''}")
     for s in asked:
         bad = {k: v for p in s["points"] for k, v in p["violations"].items()}
         if bad:
-            c.print(f"{s['protocol']}: the text does what it must not ({', '.join(bad)}); `seqfault check {s['protocol']}`")
+            c.print(f"{s['protocol']}: the text does what it must not: {', '.join(bad)}; see `seqfault check`")
         failed = sum(p["failed"] for p in s["points"])
         if failed:
             c.print(f"{s['protocol']}: {failed} operations failed (out of addresses or of mappings)")
