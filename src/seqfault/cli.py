@@ -365,6 +365,58 @@ def retrace(
     run_retrace(recording, maps, events, release, json, verbose)
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def record(
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="-- COMMAND...", help="The program and its arguments.", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The trace.")] = Path("trace.parquet"),
+    pid: Annotated[int | None, typer.Option("--pid", "-p", metavar="PID", help="Instead: a process that runs.", min=1)] = None,
+    use: Annotated[
+        str | None, typer.Option("--with", metavar="perf|strace", help="Only this tool. Default: what can be had.")
+    ] = None,
+    stacks: Annotated[bool, typer.Option("--stacks", help="Also who called: frame pointers (perf).")] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Short bursts, 10 ms in a second: for machines that have work to do.")
+    ] = False,
+    seconds: Annotated[float | None, typer.Option(metavar="S", help="End after so long.", min=0.01)] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--import", metavar="FILE", help="Instead: a perf.data, or the text of perf script or strace."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Record a program's page faults, map calls, and waits for mmap_lock, as a trace (Parquet).
+
+    \b
+    seqfault record -- ./server --port 80         everything, as root
+    seqfault record --pid 1234 --sample --seconds 60 -o web.parquet
+    seqfault record --with strace -- ./server     calls only, by anybody
+    seqfault record --import perf.data            what perf has recorded
+    """
+    from seqfault.report.record import run_record
+
+    run_record(command or [], out, pid, use, stacks, sample, seconds, source, json)
+
+
+@app.command()
+def summary(
+    trace: Annotated[str, typer.Argument(metavar="TRACE", help="A trace, or sample:NAME for one of the package's.")],
+    top: Annotated[int, typer.Option(help="How many sites and stacks to name.", min=1)] = 6,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also which events were not used.")] = False,
+    json: Json = False,
+) -> None:
+    """What a trace says: rates, durations, overlap of faults and calls, who waits, who splits VMAs.
+
+    \b
+    seqfault summary trace.parquet
+    seqfault summary sample:ebizzy --json
+    """
+    from seqfault.report.summary import run_summary
+
+    run_summary(trace, json, top, verbose)
+
+
 @app.command()
 def litmus(
     paths: Annotated[

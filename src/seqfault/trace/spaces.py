@@ -112,8 +112,8 @@ def flag_names(bits: int) -> frozenset[str]:
 class Spaces:
     """Address spaces by number.  What has an argument `who` acts as that process."""
 
-    def __init__(self, linux: int):
-        self.machine = program(linux).machine(strict=True)
+    def __init__(self, linux: int, compiled: Callable[[int], NativeProgram] = program):
+        self.machine = compiled(linux).machine(strict=True)
         self.machine.call("init")
         self.machine.call("exit", 0)  # uapi_init begins process 0
         self.free = list(range(PROCESSES - 1, -1, -1))

@@ -150,13 +150,23 @@ def split_args(text: str) -> tuple[list[str], int]:
 def read_strace(path: Path, lines: Iterable[str] | None = None) -> Strace:
     """Read a file of strace."""
     out = Strace(str(path))
-    halves: dict[int, Call] = {}
+    for item in walk(lines if lines is not None else open_text(path), out, {}):
+        if isinstance(item, Call):
+            out.calls.append(item)
+        else:
+            out.ended.append(item)
+    out.calls.sort(key=lambda c: (c.end, c.line))
+    return out
+
+
+def walk(lines: Iterable[str], out: Strace, halves: dict[int, Call]) -> Iterator[Call | Ended]:
+    """Calls and ends as the lines complete them; problems and signals go to `out`.  `halves`: calls that are begun."""
     texts: dict[int, str] = {}
 
     def bad(line: int, why: str, text: str) -> None:
-        out.problems.append(Problem(str(path), line, why, text))
+        out.problems.append(Problem(out.path, line, why, text))
 
-    for number, text in enumerate(lines if lines is not None else open_text(path), 1):
+    for number, text in enumerate(lines, 1):
         if not text.strip():
             continue
         m = LINE.match(text)
@@ -174,8 +184,8 @@ def read_strace(path: Path, lines: Iterable[str] | None = None) -> Strace:
                 continue
             half = halves.pop(tid, None)
             if half:  # killed inside of the call
-                out.calls.append(half)
-            out.ended.append(Ended(number, tid, now, mark[1]))
+                yield half
+            yield Ended(number, tid, now, mark[1])
             continue
         if rest.startswith("---"):
             out.signals += 1
@@ -210,7 +220,7 @@ def read_strace(path: Path, lines: Iterable[str] | None = None) -> Strace:
                 bad(number, "the call has no end", text)
                 continue
             call.args = tuple(split_args(gone[1])[0])
-            out.calls.append(call)
+            yield call
             continue
         call.args = tuple(args)
         ret = RETURN.match(tail, close + 1)
@@ -222,9 +232,8 @@ def read_strace(path: Path, lines: Iterable[str] | None = None) -> Strace:
             call.ret = int(ret[2], 0)
         call.errno = ret[4] or ""
         call.path = (ret[3] or "").replace(">", "", 1)
-        out.calls.append(call)
+        yield call
     for tid, half in halves.items():
         bad(half.line, f"{half.name} is never resumed", texts[tid])
-        out.calls.append(half)
-    out.calls.sort(key=lambda c: (c.end, c.line))
-    return out
+        yield half
+    halves.clear()

@@ -1,0 +1,471 @@
+"""Run perf and strace on a program or a process, and make a trace of what they saw.
+
+Nothing is left behind: perf is ended, its file removed, tracefs unmounted if it was mounted here; a process that was
+only watched runs on.  That holds for SIGINT and SIGTERM too, which end a recording early.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import seqfault
+from seqfault.trace import schema as s
+from seqfault.trace.assemble import CALLS
+from seqfault.trace.importing import COSTS, PERF_REMEDY, fill, perf_text, text_lines
+from seqfault.trace.layout import parse_area
+from seqfault.trace.perf_script import Source, read_samples
+from seqfault.trace.record import clocks, machine
+from seqfault.trace.schema import Meta, Missing
+from seqfault.trace.store import TraceError, Writer, row
+from seqfault.trace.strace_rows import TRACED
+
+TRACEFS = Path("/sys/kernel/tracing")
+FAULTS = ("exceptions:page_fault_user", "exceptions:page_fault_kernel")
+LOCKS = ("mmap_lock:mmap_lock_start_locking", "mmap_lock:mmap_lock_acquire_returned", "mmap_lock:mmap_lock_released")
+TASKS = {s.FORK: "task:task_newtask", s.EXEC: "sched:sched_process_exec", s.EXIT: "sched:sched_process_exit"}
+ROOM = "4M"  # of perf's buffer, a CPU
+BURST, EVERY = 0.010, 1.0  # --sample records so many seconds of so many
+GRACE = 5.0  # seconds that a program has to end after a signal
+WARM = 0.15  # seconds that perf has to attach before a layout is read
+PR_SET_PDEATHSIG = 1
+EVENTS_REMEDY = "record as root"
+PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
+
+
+@dataclass
+class Plan:
+    """What is to be run, what it will record, and what it cannot."""
+
+    perf: list[str] = field(default_factory=list)
+    strace: list[str] = field(default_factory=list)
+    recorded: list[str] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    sample: bool = False
+
+    @property
+    def source(self) -> str:
+        return "+".join(n for n, c in (("perf", self.perf), ("strace", self.strace)) if c)
+
+
+@contextmanager
+def tracefs(wanted: bool) -> Iterator[None]:
+    """tracefs is mounted inside of this, and afterwards as it was before."""
+    if not wanted or (TRACEFS / "events").is_dir() or os.geteuid() != 0:
+        yield
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"tracefs", str(TRACEFS).encode(), b"tracefs", 0, None):
+        why = os.strerror(ctypes.get_errno())
+        raise TraceError(f"tracefs cannot be mounted on {TRACEFS}: {why}; --with strace needs none")
+    try:
+        yield
+    finally:
+        for _ in range(20):  # perf may still be letting go of it
+            if libc.umount2(str(TRACEFS).encode(), 0) == 0:
+                break
+            time.sleep(0.05)
+
+
+def paranoid() -> int:
+    try:
+        return int(PARANOID.read_text())
+    except (OSError, ValueError):
+        return 2
+
+
+def make_plan(use: str | None, stacks: bool, sample: bool) -> Plan:
+    """What can be recorded here.  `use`: perf, strace, or None for what there is.  tracefs must be mounted by now.
+
+    Raises `TraceError` where nothing can, or what was asked for cannot.
+    """
+    have = {tool: shutil.which(tool) for tool in ("perf", "strace")}
+    root = os.geteuid() == 0
+    events = TRACEFS / "events"
+    traceable = (root or paranoid() < 0) and os.access(events / "syscalls", os.X_OK)
+    if use == "perf" and not have["perf"]:
+        raise TraceError(f"--with perf: perf is not installed ({PERF_REMEDY}); --with strace records calls only")
+    if use == "strace" and not have["strace"]:
+        raise TraceError("--with strace: strace is not installed (apt-get install strace)")
+    if not have["perf"] and not have["strace"]:
+        raise TraceError(f"neither perf nor strace is installed ({PERF_REMEDY} strace)")
+    software = have["perf"] and (root or paranoid() <= 2)
+    if use == "perf" and not software:
+        raise TraceError(
+            f"--with perf: kernel.perf_event_paranoid is {paranoid()}, which keeps perf for root; record as root, or "
+            "sysctl kernel.perf_event_paranoid=2"
+        )
+    if sample and (use == "strace" or not software):
+        raise TraceError("--sample: strace stops the program at every call; sampling needs perf, as root for all of it")
+    plan = Plan(sample=sample)
+    if use != "strace" and software:
+        (traced_plan if traceable else software_plan)(plan, stacks, events)
+    elif use != "strace" and not have["perf"]:
+        plan.missing.append(Missing(s.FAULT, "perf is not installed", COSTS[s.FAULT], PERF_REMEDY))
+    elif use is None:
+        why = f"kernel.perf_event_paranoid is {paranoid()}"
+        plan.missing.append(Missing(s.FAULT, why, COSTS[s.FAULT], EVENTS_REMEDY))
+    else:
+        plan.missing.append(Missing(s.FAULT, "strace sees none", COSTS[s.FAULT], "--with perf"))
+    if s.CALL not in plan.recorded and use != "perf" and have["strace"] and not sample:
+        plan.strace = ["strace", "-f", "--seccomp-bpf", "-ttt", "-T", "-y", "-q", "-e", f"trace={','.join(TRACED)}"]
+        plan.recorded += [s.CALL, s.FORK, s.EXEC, s.EXIT]
+        plan.missing.append(
+            Missing("call times", "strace stops the program at each call", "calls take 20 us or more longer than they "
+                    "would; their durations and the overlap of faults with them are overstated", EVENTS_REMEDY)
+        )  # fmt: skip
+    plan.recorded = [k for k in s.KINDS if k in plan.recorded]
+    told = {m.what for m in plan.missing}
+    for kind in (s.FAULT, s.CALL, s.LOCK_WAIT, s.LOCK_HOLD):
+        if kind not in plan.recorded and kind not in told:
+            why = "strace sees none" if use == "strace" else "tracepoints are for root"
+            plan.missing.append(Missing(kind, why, COSTS[kind], EVENTS_REMEDY))
+    if stacks and not plan.perf:
+        plan.missing.append(Missing("stacks", "strace records none here", "call sites are not known", "--with perf"))
+    return plan
+
+
+def traced_plan(plan: Plan, stacks: bool, events: Path) -> None:
+    """perf with tracepoints."""
+
+    def there(name: str) -> bool:
+        return (events / name.replace(":", "/", 1)).is_dir()
+
+    def lacking(kind: str, name: str, costs: str = "") -> None:
+        plan.missing.append(Missing(kind, f"this kernel has no {name}", costs or COSTS[kind], "another kernel"))
+
+    out: list[str] = []
+
+    def event(name: str, callers: bool = stacks, only: str = "") -> None:
+        out.extend(("-e", f"{name}/call-graph=fp/" if callers else name, *(("--filter", only) if only else ())))
+
+    plan.perf = ["-c", "1", "-d", "--switch-events"]
+    event("minor-faults", False)
+    event("major-faults", False)
+    plan.recorded += [s.FAULT, s.OFF, s.FORK, s.EXEC, s.EXIT, s.AREA]
+    if all(there(f) for f in FAULTS):
+        for f in FAULTS:
+            event(f, only="address < 0x800000000000")
+    else:
+        lacking("fault kinds", FAULTS[0], "whether a fault read or wrote is not known, nor its duration")
+        event("page-faults", False)
+    calls = [c for c in CALLS if there(f"syscalls:sys_enter_{c}")]
+    for c in calls:
+        event(f"syscalls:sys_enter_{c}")
+        event(f"syscalls:sys_exit_{c}", False)
+    if calls:
+        plan.recorded.append(s.CALL)
+    else:
+        lacking(s.CALL, "syscalls:sys_enter_mmap (CONFIG_FTRACE_SYSCALLS)")
+    if all(there(n) for n in LOCKS):
+        # the stack of a read tells a fallback from __vmf_anon_prepare; reads are few
+        event(LOCKS[0], True, "write == 0")
+        event(LOCKS[0], only="write == 1")
+        event(LOCKS[1], False)
+        event(LOCKS[2], False)
+        plan.recorded += [s.LOCK_WAIT, s.LOCK_HOLD]
+    else:
+        lacking(s.LOCK_WAIT, LOCKS[0])
+    for name in TASKS.values():
+        if there(name):
+            event(name, False)
+    plan.perf += out if stacks else ["--kernel-callchains", *out]
+
+
+def software_plan(plan: Plan, stacks: bool, events: Path) -> None:
+    """perf without tracepoints: what any user may record of his own processes."""
+    plan.perf = ["-c", "1", "-d", "--switch-events", *(["-g"] if stacks else [])]
+    plan.perf += ["-e", "page-faults", "-e", "minor-faults", "-e", "major-faults"]
+    plan.recorded += [s.FAULT, s.OFF, s.AREA, s.FORK, s.EXIT]
+    why = "no tracefs" if os.geteuid() == 0 else "tracepoints are for root"
+    plan.missing += [
+        Missing("fault kinds", why, "whether a fault read or wrote is not known; faults that the kernel takes for the "
+                "program are not seen", EVENTS_REMEDY),
+        Missing(s.LOCK_WAIT, why, COSTS[s.LOCK_WAIT], EVENTS_REMEDY),
+        Missing(s.LOCK_HOLD, why, COSTS[s.LOCK_HOLD], EVENTS_REMEDY),
+    ]  # fmt: skip
+
+
+# -- running
+@dataclass
+class Captured:
+    """What came of a recording: its trace's metadata; `interrupted`: a signal ended it."""
+
+    meta: Meta
+    interrupted: bool
+
+
+class Stop:
+    """SIGINT and SIGTERM as a flag, while this is entered."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __enter__(self) -> Stop:
+        self.before = {n: signal.signal(n, self.take) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def take(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+
+    def __exit__(self, *_: object) -> None:
+        for n, handler in self.before.items():
+            signal.signal(n, handler)
+
+
+def follow_parent() -> None:
+    """In the child: end when the recorder is killed."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def tell_to_end(processes: list[subprocess.Popen[bytes]], watched: list[int], number: int) -> None:
+    """End a recording early: the program that was started gets the signal, then the tools write what they have."""
+    for pid in watched:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+    for n in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        for p in processes:
+            if p.poll() is None:
+                p.send_signal(n)
+        end = time.monotonic() + GRACE
+        while time.monotonic() < end and any(p.poll() is None for p in processes):
+            time.sleep(0.02)
+        if all(p.poll() is not None for p in processes):
+            break
+    for pid in watched:
+        if alive(pid):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def areas_of(pid: int, writer: Writer) -> None:
+    """The layout of a process that runs already."""
+    now = time.monotonic_ns()
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        a = parse_area(line)
+        if a is not None and a.end < 1 << 47:
+            prot = sum(bit for bit, c in zip((1, 2, 4), a.perms, strict=False) if c != "-")
+            share = 1 if a.perms[3] == "s" else 2
+            writer.add(
+                row(now, pid, pid, s.AREA, address=a.start, length=a.end - a.start, a2=prot, a3=share, a5=a.offset,
+                    file=a.path or None), -(1 << 63)
+            )  # fmt: skip
+
+
+def new_meta(plan: Plan, command: Sequence[str], stacks: bool) -> Meta:
+    about = os.uname()
+    meta = Meta(
+        source=plan.source, command=list(command), host=about.nodename, kernel=about.release, machine=about.machine,
+        cpus=os.cpu_count() or 0, page_size=os.sysconf("SC_PAGE_SIZE"), settings=machine() | {"clock": "CLOCK_MONOTONIC"},
+        tools={"seqfault": seqfault.__version__}, recorded=list(plan.recorded), missing=list(plan.missing),
+    )  # fmt: skip
+    meta.settings["stacks"] = "yes" if stacks and plan.perf else "no"
+    for tool in plan.source.split("+"):
+        try:
+            said = subprocess.run([tool, "--version" if tool == "perf" else "-V"], capture_output=True, text=True)
+        except OSError:
+            continue
+        meta.tools[tool] = re.sub(r".*version ", "", (said.stdout.splitlines() or ["?"])[0])
+    return meta
+
+
+def check_target(pid: int | None, command: Sequence[str]) -> None:
+    if pid is not None:
+        if not Path(f"/proc/{pid}").is_dir():
+            raise TraceError(f"--pid {pid}: no such process")
+        if os.geteuid() != 0 and Path(f"/proc/{pid}").stat().st_uid != os.geteuid():
+            raise TraceError(f"--pid {pid}: another user's process; record as root")
+    elif shutil.which(command[0]) is None:
+        raise TraceError(f"{command[0]}: no such program")
+
+
+def capture(
+    out: Path,
+    command: Sequence[str],
+    pid: int | None,
+    use: str | None,
+    stacks: bool = False,
+    sample: bool = False,
+    seconds: float | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    tell: Callable[[int], None] | None = None,
+) -> Captured:
+    """Record `command`, or process `pid` until it ends or `seconds` are over, into the trace `out`.
+
+    `say`: told what is being done; `tell`: told how many events have been read.  Raises `TraceError`.
+    """
+    check_target(pid, command)
+    if not out.parent.is_dir():
+        raise TraceError(f"-o {out}: no directory {out.parent}")
+    with Stop() as stop, tracefs(use != "strace"):
+        plan = make_plan(use, stacks, sample)
+        meta = new_meta(plan, command or [f"--pid {pid}"], stacks)
+        for m in plan.missing:
+            say(f"not recorded: {m.what} ({m.why}): {m.costs}" + (f"; {m.remedy}" if m.remedy else ""))
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".seqfault-record-") as folder, Writer(out, meta) as w:
+            run = Run(plan, Path(folder), command, pid, stop)
+            run.go(w, seconds, say)
+            source = run.read(w, tell)
+            if stop.number and not run.early:  # interrupted while it was read
+                raise TraceError(f"interrupted while reading what was recorded; {out} was not written")
+            meta.skipped = dict(source.skipped)
+            w.close()
+        return Captured(meta, bool(run.early and pid is None))
+
+
+class Run:
+    """One recording: the tools started, waited for, ended, read."""
+
+    def __init__(self, plan: Plan, folder: Path, command: Sequence[str], pid: int | None, stop: Stop):
+        self.plan, self.folder, self.command, self.pid, self.stop = plan, folder, command, pid, stop
+        self.data, self.text, self.errors = folder / "perf.data", folder / "strace", folder / "errors"
+        self.control = folder / "control"
+        self.windows: list[list[int]] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.tracer: set[int] = set()
+        self.early = False
+        self.offset = 0
+
+    def commands(self) -> list[list[str]]:
+        target = [] if self.pid is not None else ["--", *self.command]
+        at = ["-p", str(self.pid)] if self.pid is not None else []
+        out = []
+        strace = [*self.plan.strace, "-o", str(self.text), *at] if self.plan.strace else []
+        begin = ["perf", "record", "-q", "-k", "CLOCK_MONOTONIC", "--sample-cpu", "-m", ROOM if os.geteuid() == 0 else "256"]
+        perf = [*begin, "-o", str(self.data), *self.plan.perf, *at]
+        if self.plan.sample:
+            perf += ["-D", "-1", "--control", f"fifo:{self.control}"]
+        if self.plan.perf and strace and self.pid is None:
+            return [[*perf, "--", *strace, *target]]
+        if self.plan.perf:
+            out.append([*perf, *target])
+        if strace:
+            out.append([*strace, *target])
+        return out
+
+    def go(self, writer: Writer, seconds: float | None, say: Callable[[str], None]) -> None:
+        meta = writer.meta
+        before = clocks()
+        if self.plan.sample:
+            os.mkfifo(self.control)
+        with self.errors.open("wb") as errors:
+            for command in self.commands():
+                # the tools say little; what they say to stderr is kept where the program's own stderr is not theirs
+                stderr = errors if self.pid is not None or self.plan.sample else None
+                p = subprocess.Popen(command, stderr=stderr, preexec_fn=follow_parent)
+                self.processes.append(p)
+        meta.start_wall_ns = time.time_ns()
+        start = time.monotonic()
+        if self.pid is not None:
+            time.sleep(WARM)
+            areas_of(self.pid, writer)
+            say(f"recording process {self.pid}; ^C ends it" + (f", or {seconds:g} s" if seconds else ""))
+        watched: list[int] = []
+        control = self.open_control() if self.plan.sample else -1
+        if control >= 0:
+            time.sleep(WARM)  # the program has begun by then
+        while any(p.poll() is None for p in self.processes):
+            self.look(watched)
+            over = seconds is not None and time.monotonic() - start > seconds
+            if self.stop.number or over:
+                self.early = bool(self.stop.number)
+                # a ^C at a terminal has reached the program, too
+                tell_to_end(self.processes, watched if self.pid is None else [], self.stop.number or signal.SIGTERM)
+                break
+            if not alive(self.pid or self.processes[0].pid):
+                time.sleep(WARM)
+                tell_to_end(self.processes, [], signal.SIGINT)
+            if self.plan.sample:
+                self.burst(control)
+            else:
+                time.sleep(0.02)
+        if control >= 0:
+            os.close(control)
+        self.offset = -(before + clocks()) // 2
+        meta.windows = self.windows
+        meta.exit_code = None if self.pid is not None else self.processes[0].returncode
+        meta.truncated = self.early and self.pid is None
+        if self.plan.perf and not self.data.exists():
+            said = self.errors.read_text(errors="replace").strip().splitlines()
+            raise TraceError("perf recorded nothing" + (f": {said[-1]}" if said else "; it says why above"))
+
+    def open_control(self) -> int:
+        """The end of perf's pipe, once perf has the other; -1 if it never does."""
+        end = time.monotonic() + GRACE
+        while time.monotonic() < end and self.processes[0].poll() is None and not self.stop.number:
+            try:
+                return os.open(self.control, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:
+                time.sleep(0.01)
+        return -1
+
+    def burst(self, control: int) -> None:
+        """Record for a moment, then wait; the wait's length varies, so that it keeps no step with the program."""
+        if control < 0:
+            time.sleep(0.02)
+            return
+        try:
+            a = time.monotonic_ns()
+            os.write(control, b"enable\n")
+            time.sleep(BURST)
+            os.write(control, b"disable\n")
+            self.windows.append([a, time.monotonic_ns()])
+        except OSError:  # perf has ended
+            return
+        end = time.monotonic() + (EVERY - BURST) * random.uniform(0.7, 1.3)
+        while time.monotonic() < end and not self.stop.number and any(p.poll() is None for p in self.processes):
+            time.sleep(0.02)
+
+    def look(self, watched: list[int]) -> None:
+        """Who is strace, and who is the program: perf's child, or strace's."""
+        if watched or self.pid is not None:
+            return
+        first = self.processes[0].pid
+        for child in children(first):
+            if self.plan.perf and self.plan.strace:
+                self.tracer.add(child)
+                watched += children(child)
+            else:
+                watched.append(child)
+
+    def read(self, writer: Writer, tell: Callable[[int], None] | None) -> Source:
+        source, calls = Source("perf"), Source("strace")
+        strace = (text_lines(self.text), calls, self.offset) if self.plan.strace and self.text.exists() else None
+        perf = read_samples(perf_text(self.data), source) if self.plan.perf else None
+        fill(writer, source, perf, strace, tell, self.tracer)
+        calls.skipped.update(source.skipped)
+        return calls
