@@ -523,6 +523,7 @@ def export_perfetto(
 
 app.command()(cli_price.price)
 app.command()(cli_price.calibrate)
+app.command()(cli_price.whatif)
 
 
 def fail(message: str) -> int:

@@ -62,3 +62,26 @@ def calibrate(
     from seqfault.report.calibrate import run_calibrate
 
     run_calibrate(out, json)
+
+
+def whatif(
+    trace: Annotated[str, typer.Argument(metavar="TRACE", help="What `seqfault record` wrote, or sample:NAME.")],
+    protocol: Names = None,
+    cpus: Annotated[int | None, typer.Option(metavar="N", help="CPUs. Default: as recorded.", min=1)] = None,
+    machine: Annotated[
+        str,
+        typer.Option("--machine", "-m", metavar="PRESET|FILE", help="Default: this one, if it was calibrated."),
+    ] = "",
+    policy: Policy = "",
+    rewrite: Annotated[
+        list[str] | None,
+        typer.Option(metavar="dontneed|keep", help="Change the program: munmap to MADV_DONTNEED, or to nothing."),
+    ] = None,
+    pid: Annotated[int | None, typer.Option(help="The process. Default: the busiest.")] = None,
+    seeds: Annotated[int, typer.Option(help="Replays of each design.", min=1, max=100)] = 3,
+    json: Json = False,
+) -> None:
+    """What each design would do for a recorded program: its threads again, in virtual time."""
+    from seqfault.report.whatif import run_whatif
+
+    run_whatif(trace, protocol or [], cpus, machine, policy, rewrite or [], pid, seeds, json)

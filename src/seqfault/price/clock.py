@@ -46,6 +46,7 @@ class vclock:
     owner: integer(0, NR_TASKS + 1)  # me + 1
     until: key_t
     failed: integer(0, 1)
+    crowded: bool  # fewer CPUs than tasks
     tasks: task_t
     leaf: tree_t  # the tree's first leaf: a power of two, not below tasks
     masks: integer(0, NR_MASKS)
@@ -98,6 +99,7 @@ class vtask:
     core: integer(0, 65535)
     cpu: task_t
     after: integer(0, NR_TASKS)
+    took: integer(0, 1)  # a semaphore for reading, since it was looked at last
 
 
 @struct(pool=1, private=True)

@@ -16,13 +16,17 @@ from seqfault.mm.mremap import do_mremap
 from seqfault.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
 from seqfault.mm.types import NR_FILES, NR_PAGES, current_mm, file, mm_struct, s64, signal_t, vpn_t
 from seqfault.mm.x86_fault import do_page_fault as do_page_fault_of_text
-from seqfault.price.clock import ticks_t, vclock, vt_preempt, vt_sleep, vt_sync, vtask
+from seqfault.price.clock import TICKS, ticks_t, vclock, vt_preempt, vt_sleep, vt_sync, vtask
 from seqfault.price.locks import callback_due
 from seqfault.price.memory import my_batches
 
 NR_STEPS = Size("NR_STEPS", 16)
 NR_DRAWS = Size("NR_DRAWS", 16)
+NR_MAPS = Size("NR_MAPS", 16)
+NR_PLACES = Size("NR_PLACES", 1)
 NR_REGS = 64
+PATIENCE = 2000  # how often a thread looks whether another one has mapped what it is about to touch
+LOOK = 20_000 * TICKS
 DO_END, DO_THINK, DO_MMAP, DO_MUNMAP, DO_TOUCH, DO_PROTECT, DO_ADVISE, DO_REMAP, DO_UNIT, DO_SLEEP = range(10)
 DO_RANDOM, DO_AT, DO_UNTIL, DO_STOP = 10, 11, 12, 13
 NR_KINDS, NR_BUCKETS = 8, 512  # kinds of operation; durations, eight to an octave
@@ -34,13 +38,25 @@ kind_t = integer(0, NR_KINDS - 1)
 
 @struct(pool=NR_STEPS, private=True)
 class step:
-    """`op`: DO_...; a: a register mostly."""
+    """`op`: DO_...; a: a register mostly, from NR_REGS on a mapping that all threads know; `place`: of the program."""
 
     op: integer(0, 15)
     a: s64
     b: s64
     c: s64
     d: s64
+    place: integer(0, NR_PLACES - 1)
+
+
+@struct(pool=1, private=True)
+class recorded:
+    """`base`: where the mappings are that all threads know, plus one; 0: not there yet.  `writer`: which place of the
+    program changed the address space last; `blame`: how many faults took mmap_sem after it."""
+
+    base: array[s64, NR_MAPS]
+    writer: integer(0, NR_PLACES - 1)
+    blame: array[integer(0, 1 << 60), NR_PLACES]
+    locked: integer(0, 1 << 60)
 
 
 @struct(pool=NR_TASKS + 1, private=True)
@@ -111,12 +127,19 @@ def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
     m = the(vclock)
     began: ticks_t = m.now
     waited: ticks_t = pool_object(vtask, m.me).waited
+    task = pool_object(vtask, m.me)
+    task.took = 0
     m.now += the(driver_costs).fault
     signal: signal_t = do_page_fault_of_text(mm, address, write)
     io: ticks_t = my_batches().io
     if io != 0:
         my_batches().io = 0
         vt_sleep(io)
+    if task.took != 0 and began >= the(driver_costs).began:
+        rec = the(recorded)
+        rec.locked += 1
+        w = rec.writer
+        rec.blame[w] += 1
     note(FAULT, began, waited)
     run_callbacks()
     return signal
@@ -139,6 +162,18 @@ def map_file(c: s64, task: s64) -> ptr[file]:
     return pool_object(file, 0)
 
 
+def base_of(p: ptr[program], a: s64) -> s64:
+    """Where a mapping is; waits a while for one that another thread is to make."""
+    if a < NR_REGS:
+        return p.reg[a & (NR_REGS - 1)]
+    rec = the(recorded)
+    tries: s64 = 0
+    while rec.base[a - NR_REGS] == 0 and tries < PATIENCE:
+        vt_sleep(LOOK)
+        tries += 1
+    return rec.base[a - NR_REGS] - 1
+
+
 def touch_pages(p: ptr[program], start: s64, n: s64, write: bool) -> s64:
     mm = current_mm()
     i: s64 = start
@@ -159,7 +194,9 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     r: s64 = 0
     at: s64 = 0
     if op <= DO_REMAP and op >= DO_MMAP:
-        at = p.reg[s.a & (NR_REGS - 1)]
+        if op != DO_MMAP or s.d >> 40 & 1 != 0:
+            at = base_of(p, s.a)
+            began = m.now
         if at < 0 or at > NR_PAGES:
             p.failed += 1
             return
@@ -188,13 +225,18 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     if op == DO_MMAP and s.d >> 48 != 0 and p.kept & 1 << (s.a & 31) != 0:
         return
     m.now += k.syscall
+    rec = the(recorded)
+    rec.writer = s.place
     if op == DO_MMAP:
         # c: file, d: protection | flags << 8 | address given << 40 | only once << 48
         f = map_file(s.c, task)
         p.kept = p.kept | 1 << (s.a & 31)
         hint: vpn_t = at if s.d >> 40 & 1 != 0 else 0
         r = sys_mmap(hint, n, s.d & 7, s.d >> 8 & 0xFFFFFF, f, 0)
-        p.reg[s.a & (NR_REGS - 1)] = r
+        if s.a < NR_REGS:
+            p.reg[s.a & (NR_REGS - 1)] = r
+        else:
+            rec.base[s.a - NR_REGS] = r + 1
     elif op == DO_MUNMAP:
         kind = MUNMAP
         r = sys_munmap(min(at + s.c, NR_PAGES), n)
@@ -208,7 +250,10 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
         kind = MREMAP
         r = do_mremap(at, n, s.c, 1, 0)
         if r >= 0:
-            p.reg[s.a & (NR_REGS - 1)] = r
+            if s.a < NR_REGS:
+                p.reg[s.a & (NR_REGS - 1)] = r
+            else:
+                rec.base[s.a - NR_REGS] = r + 1
     if r < 0:
         p.failed += 1
         pool_object(op_stats, kind).failed += 1

@@ -170,6 +170,7 @@ def rw_sleep(cell: cell_t, kind: integer(0, 1)):
 
 
 def rw_down_read(cell: cell_t, line: line_t):
+    pool_object(vtask, the(vclock).me).took = 1
     vt_rmw(line)
     w: word_t = peek(cell)
     if w & FIELD == 0 and (w == 0 or the(lock_costs).readers_first):
@@ -200,7 +201,8 @@ def rw_down_write(cell: cell_t, line: line_t):
         # The line goes to and fro while one spins on it; the one who is first sees the release at once.
         poke(cell + 1, r & FIELD | put_last(r >> 16, m.me) << 16)
         k.spins += 1
-        vt_block(BLOCKED)
+        # Nobody spins for one that is not on a CPU, or on a CPU that others want: then it is as if he had slept.
+        vt_block(SLEEPING if m.crowded else BLOCKED)
         return
     rw_sleep(cell, WRITE)
     me = pool_object(vtask, m.me)

@@ -49,6 +49,7 @@ class TimedMachine(NativeMachine):
         self.ctx[C_THREAD] = program.address("vt_thread")
         leaf = 1 << (tasks - 1).bit_length() if tasks > 1 else 1
         self.call("vt_init", tasks, leaf)
+        self.put("vclock", "crowded", int(0 < cpus < tasks))
         self.put("vclock", "lookahead", round(lookahead * TICKS))
         for name, v in costs.items():
             self.cost(name, v)

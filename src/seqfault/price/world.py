@@ -65,6 +65,8 @@ def sizes_of(protocol: Protocol, tasks: int) -> dict[str, int]:
             "NR_RCU": 1,
             "NR_STEPS": 1 << 20,
             "NR_DRAWS": 16,
+            "NR_MAPS": 1 << 18,
+            "NR_PLACES": 1 << 12,
         },
     )
 
@@ -116,7 +118,8 @@ class Stats:
 @dataclass
 class Outcome:
     """What a run measured, warm-up left out.  `seconds` of virtual time; `units`: the workload's own, all threads;
-    `reasons`: why faults fell back; `violations`: what the text did that it must not, by kind."""
+    `reasons`: why faults fell back; `violations`: what the text did that it must not, by kind;
+    `locked`: faults that took mmap_sem.  `finished`: every thread came to its end."""
 
     protocol: str
     tasks: int
@@ -132,6 +135,8 @@ class Outcome:
     failed: int = 0
     wall: float = 0.0
     violations: dict[str, int] = field(default_factory=dict)
+    locked: int = 0
+    finished: bool = True
 
     @property
     def rate(self) -> float:
@@ -183,7 +188,11 @@ class World:
         if len(rows) > prog.sizes["NR_STEPS"]:
             raise ValueError(f"{len(rows)} steps; there is room for {prog.sizes['NR_STEPS']}")
         pool = self.layout.pools["step"]
-        m.cells[pool.base : pool.base + len(rows) * pool.stride] = np.array(rows, np.int64).ravel()
+        table = np.zeros((len(rows), pool.stride), np.int64)
+        for width in {len(r) for r in rows}:
+            which = [i for i, r in enumerate(rows) if len(r) == width]
+            table[which, :width] = [rows[i] for i in which]
+        m.cells[pool.base : pool.base + table.size] = table.ravel()
         for k in range(len(setup)):
             m.call("price_setup", k, 0)
         shared = self.program_cells(prog.sizes["NR_TASKS"])
@@ -217,6 +226,17 @@ class World:
         p = self.layout.pools["program"]
         return int(self.m.cells[p.base + self.offset("failed") : p.base + self.tasks * p.stride : p.stride].sum())
 
+    def finish(self, most: float, progress: Any = None) -> Outcome:
+        """Run until every thread is done, or `most` ns are over."""
+        t0 = time.perf_counter()
+        self.m.run(most, progress)
+        n = self.tasks
+        clocks = self.m.task_cells[:n, self.m.task_field["clock"]]
+        ns = float(clocks.max()) / TICKS if self.m.done() else most
+        out = self.outcome({}, {}, 0, 0, ns, t0)
+        out.finished = self.m.done()
+        return out
+
     def run(self, warm_up: float, ns: float, progress: Any = None) -> Outcome:
         """Run for `warm_up` ns that are not counted, and `ns` that are."""
         t0 = time.perf_counter()
@@ -228,17 +248,24 @@ class World:
         m.violations.clear()
         before = self.units(), m.counters, self._totals(), self.failures()
         m.run(warm_up + ns, progress)
-        count = {k: v - before[1].get(k, 0) for k, v in m.counters.items()}
-        totals = {k: v - before[2][k] for k, v in self._totals().items()}
+        return self.outcome(before[1], before[2], before[0], before[3], ns, t0)
+
+    def outcome(
+        self, counters: dict[str, int], before: dict[str, int], units: int, failed: int, ns: float, t0: float
+    ) -> Outcome:
+        """What happened since counters and totals were as given."""
+        m = self.m
+        count = {k: v - counters.get(k, 0) for k, v in m.counters.items()}
+        totals = {k: v - before.get(k, 0) for k, v in self._totals().items()}
         stats = self.stats()
         faults = stats["fault"].n
         reasons = {k.removeprefix(FALLBACK): v for k, v in count.items() if k.startswith(FALLBACK) and v}
         good = count.get(self.protocol.speculative, 0) if self.protocol.speculative else 0
         return Outcome(
-            self.protocol.name, self.tasks, ns / 1e9, self.units() - before[0], faults, good,
+            self.protocol.name, self.tasks, ns / 1e9, self.units() - units, faults, good,
             dict(sorted(reasons.items(), key=lambda x: -x[1])), stats, totals["accesses"], totals["transfers"],
-            totals["ipis"], self.failures() - before[3], time.perf_counter() - t0,
-            dict(Counter(k for k, _ in m.violations)),
+            totals["ipis"], self.failures() - failed, time.perf_counter() - t0,
+            dict(Counter(k for k, _ in m.violations)), m.get("recorded", "locked"),
         )  # fmt: skip
 
     def _totals(self) -> dict[str, int]:
