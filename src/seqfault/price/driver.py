@@ -174,12 +174,14 @@ def base_of(p: ptr[program], a: s64) -> s64:
     return rec.base[a - NR_REGS] - 1
 
 
-def touch_pages(p: ptr[program], start: s64, n: s64, write: bool) -> s64:
+def touch_pages(p: ptr[program], start: s64, n: s64, write: bool, counted: bool) -> s64:
     mm = current_mm()
     i: s64 = start
     while i < start + n and i < NR_PAGES:
         if user_access(mm, i, write, 0) <= -1000:
             return -1
+        if counted:
+            p.units += 1
         i += 1
     return 0
 
@@ -204,7 +206,7 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     if n < 0:
         n = max(p.reg[-n & (NR_REGS - 1)], 0)
     if op == DO_TOUCH:
-        if touch_pages(p, min(at + s.c, NR_PAGES), n, s.d != 0) != 0:
+        if touch_pages(p, min(at + s.c, NR_PAGES), n, s.d & 1 != 0, s.d & 2 != 0) != 0:
             p.failed += 1
         return
     if op == DO_THINK:

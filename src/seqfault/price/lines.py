@@ -16,7 +16,7 @@ CELLS = 8
 # struct -> groups of fields, each of which is one line
 SHARED: dict[str, tuple[tuple[str, ...], ...]] = {
     "mm_struct": (
-        ("mmap", "mm_rb", "mmap_base"),
+        ("mmap", "mm_rb", "mmap_base", "mm_rb_lock", "mm_seq"),
         ("map_count", "page_table_lock", "mmap_sem"),  # 4.12: the list head next to them is the mmlist
         ("total_vm", "data_vm", "exec_vm", "stack_vm", "locked_vm", "def_flags", "start_brk", "brk"),
     ),

@@ -90,7 +90,7 @@ def register(text: str, line: str) -> int:
 
 
 ARGUMENTS = {
-    "map": 3, "keep": 3, "write": 3, "read": 3, "walk": 3, "unmap": 3, "advise": 3, "protect": 4, "think": 1,
+    "map": 3, "keep": 3, "write": 3, "read": 3, "count": 3, "walk": 3, "unmap": 3, "advise": 3, "protect": 4, "think": 1,
     "sleep": 1, "random": 2, "unit": 1,
 }  # fmt: skip
 
@@ -110,9 +110,9 @@ def row(line: str) -> list[Row]:
         file, flags = WHAT[a[2]]
         once = 1 << 48 if word == "keep" else 0
         return [(d.DO_MMAP, register(a[0], line), number(a[1], line, 1), file, 3 | flags << 8 | once)]
-    if word in ("write", "read"):
+    if word in ("write", "read", "count"):
         r, first = register(a[0], line), number(a[1], line)
-        return [(d.DO_TOUCH, r, number(a[2], line, 1), first, int(word == "write"))]
+        return [(d.DO_TOUCH, r, number(a[2], line, 1), first, {"read": 0, "write": 1, "count": 3}[word])]
     if word == "walk":
         r, n, by = register(a[0], line), number(a[1], line, 1), number(a[2], line, 1)
         return [(d.DO_TOUCH, r, 1, i, 0) for i in range(0, n, by)]
@@ -189,7 +189,7 @@ def make(name: str, t: Any, where: str) -> Workload:
         if not isinstance(count, int) or not 1 <= count <= 1024:
             raise WorkloadError(f"{where}: count = {count!r} of a role; it is a number from 1 on")
         roles.append(Role(lines_of(r.get("loop"), f"{where}: role"), count=count))
-    if not any(line.split()[0] == "unit" for line in t["loop"]):
+    if not any(line.split()[0] in ("unit", "count") for line in t["loop"]):
         raise WorkloadError(f"{where}: its loop counts nothing; add \"unit 1\"")
     return Workload(
         name, str(t.get("title", name)), str(t.get("unit", "units")), threads,
