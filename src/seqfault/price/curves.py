@@ -39,8 +39,8 @@ class Point:
 
     @property
     def share(self) -> float | None:
-        faults = sum(o.faults for o in self.outcomes)
-        return sum(o.speculative for o in self.outcomes) / faults if faults else None
+        tried = sum(o.tried for o in self.outcomes)
+        return sum(o.speculative for o in self.outcomes) / tried if tried else None
 
     @property
     def reasons(self) -> dict[str, int]:

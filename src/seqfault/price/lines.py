@@ -22,7 +22,13 @@ SHARED: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "vm_area_struct": (
         ("vm_start", "vm_end", "vm_next", "vm_prev", "vm_rb", "rb_subtree_gap"),
-        ("vm_mm", "vm_page_prot", "vm_flags", "anon_vma_chain", "anon_vma", "vm_pgoff", "vm_file"),
+        (
+            "vm_mm", "vm_page_prot", "vm_flags", "anon_vma_chain", "anon_vma", "vm_pgoff", "vm_file", "vm_lock_seq",
+            "detached",
+        ),
+        ("vm_lock",),  # 6.4: struct vma_lock, allocated by itself
+        ("vm_refcnt",),  # 6.15: ____cacheline_aligned_in_smp
+        ("vm_sequence", "vm_ref_count"),  # at the end of the struct
     ),
     "page": ((
         "refcount", "mapcount", "mapping", "mapping_file", "index", "dirty", "lazyfree", "exclusive", "readahead",

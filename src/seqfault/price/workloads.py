@@ -90,8 +90,8 @@ def register(text: str, line: str) -> int:
 
 
 ARGUMENTS = {
-    "map": 3, "keep": 3, "write": 3, "read": 3, "count": 3, "walk": 3, "unmap": 3, "advise": 3, "protect": 4, "think": 1,
-    "sleep": 1, "random": 2, "unit": 1,
+    "map": 3, "keep": 3, "write": 3, "read": 3, "count": 3, "walk": 3, "unmap": 3, "advise": 3, "protect": 4,
+    "think": 1, "sleep": 1, "random": 2, "unit": 1,
 }  # fmt: skip
 
 

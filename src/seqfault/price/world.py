@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from seqfault.kernel.machine import KernelBug
 from seqfault.kernel.places import Protocol
 from seqfault.mm.frames import free_page_check
 from seqfault.mm.fullsize import full_sizes
@@ -144,9 +145,14 @@ class Outcome:
         return self.units / self.seconds if self.seconds else 0.0
 
     @property
+    def tried(self) -> int:
+        """Faults that tried without mmap_sem and came to an end, one way or the other."""
+        return self.speculative + sum(self.reasons.values())
+
+    @property
     def share(self) -> float | None:
-        """Of faults that took no address-space lock; None without any fault."""
-        return self.speculative / self.faults if self.faults else None
+        """Of faults that took no address-space lock; None where none tried."""
+        return self.speculative / self.tried if self.tried else None
 
 
 class World:
@@ -243,12 +249,23 @@ class World:
         m = self.m
         m.run(warm_up, progress)
         m.put("driver_costs", "began", round(warm_up * TICKS))
-        p = self.layout.pools["op_stats"]
-        m.cells[p.base : p.base + p.n * p.stride] = 0
+        for name in ("op_stats", "recorded"):
+            p = self.layout.pools[name]
+            keep = self.m.layout.members(p.struct)["blame"].offset if name == "recorded" else 0
+            m.cells[p.base + keep : p.base + p.n * p.stride] = 0
         m.violations.clear()
         before = self.units(), m.counters, self._totals(), self.failures()
-        m.run(warm_up + ns, progress)
-        return self.outcome(before[1], before[2], before[0], before[3], ns, t0)
+        stopped = ""
+        try:
+            m.run(warm_up + ns, progress)
+        except KernelBug as e:  # nothing can follow: what was measured until then stands
+            stopped = e.kind
+            ns = max(m.get("vclock", "now") / TICKS - warm_up, 1.0)
+        out = self.outcome(before[1], before[2], before[0], before[3], ns, t0)
+        if stopped:
+            out.finished = False
+            out.violations[stopped] = out.violations.get(stopped, 0) + 1
+        return out
 
     def outcome(
         self, counters: dict[str, int], before: dict[str, int], units: int, failed: int, ns: float, t0: float

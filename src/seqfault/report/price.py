@@ -164,6 +164,7 @@ def as_data(
                 rows.append({
                     "cpus": n, "threads": x.threads, "rate": x.rate, "low": low, "high": high,
                     "ratio": x.rate / base if base else None, "faults": sum(o.faults for o in x.outcomes),
+                    "tried": sum(o.tried for o in x.outcomes),
                     "speculative": x.share if p.speculative else None, "reasons": x.reasons,
                     "fault_ns": sum(s.ns for s in fault) / max(1, sum(s.n for s in fault)),
                     "fault_wait_ns": sum(s.waited for s in fault) / max(1, sum(s.n for s in fault)),
@@ -226,7 +227,7 @@ def show(c: Any, w: dict[str, Any], data: dict[str, Any]) -> None:
         p = s["points"][-1]
         if p["speculative"] is None:
             continue
-        n = max(p["faults"], 1)
+        n = max(p["tried"], 1)
         why = ", ".join(f"{k} {100 * v / n:.2f}%" for k, v in list(p["reasons"].items())[:4])
         share = f"{100 * p['speculative']:.2f}% of faults without mmap_sem"
         c.print(f"{s['protocol']} {last}: {share}{'; ' + why if why else ''}")

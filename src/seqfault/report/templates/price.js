@@ -18,7 +18,7 @@ function describe(s, p) {
   if (p.low !== p.high) t += " (" + si(p.low) + " to " + si(p.high) + ")";
   if (p.ratio !== null) t += "\nx" + p.ratio.toFixed(2) + " of " + s.baseline;
   if (p.speculative !== null) t += "\n" + (100 * p.speculative).toFixed(2) + "% of faults without mmap_sem";
-  for (const k of Object.keys(p.reasons).slice(0, 5)) t += "\n  " + k + " " + (100 * p.reasons[k] / p.faults).toFixed(2) + "%";
+  for (const k of Object.keys(p.reasons).slice(0, 5)) t += "\n  " + k + " " + (100 * p.reasons[k] / p.tried).toFixed(2) + "%";
   return t + "\nfault " + si(p.fault_ns) + " ns, waiting " + si(p.fault_wait_ns) + " ns, p99 " + si(p.fault_p99_ns) + " ns";
 }
 function draw() {
