@@ -5,6 +5,8 @@ A step is an operation of the mm text with numbers; its arguments may be registe
 
 from __future__ import annotations
 
+from typing import Any
+
 from seqfault.kernel import NULL, array, integer, pool_object, ptr, struct, the
 from seqfault.kernel.task import NR_TASKS, rcu_callback
 from seqfault.kernel.types import Size
@@ -311,4 +313,4 @@ def price_setup(k: s64, regs: s64):
     run_step(pool_object(program, NR_TASKS), pool_object(step, k), NR_TASKS)
 
 
-INSTEAD = {x86_fault.do_page_fault: do_page_fault}
+INSTEAD: dict[Any, Any] = {x86_fault.do_page_fault: do_page_fault}

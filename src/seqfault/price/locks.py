@@ -15,6 +15,8 @@ A semaphore's policy is the machine's (`rwsem_policy`), since it has changed mor
 
 from __future__ import annotations
 
+from typing import Any
+
 from seqfault.kernel import array, integer, pool_object, ptr, rcu, rwsem, spinlock, struct, the
 from seqfault.kernel.rcu import srcu_struct
 from seqfault.kernel.rwsem import rw_semaphore
@@ -441,7 +443,7 @@ def flush_tlb_mm_range(start: integer(0, 1 << 40), end: integer(0, 1 << 40)):
         m.now += k.ipi_send + n * k.ipi_each
 
 
-INSTEAD = {
+INSTEAD: dict[Any, Any] = {
     spinlock.spin_lock: spin_lock,
     spinlock.spin_lock_nested: spin_lock_nested,
     spinlock.spin_trylock: spin_trylock,

@@ -7,6 +7,8 @@ the text that it stands in for (`INSTEAD`).  mm/page_alloc.c, mm/swap.c, mm/memc
 
 from __future__ import annotations
 
+from typing import Any
+
 from seqfault.kernel import integer, pool_object, ptr, struct, the
 from seqfault.kernel.spinlock import spin_lock, spin_unlock, spinlock_t
 from seqfault.kernel.task import NR_TASKS
@@ -197,7 +199,7 @@ def filemap_fault_full(vmf: ptr[vm_fault]) -> fault_t:
     return ret
 
 
-INSTEAD = {
+INSTEAD: dict[Any, Any] = {
     frames.alloc_page: alloc_page,
     frames.free_page: free_page,
     lru.folio_add_lru: folio_add_lru,

@@ -31,7 +31,7 @@ from seqfault.price.lines import CELLS, Lines
 from seqfault.price.texts import TEXTS
 
 C_SWAP, C_THREAD = 24, 25  # words of the context's header that compile/native_runtime.py leaves free
-HOOKS = {
+HOOKS: dict[str, Func] = {
     "read": clock.vt_read,
     "write": clock.vt_write,
     "rmw": clock.vt_rmw,
@@ -41,7 +41,7 @@ HOOKS = {
     "tree": clock.vt_tree,
     "relax": clock.vt_relax,
 }
-ENTRIES = {
+ENTRIES: dict[str, Func] = {
     "vt_resume": clock.vt_resume,
     "vt_init": clock.vt_init,
     "vt_start": clock.vt_start,

@@ -27,7 +27,7 @@ KINDS = ("fault", "mmap", "munmap", "mprotect", "madvise", "mremap")
 FALLBACK = "speculative_fallback/"
 
 
-CHECKED = {
+CHECKED: dict[Any, Any] = {
     validate_mm: nothing.no_validate_mm,
     free_page_check: nothing.no_free_page_check,
     flush_check: nothing.no_flush_check,
@@ -84,7 +84,7 @@ def program(protocol: Protocol, tasks: int) -> TimedProgram:
 
 
 def _program(protocol: Protocol, tasks: int) -> TimedProgram:
-    binds = {**protocol.binds, **CHECKED}
+    binds: dict[Any, Any] = {**protocol.binds, **CHECKED}
     return TimedProgram(
         driver.price_main,
         {"price_init": driver.price_init, "price_setup": driver.price_setup},
