@@ -159,7 +159,8 @@ class Loops:
 
     def __getattr__(self, name: str) -> Any:
         p, i = ctypes.c_void_p, ctypes.c_int64
-        args: list[Any] = {"spin": [p], "pong": [p, i, i]}.get(name, [p, i])
+        shapes: dict[str, list[Any]] = {"spin": [p], "pong": [p, i, i]}
+        args = shapes.get(name, [p, i])
         f = ctypes.CFUNCTYPE(i, *args)(self.engine.get_function_address(name))
         setattr(self, name, f)
         return f
