@@ -14,6 +14,7 @@ from seqfault.price.clock import KEY, NEVER, TICKS
 from seqfault.price.timed import C_SWAP, C_THREAD, FIRST_FRAME, TimedProgram
 
 STACK = 1 << 16
+COLOURS, COLOUR = 61, 40  # stacks begin that many words apart, modulo so many: else all lie in the same cache sets
 SLICE = 20_000_000  # ns of virtual time between two looks at the clock and at Ctrl-C
 
 
@@ -74,7 +75,7 @@ class TimedMachine(NativeMachine):
         frame = FIRST_FRAME[platform.machine()]
         for i in range(self.tasks):
             # the frame's last word but one is returned to; there the stack is to be as a call leaves it
-            top = (i + 1) * STACK // 8 - 4 - len(frame)
+            top = (i + 1) * STACK // 8 - 4 - len(frame) - i % COLOURS * COLOUR
             top -= 1 - top % 2  # odd: so that rsp is a multiple of 16 where vt_enter calls
             for k, name in enumerate(frame):
                 start[top + k] = value.get(name, 0)
