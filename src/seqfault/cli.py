@@ -368,10 +368,13 @@ def retrace(
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def record(
     command: Annotated[
-        list[str] | None, typer.Argument(metavar="-- COMMAND...", help="The program and its arguments.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="-- COMMAND...", help="The program and its arguments.", show_default=False),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The trace.")] = Path("trace.parquet"),
-    pid: Annotated[int | None, typer.Option("--pid", "-p", metavar="PID", help="Instead: a process that runs.", min=1)] = None,
+    pid: Annotated[
+        int | None, typer.Option("--pid", "-p", metavar="PID", help="Instead: a process that runs.", min=1)
+    ] = None,
     use: Annotated[
         str | None, typer.Option("--with", metavar="perf|strace", help="Only this tool. Default: what can be had.")
     ] = None,

@@ -30,10 +30,11 @@ def run_record(
     json: bool,
 ) -> None:
     """Exit code 0; 3 where the trace is not whole (interrupted, lost records, skipped lines)."""
-    chosen = [name for name, given in (("COMMAND", bool(command)), ("--pid", pid is not None), ("--import", source)) if given]
+    given = {"COMMAND": bool(command), "--pid": pid is not None, "--import": source is not None}
+    chosen = [name for name, is_given in given.items() if is_given]
     if len(chosen) != 1:
         what = f"{' and '.join(chosen)} exclude each other" if chosen else "nothing to record"
-        raise BadInput(f"{what}: seqfault record -- COMMAND, seqfault record --pid PID, or seqfault record --import FILE")
+        raise BadInput(f"{what}: seqfault record -- COMMAND, or record --pid PID, or record --import FILE")
     if use not in (None, "perf", "strace"):
         raise BadInput(f"--with {use!r}: perf or strace")
     if source is not None and (use or stacks or sample or seconds):

@@ -64,7 +64,6 @@ def text_of(meta: Meta) -> int:
         return release_number(meta.kernel)
     except ValueError:
         return NEWEST
-    return 412 if (major, minor) < (6, 3) else NEWEST
 
 
 def gaps(meta: Meta) -> list[str]:
@@ -235,7 +234,8 @@ def show_overlap(p: Page, m: Meta, s: Summary) -> None:
     p.say()
     names = {i: name for i, name in enumerate(CALLS)}
     parts = [f"{names[i]} {percent(n, s.overlap.faults)}" for i, n in s.overlap.by_name.most_common() if n]
-    text = f"{percent(s.overlap.overlapped, s.overlap.faults)} of faults ran while another thread of the process was in a call"
+    share = percent(s.overlap.overlapped, s.overlap.faults)
+    text = f"{share} of faults ran while another thread of the process was in a call"
     p.wrapped("overlap", text + (f": {', '.join(parts)}" if parts else ""))
 
 

@@ -29,6 +29,7 @@ LOST = re.compile(r"lost (\d+)")
 HEX = re.compile(r"[0-9a-f]+$")
 FALLBACK = ("lock_mm_and_find_vma",)
 ANON_VMA = ("__vmf_anon_prepare", "vmf_anon_prepare")
+WRAPPERS = ("/libc.so", "/libc-2", "/ld-linux", "/ld-2", "/libpthread", "/ld-musl")
 MOST_STACKS = 1 << 16
 EVERY = 512  # samples between looks at what is still open
 PIECE = 50_000_000  # ns; longer times off the CPU are cut in pieces, so that they hold nothing up
@@ -56,6 +57,7 @@ class Thread:
     wait: Open | None = None
     off: Open | None = None
     holds: dict[str, Open] = field(default_factory=dict)
+    loading: bool = False  # in execve, behind the point of no return
 
 
 class Assembler:
@@ -78,7 +80,6 @@ class Assembler:
         self.guessed = False
         # with --sample: nothing that begins in one window ends in the next
         self.windows = [b for _, b in sorted(self.meta.windows, reverse=True)]
-        self.skip: set[int] = set()  # pids that are no part of what was recorded
         self.also: Callable[[], int] | None = None  # how far another source of the same trace is
         # what a record of perf said and a tracepoint may say better: forks by the child's tid, programs by tid
         self.born: dict[int, tuple[int, Thread, Open]] = {}
@@ -118,7 +119,7 @@ class Assembler:
         if handler is None:
             self.events["PERF_RECORD" if name.startswith("PERF_") else name] -= 1
             return
-        if e.pid in self.skip or (self.only is not None and e.pid not in self.only and e.pid >= 0):
+        if self.only is not None and e.pid not in self.only and e.pid >= 0:
             return
         if not e.time:
             # of what was there before the recording; the layout has been read
@@ -223,6 +224,7 @@ class Assembler:
         self.close_fault(e.tid, t)
         address, site = where(e)
         user = "[k" not in (site or "")
+        t.loading = t.loading and not user  # execve is over
         values = {"name": "user" if user else "kernel", "address": address, "site": site, "stack": self.stack(e)}
         t.fault = Open(e.time, e.cpu, values)
 
@@ -247,6 +249,7 @@ class Assembler:
     def entered(self, e: Sample, t: Thread) -> None:
         self.close_fault(e.tid, t)
         name = e.event.rpartition("sys_enter_")[2]
+        t.loading = False
         if t.call is not None:
             self.source.skipped["calls without their return"] += 1
             self.put(e.tid, t, s.CALL, t.call, None)
@@ -367,10 +370,15 @@ class Assembler:
     def executed(self, e: Sample, t: Thread) -> None:
         m = EXECUTED.match(e.rest)
         self.programs.pop(e.tid, None)
+        t.loading = False
         self.put(e.tid, t, s.EXEC, Open(e.time, e.cpu, {"name": m[1] if m else None}), None)
 
     def comm(self, e: Sample, t: Thread) -> None:
-        if e.rest.startswith(" exec:") and self.events["sched:sched_process_exec"] < 2:
+        """PERF_RECORD_COMM; with exec: execve has begun to map the new program."""
+        if not e.rest.startswith(" exec:"):
+            return
+        t.loading = True
+        if self.events["sched:sched_process_exec"] < 2:
             name = e.rest[6:].rpartition(":")[0].strip()
             self.programs[e.tid] = (e.tid, t, Open(e.time, e.cpu, {"name": name}))
 
@@ -379,9 +387,9 @@ class Assembler:
         m = MAPPED.match(e.rest)
         if not m or int(m[1]) < 0:
             return
-        if t.call is not None:
-            if m[7] != "//anon":
-                t.call.values["file"] = m[7]
+        if t.call is not None and m[7] != "//anon":
+            t.call.values["file"] = m[7]
+        if not t.loading:
             return
         values = {
             "address": int(m[3], 16),
@@ -464,5 +472,7 @@ def where(e: Sample) -> tuple[int | None, str | None]:
 
 
 def caller(e: Sample) -> str | None:
-    """The innermost frame in user space."""
-    return next((f for f in e.stack if "[kernel" not in f and "([k" not in f and ".ko)" not in f), None)
+    """The innermost frame in user space behind those of the C library, if there is one."""
+    frames = [f for f in e.stack if "([k" not in f and not f.endswith(".ko)")]
+    own = (f for f in frames if not f.startswith("[unknown]") and not any(lib in f for lib in WRAPPERS))
+    return next(own, frames[0] if frames else None)

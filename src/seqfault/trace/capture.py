@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -41,6 +41,7 @@ BURST, EVERY = 0.010, 1.0  # --sample records so many seconds of so many
 GRACE = 5.0  # seconds that a program has to end after a signal
 WARM = 0.15  # seconds that perf has to attach before a layout is read
 PR_SET_PDEATHSIG = 1
+UNDER_WAY = "calls of which one half is missing (is never resumed)"
 EVENTS_REMEDY = "record as root"
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
 
@@ -63,7 +64,7 @@ class Plan:
 @contextmanager
 def tracefs(wanted: bool) -> Iterator[None]:
     """tracefs is mounted inside of this, and afterwards as it was before."""
-    if not wanted or (TRACEFS / "events").is_dir() or os.geteuid() != 0:
+    if not wanted or os.geteuid() != 0 or (TRACEFS / "events").is_dir():
         yield
         return
     libc = ctypes.CDLL(None, use_errno=True)
@@ -244,28 +245,36 @@ def alive(pid: int) -> bool:
         return False
 
 
-def tell_to_end(processes: list[subprocess.Popen[bytes]], watched: list[int], number: int) -> None:
-    """End a recording early: the program that was started gets the signal, then the tools write what they have."""
-    for pid in watched:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
+def send(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def wait_for(over: Callable[[], bool]) -> None:
+    end = time.monotonic() + GRACE
+    while time.monotonic() < end and not over():
+        time.sleep(0.02)
+
+
+def tell_to_end(processes: list[subprocess.Popen[bytes]], program: list[int], number: int) -> None:
+    """End a recording early: first the program that was started, then the tools, which write what they have.
+
+    strace is never ended before the program that it started: calls would fail there.
+    """
+    for pid in program:
+        send(pid, number)
+    if program:
+        wait_for(lambda: not any(alive(pid) for pid in program))
+        for pid in program:
+            if alive(pid):
+                send(pid, signal.SIGKILL)
     for n in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         for p in processes:
             if p.poll() is None:
                 p.send_signal(n)
-        end = time.monotonic() + GRACE
-        while time.monotonic() < end and any(p.poll() is None for p in processes):
-            time.sleep(0.02)
+        wait_for(lambda: all(p.poll() is not None for p in processes))
         if all(p.poll() is not None for p in processes):
             break
-    for pid in watched:
-        if alive(pid):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
 
 
 def areas_of(pid: int, writer: Writer) -> None:
@@ -290,7 +299,8 @@ def new_meta(plan: Plan, command: Sequence[str], stacks: bool) -> Meta:
     about = os.uname()
     meta = Meta(
         source=plan.source, command=list(command), host=about.nodename, kernel=about.release, machine=about.machine,
-        cpus=os.cpu_count() or 0, page_size=os.sysconf("SC_PAGE_SIZE"), settings=machine() | {"clock": "CLOCK_MONOTONIC"},
+        cpus=os.cpu_count() or 0, page_size=os.sysconf("SC_PAGE_SIZE"),
+        settings=machine() | {"clock": "CLOCK_MONOTONIC"},
         tools={"seqfault": seqfault.__version__}, recorded=list(plan.recorded), missing=list(plan.missing),
     )  # fmt: skip
     meta.settings["stacks"] = "yes" if stacks and plan.perf else "no"
@@ -301,6 +311,15 @@ def new_meta(plan: Plan, command: Sequence[str], stacks: bool) -> Meta:
             continue
         meta.tools[tool] = re.sub(r".*version ", "", (said.stdout.splitlines() or ["?"])[0])
     return meta
+
+
+def command_of(pid: int | None) -> list[str]:
+    """The command line of a process that runs."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return [f"--pid {pid}"]
+    return [w for w in words if w] or [f"--pid {pid}"]
 
 
 def check_target(pid: int | None, command: Sequence[str]) -> None:
@@ -333,7 +352,7 @@ def capture(
         raise TraceError(f"-o {out}: no directory {out.parent}")
     with Stop() as stop, tracefs(use != "strace"):
         plan = make_plan(use, stacks, sample)
-        meta = new_meta(plan, command or [f"--pid {pid}"], stacks)
+        meta = new_meta(plan, command or command_of(pid), stacks)
         for m in plan.missing:
             say(f"not recorded: {m.what} ({m.why}): {m.costs}" + (f"; {m.remedy}" if m.remedy else ""))
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".seqfault-record-") as folder, Writer(out, meta) as w:
@@ -356,8 +375,8 @@ class Run:
         self.control = folder / "control"
         self.windows: list[list[int]] = []
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.tracer: set[int] = set()
         self.early = False
+        self.pids: dict[int, int] = {}  # of the threads that a process that runs has
         self.offset = 0
 
     def commands(self) -> list[list[str]]:
@@ -365,8 +384,9 @@ class Run:
         at = ["-p", str(self.pid)] if self.pid is not None else []
         out = []
         strace = [*self.plan.strace, "-o", str(self.text), *at] if self.plan.strace else []
-        begin = ["perf", "record", "-q", "-k", "CLOCK_MONOTONIC", "--sample-cpu", "-m", ROOM if os.geteuid() == 0 else "256"]
-        perf = [*begin, "-o", str(self.data), *self.plan.perf, *at]
+        room = ROOM if os.geteuid() == 0 else "256"
+        perf = ["perf", "record", "-q", "-k", "CLOCK_MONOTONIC", "--sample-cpu", "-m", room, "-o", str(self.data),
+                *self.plan.perf, *at]  # fmt: skip
         if self.plan.sample:
             perf += ["-D", "-1", "--control", f"fifo:{self.control}"]
         if self.plan.perf and strace and self.pid is None:
@@ -392,19 +412,20 @@ class Run:
         start = time.monotonic()
         if self.pid is not None:
             time.sleep(WARM)
+            with suppress(OSError):
+                self.pids = {int(tid): self.pid for tid in os.listdir(f"/proc/{self.pid}/task")}
             areas_of(self.pid, writer)
             say(f"recording process {self.pid}; ^C ends it" + (f", or {seconds:g} s" if seconds else ""))
-        watched: list[int] = []
         control = self.open_control() if self.plan.sample else -1
         if control >= 0:
             time.sleep(WARM)  # the program has begun by then
         while any(p.poll() is None for p in self.processes):
-            self.look(watched)
+            program = self.look()
             over = seconds is not None and time.monotonic() - start > seconds
             if self.stop.number or over:
                 self.early = bool(self.stop.number)
                 # a ^C at a terminal has reached the program, too
-                tell_to_end(self.processes, watched if self.pid is None else [], self.stop.number or signal.SIGTERM)
+                tell_to_end(self.processes, program, self.stop.number or signal.SIGTERM)
                 break
             if not alive(self.pid or self.processes[0].pid):
                 time.sleep(WARM)
@@ -417,7 +438,9 @@ class Run:
             os.close(control)
         self.offset = -(before + clocks()) // 2
         meta.windows = self.windows
-        meta.exit_code = None if self.pid is not None else self.processes[0].returncode
+        code = self.processes[0].returncode
+        # perf that is told to end dies of that signal itself
+        meta.exit_code = None if self.pid is not None else -self.stop.number if self.early else code
         meta.truncated = self.early and self.pid is None
         if self.plan.perf and not self.data.exists():
             said = self.errors.read_text(errors="replace").strip().splitlines()
@@ -450,22 +473,26 @@ class Run:
         while time.monotonic() < end and not self.stop.number and any(p.poll() is None for p in self.processes):
             time.sleep(0.02)
 
-    def look(self, watched: list[int]) -> None:
-        """Who is strace, and who is the program: perf's child, or strace's."""
-        if watched or self.pid is not None:
-            return
-        first = self.processes[0].pid
-        for child in children(first):
-            if self.plan.perf and self.plan.strace:
-                self.tracer.add(child)
-                watched += children(child)
-            else:
-                watched.append(child)
+    def look(self) -> list[int]:
+        """The program that was started: perf's child, or strace's; strace also has children to try things with."""
+        if self.pid is not None:
+            return []
+        out = children(self.processes[0].pid)
+        if self.plan.perf and self.plan.strace:
+            out = [c for tracer in out for c in children(tracer)]
+        return out
 
     def read(self, writer: Writer, tell: Callable[[int], None] | None) -> Source:
         source, calls = Source("perf"), Source("strace")
         strace = (text_lines(self.text), calls, self.offset) if self.plan.strace and self.text.exists() else None
         perf = read_samples(perf_text(self.data), source) if self.plan.perf else None
-        fill(writer, source, perf, strace, tell, self.tracer)
+        # perf sees strace and what it tries, too; the program is what strace names first
+        only = None
+        if perf is not None and strace is not None and self.pid is None:
+            first = re.match(r"(\d+) ", next(text_lines(self.text), ""))
+            only = {int(first[1])} if first else None
+        fill(writer, source, perf, strace, tell, only, self.pids)
         calls.skipped.update(source.skipped)
+        if self.early or self.pid is not None:  # what was under way when strace let go
+            calls.skipped.pop(UNDER_WAY, None)
         return calls

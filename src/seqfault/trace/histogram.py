@@ -1,4 +1,4 @@
-"""Durations counted by size, so that percentiles need no list of them: 32 bins an octave, 1.1% from the truth at most."""
+"""Durations counted by size, so that percentiles need no list of them: 32 bins an octave, 1.1% off at most."""
 
 from __future__ import annotations
 

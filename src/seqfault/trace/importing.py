@@ -120,13 +120,17 @@ def fill(
     perf: Iterable[Sample] | None,
     strace: tuple[Iterable[str], Source, int] | None = None,
     tell: Progress | None = None,
-    skip: set[int] | None = None,
+    only: set[int] | None = None,
+    pids: dict[int, int] | None = None,
 ) -> Assembler:
-    """Put what perf and strace saw into one trace, in order of time; `strace`: lines, source, offset to its times."""
-    a = Assembler(writer, source)
-    a.skip = skip or set()
-    pids: dict[int, int] = {}
-    rows = StraceRows(*strace, pids) if strace else None
+    """Put what perf and strace saw into one trace, in order of time.
+
+    `strace`: lines, source, offset to its times.  `only`: of perf's, the events of these processes and their children.
+    `pids`: processes of threads that were there before.
+    """
+    a = Assembler(writer, source, only)
+    pids = {} if pids is None else pids
+    rows = StraceRows(*strace, pids, tasks=perf is None) if strace else None
     samples = iter(perf) if perf is not None else iter(())
     calls = iter(rows) if rows else iter(())
     sample, call = next(samples, None), next(calls, None)
@@ -174,8 +178,8 @@ def import_file(path: Path, out: Path, tell: Progress | None = None) -> tuple[Me
             meta.recorded = told(a)
         if a.guessed and kind == "perf script":
             meta.missing.append(
-                Missing("process ids", "the text has none", "threads that take no mmap_lock count as processes of their "
-                        "own, so overlap is understated", "perf script --ns -F +pid")
+                Missing("process ids", "the text has none", "threads that take no mmap_lock count as processes, so "
+                        "overlap is understated", "perf script --ns -F +pid")
             )  # fmt: skip
         for k, cost in COSTS.items():
             if k not in meta.recorded:

@@ -28,6 +28,7 @@ class Overlap:
 
     def feed(self, faults: Ints, calls: Ints, horizon: int) -> None:
         """`horizon`: what follows begins no earlier."""
+        faults[:, END] = np.maximum(faults[:, END], faults[:, START] + 1)  # one whose duration is not known is a moment
         waiting = np.concatenate([self.waiting, faults])
         self.calls = np.concatenate([self.calls, calls])
         done = waiting[:, END] <= horizon

@@ -15,7 +15,8 @@ SHOW = ("--ns", "--show-task-events", "--show-mmap-events", "--show-switch-event
 
 OWN = re.compile(r" *(-?\d+)/(-?\d+) +\[(\d+)\] +(\d+)\.(\d{9}): +(?:(\d+) +)?([A-Za-z][\w.-]*(?::[\w-]+)?)(.*)")
 ANY = re.compile(
-    r"(?: *(?P<comm>\S.*?) +| *)(?:(?P<pid>-?\d+)/)?(?P<tid>-?\d+) +(?:\[(?P<cpu>\d+)\] +)?(?P<sec>\d+)\.(?P<frac>\d+): +"
+    r"(?: *(?P<comm>\S.*?) +| *)(?:(?P<pid>-?\d+)/)?(?P<tid>-?\d+) +(?:\[(?P<cpu>\d+)\] +)?"
+    r"(?P<sec>\d+)\.(?P<frac>\d+): +"
     r"(?:(?P<period>\d+) +)?(?P<event>[A-Za-z][\w.-]*(?::[\w-]+)?)(?P<rest>.*)"
 )
 FRAME = re.compile(r"\s+([0-9a-f]+) (.*)")
@@ -72,7 +73,7 @@ def read_samples(lines: Iterable[str], source: Source) -> Iterator[Sample]:
         if line == "\n":
             continue
         frame = FRAME.match(line)
-        if frame and sample is not None and len(frame[1]) > 3 and line[0] in "\t ":
+        if frame and sample is not None:
             other = ANY.match(line)
             if other is None:
                 sample.stack.append(frame[2].rstrip())

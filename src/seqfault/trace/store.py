@@ -65,7 +65,11 @@ class Writer:
         self.path, self.meta, self.group = path, meta, group
         self.part = path.with_name(path.name + ".part")
         try:
-            self.out = pq.ParquetWriter(self.part, SCHEMA, compression="zstd", compression_level=9)
+            self.out = pq.ParquetWriter(
+                self.part, SCHEMA, compression="zstd", compression_level=9,
+                use_dictionary=[c for c in COLUMNS if c != "time_ns"],
+                column_encoding={"time_ns": "DELTA_BINARY_PACKED"},
+            )  # fmt: skip
         except OSError as e:
             raise TraceError(f"{path}: {e.strerror or e}; name a file that can be written (-o FILE)") from None
         self.heap: list[tuple[int, int, tuple[Any, ...]]] = []

@@ -19,11 +19,15 @@ MOST_PROBLEMS = 1000
 
 
 class StraceRows:
-    """Rows from the text of strace.  `clock`: how far it is; `settled`: nothing older follows; `offset`: to be added
-    to its times, which are of CLOCK_REALTIME; `pids`: the process of each thread, as far as it is known."""
+    """Rows from the text of strace.
 
-    def __init__(self, lines: Iterable[str], source: Source, offset: int, pids: dict[int, int]):
-        self.source, self.offset, self.pids = source, offset, pids
+    `offset`: to be added to its times, which are of CLOCK_REALTIME.  `pids`: the process of each thread, as far as it
+    is known.  `tasks`: whether what begins and ends tasks is wanted, which perf sees too.  While it is iterated,
+    `clock` is how far it is, and nothing that begins before `settled` follows.
+    """
+
+    def __init__(self, lines: Iterable[str], source: Source, offset: int, pids: dict[int, int], tasks: bool = True):
+        self.source, self.offset, self.pids, self.tasks = source, offset, pids, tasks
         self.halves: dict[int, Call] = {}
         self.out = Strace(source.name)
         self.items = walk(self.counted(lines), self.out, self.halves)
@@ -46,7 +50,8 @@ class StraceRows:
             self.end = max(self.end, item.end + self.offset)
             self.source.samples += 1
             if isinstance(item, Ended):
-                yield row(item.end + self.offset, self.pid(item.tid), item.tid, s.EXIT)
+                if self.tasks:
+                    yield row(item.end + self.offset, self.pid(item.tid), item.tid, s.EXIT)
             else:
                 yield from self.call(item)
             self.problems()
@@ -71,12 +76,15 @@ class StraceRows:
         start, pid = c.start + self.offset, self.pid(c.tid)
         duration = c.end - c.start if c.ret is not None or c.errno else None
         if c.name.startswith("exec") and not c.errno:
-            yield row(start, pid, c.tid, s.EXEC, name=c.args[0].strip('"') if c.args else None, duration_ns=duration)
+            if self.tasks:
+                yield row(start, pid, c.tid, s.EXEC, name=c.args[0].strip('"') if c.args else None,
+                          duration_ns=duration)  # fmt: skip
         elif c.name in ("clone", "clone3", "fork", "vfork"):
             if c.ret and not c.errno:
                 flags = clone_flags(c)
                 self.pids[c.ret] = pid if flags & CLONE["CLONE_THREAD"] else c.ret
-                yield row(start, pid, c.tid, s.FORK, result=c.ret, a2=flags, a3=self.pids[c.ret])
+                if self.tasks:
+                    yield row(start, pid, c.tid, s.FORK, result=c.ret, a2=flags, a3=self.pids[c.ret])
         elif c.name in CALLS:
             try:
                 values = self.arguments(c)

@@ -1,4 +1,4 @@
-"""What `vmas` asks of the mm text: how many VMAs a process has, whether one has been written, why neighbours stay apart.
+"""What `vmas` asks of the mm text: how many VMAs there are, which have been written, why neighbours stay apart.
 
 Kernel Python, beside mm/exec.py.
 """

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from heapq import heappop, heappush
+from itertools import pairwise
 from typing import Any
 
 from seqfault.compile.native import NativeProgram
@@ -31,10 +32,13 @@ from seqfault.trace.calls import CLONE, MADV, MAP, MREMAP
 from seqfault.trace.spaces import ENTRIES, SIZES, Spaces, SpacesFull
 from seqfault.trace.store import Trace
 
-COLUMNS = ("time_ns", "duration_ns", "pid", "tid", "kind", "name", "address", "length", "a2", "a3", "a4", "a5", "result",
-           "flags", "site", "file")  # fmt: skip
+COLUMNS = (
+    *("time_ns", "duration_ns", "pid", "tid", "kind", "name", "address", "length", "a2", "a3", "a4", "a5"),
+    *("result", "flags", "site", "file"),
+)
 KINDS = (s.AREA, s.CALL, s.FORK, s.EXEC, s.EXIT, s.FAULT, s.LOCK_HOLD)
-MOST_CALLS = 500_000  # that are done again
+MOST_CALLS = 200_000  # that are done again
+MOST_FAULTS = 1_000_000  # for which the text was asked
 POINTS = 400  # of the count over time
 PAGE = op.PAGE_SIZE
 TOP = op.TASK_SIZE_BYTES
@@ -80,7 +84,8 @@ class Life:
 class Vmas:
     lives: list[Life] = field(default_factory=list)
     calls: int = 0
-    limited: bool = False  # there are more calls than `MOST_CALLS`
+    looked_up: int = 0
+    limited: bool = False  # there is more than `MOST_CALLS` and `MOST_FAULTS`
     refused: Counter[str] = field(default_factory=Counter)  # calls that the text refused
     stopped: str = ""  # why the rest was left out
     guessed_writes: bool = False
@@ -97,7 +102,8 @@ class Process:
     life: Life
     users: int = 1
     brk: int = 0
-    touched: tuple[int, int] = (0, 0)  # a VMA that is known to be written
+    # by thread: the VMA of its last fault, which is known to be written; until the next call
+    touched: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 class Walk:
@@ -204,7 +210,8 @@ class Walk:
         named = (e["file"] or "").startswith("/")
         fd = self.file(e["file"]) if named else -1
         flags = FIXED | (e["a3"] or 2) | (0 if named else ANONYMOUS)
-        self.spaces.op(p.who, op.OP_MMAP, (e["address"], e["length"], e["a2"] or 0, flags, fd, e["a5"] or 0 if named else 0))
+        offset = e["a5"] or 0 if named else 0
+        self.spaces.op(p.who, op.OP_MMAP, (e["address"], e["length"], e["a2"] or 0, flags, fd, offset))
         if e["file"] == "[heap]":
             p.brk = e["address"] + e["length"]
         self.note(p, e["time_ns"])
@@ -219,21 +226,22 @@ class Walk:
             return
         p = self.process(e["pid"])
         address = e["address"]
-        if address is None or address >= TOP or p.touched[0] <= address < p.touched[1]:
+        if address is None or address >= TOP:
             return
         if code is None:
             self.out.guessed_writes = True
+        self.out.looked_up += 1
         machine = self.spaces.machine
         machine.call("touched", p.who, address // PAGE)
         if len(machine.emitted) == 2:
-            p.touched = (int(machine.emitted[0]) * PAGE, int(machine.emitted[1]) * PAGE)
+            p.touched[e["tid"]] = (int(machine.emitted[0]) * PAGE, int(machine.emitted[1]) * PAGE)
 
     # -- calls
     def apply(self, e: dict[str, Any]) -> None:
         p = self.process(e["pid"])
         self.out.calls += 1
         p.life.calls += 1
-        p.touched = (0, 0)
+        p.touched.clear()
         before = self.count(p)
         name, result, length = e["name"], e["result"], e["length"] or 0
         if name == "brk":
@@ -311,7 +319,7 @@ class Walk:
         p.life.apart.clear()
         p.life.apart_at = n
         vmas = self.spaces.maps(p.who)
-        for left, right in zip(vmas, vmas[1:], strict=False):
+        for left, right in pairwise(vmas):
             if left.end != right.start:
                 continue
             self.spaces.machine.call("boundary", p.who, right.start // PAGE)
@@ -322,7 +330,7 @@ class Walk:
             p.life.apart[words] += 1
 
     def finish(self) -> None:
-        for call in list(self.pending.values()):
+        for call in sorted(self.pending.values(), key=lambda c: c["time_ns"] + (c["duration_ns"] or 0)):
             self.apply(call)
         for p in set(self.by_pid.values()):
             p.life.at_end = self.count(p)
@@ -335,7 +343,7 @@ def follow(trace: Trace, linux: int, most: int = MOST_CALLS, tell: Callable[[int
     walk = Walk(Spaces(linux, watched_program), out)
     n = 0
     try:
-        for batch in trace.batches(COLUMNS, KINDS):
+        for batch in trace.batches(COLUMNS, KINDS, 1 << 14):
             columns = {c: batch[c].to_pylist() for c in COLUMNS}
             for i in range(batch.num_rows):
                 kind = columns["kind"][i]
@@ -343,13 +351,15 @@ def follow(trace: Trace, linux: int, most: int = MOST_CALLS, tell: Callable[[int
                     # most are in a VMA that has been written before
                     p = walk.by_pid.get(columns["pid"][i])
                     address = columns["address"][i]
-                    if p is not None and address is not None and p.touched[0] <= address < p.touched[1]:
-                        continue
+                    if p is not None and address is not None:
+                        lo, hi = p.touched.get(columns["tid"][i], (0, 0))
+                        if lo <= address < hi:
+                            continue
                 walk.step({c: v[i] for c, v in columns.items()})
             n += batch.num_rows
             if tell is not None:
                 tell(n)
-            if out.calls >= most:
+            if out.calls >= most or out.looked_up >= MOST_FAULTS:
                 out.limited = True
                 break
         walk.finish()

@@ -1,0 +1,20 @@
+"""NumPy in threads: sums and products of arrays that are larger than malloc's threshold for mmap."""
+
+import sys
+import threading
+
+import numpy as np
+
+
+def work(rounds: int) -> None:
+    total = 0.0
+    for i in range(rounds):
+        a = np.full(100_000 + 5_000 * (i % 7), 1.5)
+        total += float((a * a + i).sum())
+
+
+workers = [threading.Thread(target=work, args=(int([*sys.argv, "60"][1]),)) for _ in range(2)]
+for w in workers:
+    w.start()
+for w in workers:
+    w.join()
