@@ -18,7 +18,7 @@ from seqfault.kernel.types import struct
 from seqfault.mm.places import unmap_page_range_end
 from seqfault.mm.types import mm_struct, vm_area_struct
 from seqfault.protocols import load
-from seqfault.scenarios import everything, find
+from seqfault.scenarios import everything, find, parse
 from seqfault.scenarios.model import execute, make_machine, parse_line, parse_operation
 
 LATER = ["spf-v12", "mmap-seq", "per-vma-lock", "vm-refcnt"]
@@ -225,6 +225,40 @@ def test_what_a_line_is_for(name: str, site: str, scenario: str, kind: str) -> N
     s = find([scenario])[0]
     assert check_scenario(load(name), s, Limits(states=1_000_000)).verdict == HOLDS
     assert kind in {v.kind for v in check_scenario(load(f"{name}-without={site}"), s, Limits(states=1_000_000)).violations}
+
+
+BARRIERS = [
+    # commit b1f02b95758d
+    ("per-vma-lock", "vma_start_read/smp_load_acquire"),
+    ("per-vma-lock", "mmap_write_unlock/begin/smp_store_release"),
+    ("vm-refcnt", "vma_start_read/smp_load_acquire"),
+    ("vm-refcnt", "refcount_inc_not_zero_limited_acquire/cmpxchg_acquire"),
+    ("vm-refcnt", "mmap_write_unlock/begin/smp_wmb"),
+]
+
+
+@pytest.mark.parametrize("name,site", BARRIERS, ids=[f"{n}-{s}" for n, s in BARRIERS])
+def test_orderings_of_the_numbers(name: str, site: str) -> None:
+    """Under the kernel's memory model; none of them shows under sc."""
+    s = find(["case5/taken-warm-write"])[0]
+    limits = Limits(states=200_000)
+    assert check_scenario(load(name), s, limits, memory="lkmm").verdict == HOLDS
+    without = load(f"{name}-without={site}")
+    assert check_scenario(without, s, limits).verdict == HOLDS
+    kinds = {v.kind for v in check_scenario(without, s, limits, memory="lkmm").violations}
+    assert {"entry-exceeds-vma", "wrong-reverse-map"} <= kinds
+
+
+def test_a_grace_period_orders_under_lkmm() -> None:
+    """Who begins an RCU section after it sees the VMA gone."""
+    s = find(["munmap/all-one-page2-warm-write"])[0]
+    assert check_scenario(load("per-vma-lock"), s, Limits(states=200_000), memory="lkmm").verdict == HOLDS
+
+
+@pytest.mark.parametrize("name", ["mmap-sem-6.4", "per-vma-lock"])
+def test_a_lock_that_is_taken_out_is_not_downgraded_either(name: str) -> None:
+    s = parse('name = "t/alone"\nsetup = ["mmap 1-3 rw", "write 1 1"]\ncpus = [["munmap 1-3"]]\n', "t.toml")[0]
+    assert check_scenario(load(f"{name}-without=sys_munmap/down_write"), s).verdict == HOLDS
 
 
 V12 = [

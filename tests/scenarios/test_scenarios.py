@@ -16,7 +16,7 @@ from seqfault.scenarios.model import execute, from_toml, make_machine, parse_lin
 ARGUED = find(["argued"])
 FAMILIES = {
     *(f"case{n}" for n in range(1, 9)), "split-head", "split-middle", "split-tail", "munmap", "mprotect", "madvise", "mmap-merge",
-    "expand", "file", "pgtable-free", "same-page", "sequence", "alloc-fail", "walker", "two-faults", "two-writers", "argued",
+    "expand", "file", "pgtable-free", "same-page", "sequence", "alloc-fail", "walker", "two-faults", "two-writers", "argued", "fork",
 }  # fmt: skip
 
 
@@ -90,6 +90,8 @@ BAD = [
     (GOOD.replace("[[", "[", 1), "TOML"),
     (GOOD.replace('[["munmap 1-3"], ["read 1"]]', "[]"), "no CPU does anything"),
     (GOOD + "fail_allocations = 9\n", "from 0 to 3"),
+    (GOOD.replace("read 1", "fork 1"), "too much"),
+    (GOOD.replace("mmap 1-3 rw", "fork"), "no part of a setup"),
     (GOOD + 'fills = ["cpu7 1"]\n', "no fill"),
     ("", "no scenario"),
 ]

@@ -60,10 +60,18 @@ def call_srcu(ss: ptr[srcu_struct], arg: integer(0, 254)):
 
 
 def rcu_read_lock():
-    """Plain RCU: a section that may not sleep.  Its callbacks wait as those of SRCU do: there is one domain."""
+    """Plain RCU: a section that may not sleep.  Its callbacks wait as those of SRCU do: there is one domain.
+
+    It looks at the callbacks because whoever begins after a grace period sees what was done before it
+    (tools/memory-model/Documentation/explanation.txt, "RCU relations"); under sc that says nothing.
+    """
     preempt_disable()
     ss = the(srcu_struct)
     with atomic():
+        queued = 0
+        for i in range(NR_RCU):
+            queued += min(ss.queue[i].arg, 1)
+        BUG_ON(queued > NR_RCU)
         ss.readers = ss.readers | 1 << process_id()
 
 

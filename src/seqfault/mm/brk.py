@@ -94,7 +94,7 @@ def brk_shrink(mm: ptr[mm_struct], newbrk: vpn_t, oldbrk: vpn_t) -> bool:
         brkvma = find_vma(mm, newbrk)
         if not brkvma or brkvma.vm_start >= oldbrk:
             return False
-    return do_munmap(mm, newbrk, oldbrk - newbrk) == 0
+    return do_munmap(mm, newbrk, oldbrk - newbrk, False) == 0
 
 
 def brk_grow(mm: ptr[mm_struct], oldbrk: vpn_t, newbrk: vpn_t) -> bool:

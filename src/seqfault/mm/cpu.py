@@ -17,11 +17,13 @@ from seqfault.kernel import (
     smp_processor_id,
     the,
 )
+from seqfault.mm.fork_parent import sys_fork
 from seqfault.mm.frames import set_page_dirty
 from seqfault.mm.madvise import sys_madvise
 from seqfault.mm.pgtable import PTE_READ, PTE_WRITE, pmd_index, pte_at, pte_index, pte_mkdirty, pte_pfn
 from seqfault.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
 from seqfault.mm.types import (
+    FORK,
     FULL,
     LINUX,
     NR_CPUS,
@@ -46,7 +48,7 @@ from seqfault.mm.types import (
 from seqfault.mm.vma import find_vma
 from seqfault.mm.x86_fault import do_page_fault
 
-OP_NONE, OP_MMAP, OP_MUNMAP, OP_MPROTECT, OP_MADVISE, OP_READ, OP_WRITE = 0, 1, 2, 3, 4, 5, 6
+OP_NONE, OP_MMAP, OP_MUNMAP, OP_MPROTECT, OP_MADVISE, OP_READ, OP_WRITE, OP_FORK = 0, 1, 2, 3, 4, 5, 6, 7
 
 user_result_t = integer(-1100, 255, "user_result_t")
 op_number_t = integer(0, NR_OPS * NR_CPUS)
@@ -171,6 +173,8 @@ def do_op(k: op_number_t) -> result_t:
         return sys_madvise(addr, len)
     if kind == OP_MMAP:
         return sys_mmap(addr, len, rom.op[k].prot, rom.op[k].flags, rom.op[k].file, rom.op[k].pgoff)
+    if FORK and kind == OP_FORK:
+        return sys_fork()
     return 0
 
 

@@ -28,6 +28,8 @@ from seqfault.mm.frames import (
 )
 from seqfault.mm.lru import folio_add_lru_vma, lru_add_drain, mlock_vma_folio, munlock_vma_folio
 from seqfault.mm.pgtable import (
+    maybe_mkwrite,
+    maybe_mkwrite_flags,
     mk_pte,
     pfn_pte,
     pmd_index,
@@ -59,8 +61,6 @@ from seqfault.mm.places import (
     pte_map_lock,
     pte_spinlock,
     skip_pmd_checks,
-    vma_flags,
-    vma_page_prot,
 )
 from seqfault.mm.tlb import flush_tlb_page
 from seqfault.mm.types import (
@@ -68,6 +68,7 @@ from seqfault.mm.types import (
     LINUX,
     VM_SHARED,
     VM_WRITE,
+    VMF_CACHES_VMA,
     ZERO_PFN,
     current_mm,
     errno_t,
@@ -99,13 +100,6 @@ def ptep_clear_flush(vmf: ptr[vm_fault]):
     flush_tlb_page(vmf.address)
 
 
-def maybe_mkwrite(pte: pte_t, vmf: ptr[vm_fault]) -> pte_t:
-    """Writable, if the VMA is."""
-    if vma_flags(vmf) & VM_WRITE:
-        return pte_mkwrite(pte)
-    return pte
-
-
 def vma_is_anonymous(vma: ptr[vm_area_struct]) -> bool:
     return vma.vm_file == NULL
 
@@ -122,19 +116,22 @@ def vm_fault_clear(vmf: ptr[vm_fault]):
     vmf.page = NULL
     vmf.pte = NULL
     vmf.ptl = NULL
+    if VMF_CACHES_VMA:
+        vmf.vma_flags = 0
+        vmf.vma_page_prot = 0
 
 
 # -- anonymous pages
 def do_anonymous_page(vmf: ptr[vm_fault]) -> fault_t:
     """The first touch of an anonymous page: the zero page for a read, a page of one's own for a write."""
     vma = vmf.vma
-    if vma_flags(vmf) & VM_SHARED:  # a shared mapping of no file
+    if (vmf.vma_flags if VMF_CACHES_VMA else vma.vm_flags) & VM_SHARED:  # a shared mapping of no file
         return VM_FAULT_SIGBUS
     if not skip_pmd_checks(vmf) and pte_alloc(vmf.pmd) != 0:
         return VM_FAULT_OOM
 
     if not vmf.flags & FAULT_FLAG_WRITE:
-        entry: pte_t = pfn_pte(ZERO_PFN, vma_page_prot(vmf))
+        entry: pte_t = pfn_pte(ZERO_PFN, vmf.vma_page_prot if VMF_CACHES_VMA else vma.vm_page_prot)
         if not pte_map_lock(vmf):
             return VM_FAULT_RETRY
         if pte_none(fault_pte(vmf)):
@@ -152,8 +149,8 @@ def do_anonymous_page(vmf: ptr[vm_fault]) -> fault_t:
     if not p:
         return VM_FAULT_OOM
     __SetPageUptodate(p)
-    entry = mk_pte(p, vma_page_prot(vmf))
-    if vma_flags(vmf) & VM_WRITE:
+    entry = mk_pte(p, vmf.vma_page_prot if VMF_CACHES_VMA else vma.vm_page_prot)
+    if (vmf.vma_flags if VMF_CACHES_VMA else vma.vm_flags) & VM_WRITE:
         entry = pte_mkwrite(pte_mkdirty(entry))
 
     if not pte_map_lock(vmf):
@@ -195,7 +192,11 @@ def wp_page_copy(vmf: ptr[vm_fault]) -> fault_t:
         if pte_map_lock(vmf):
             ret = 0
             if fault_pte(vmf) == vmf.orig_pte:
-                entry: pte_t = maybe_mkwrite(pte_mkdirty(mk_pte(new_page, vma_page_prot(vmf))), vmf)
+                entry: pte_t = pte_mkdirty(mk_pte(new_page, vmf.vma_page_prot if VMF_CACHES_VMA else vma.vm_page_prot))
+                if VMF_CACHES_VMA:
+                    entry = maybe_mkwrite_flags(entry, vmf.vma_flags)
+                else:
+                    entry = maybe_mkwrite(entry, vma)
                 # Two steps, so that no CPU has the old page writable, or reads it, next to the new one.
                 ptep_clear_flush(vmf)
                 page_add_new_anon_rmap(new_page, vma, vmf.address)
@@ -221,7 +222,10 @@ def wp_page_copy(vmf: ptr[vm_fault]) -> fault_t:
 
 def wp_page_reuse(vmf: ptr[vm_fault]):
     """Write to the page in place.  Other TLBs may keep the old rights: those CPUs fault, and find the new."""
-    set_pte_at(vmf, maybe_mkwrite(pte_mkdirty(vmf.orig_pte), vmf))
+    if VMF_CACHES_VMA:
+        set_pte_at(vmf, maybe_mkwrite_flags(pte_mkdirty(vmf.orig_pte), vmf.vma_flags))
+    else:
+        set_pte_at(vmf, maybe_mkwrite(pte_mkdirty(vmf.orig_pte), vmf.vma))
     pte_unmap_unlock(vmf.ptl)
 
 
@@ -260,7 +264,7 @@ def do_wp_page(vmf: ptr[vm_fault]) -> fault_t:
             page_move_anon_rmap(vmf.page, vma)
             wp_page_reuse(vmf)
             return VM_FAULT_WRITE
-    elif vma_flags(vmf) & (VM_WRITE | VM_SHARED) == VM_WRITE | VM_SHARED:
+    elif (vmf.vma_flags if VMF_CACHES_VMA else vma.vm_flags) & (VM_WRITE | VM_SHARED) == VM_WRITE | VM_SHARED:
         if FULL:
             set_page_dirty(vmf.page)  # fault_dirty_shared_page
         wp_page_reuse(vmf)  # wp_page_shared, for files that need no notice
@@ -293,10 +297,13 @@ def alloc_set_pte(vmf: ptr[vm_fault], p: ptr[page]) -> fault_t:
         return ret
     if not pte_none(fault_pte(vmf)):
         return VM_FAULT_NOPAGE
-    entry: pte_t = mk_pte(p, vma_page_prot(vmf))
+    entry: pte_t = mk_pte(p, vmf.vma_page_prot if VMF_CACHES_VMA else vma.vm_page_prot)
     if write:
-        entry = maybe_mkwrite(pte_mkdirty(entry), vmf)
-    if write and not vma_flags(vmf) & VM_SHARED:
+        if VMF_CACHES_VMA:
+            entry = maybe_mkwrite_flags(pte_mkdirty(entry), vmf.vma_flags)
+        else:
+            entry = maybe_mkwrite(pte_mkdirty(entry), vma)
+    if write and not (vmf.vma_flags if VMF_CACHES_VMA else vma.vm_flags) & VM_SHARED:
         page_add_new_anon_rmap(p, vma, vmf.address)
         if FULL:
             folio_add_lru_vma(p, vma)
@@ -310,7 +317,7 @@ def alloc_set_pte(vmf: ptr[vm_fault], p: ptr[page]) -> fault_t:
 
 def finish_fault(vmf: ptr[vm_fault]) -> fault_t:
     p = vmf.page
-    if vmf.flags & FAULT_FLAG_WRITE and not vma_flags(vmf) & VM_SHARED:
+    if vmf.flags & FAULT_FLAG_WRITE and not (vmf.vma_flags if VMF_CACHES_VMA else vmf.vma.vm_flags) & VM_SHARED:
         p = vmf.cow_page
     vmf.ptl = NULL
     ret: fault_t = alloc_set_pte(vmf, p)
@@ -374,7 +381,7 @@ def do_fault(vmf: ptr[vm_fault]) -> fault_t:
         return VM_FAULT_RETRY
     if not vmf.flags & FAULT_FLAG_WRITE:
         return do_read_fault(vmf)
-    if not vma_flags(vmf) & VM_SHARED:
+    if not (vmf.vma_flags if VMF_CACHES_VMA else vmf.vma.vm_flags) & VM_SHARED:
         return do_cow_fault(vmf)
     return do_shared_fault(vmf)
 
@@ -415,6 +422,9 @@ def handle_mm_fault(vma: ptr[vm_area_struct], address: vpn_t, flags: fault_flags
     vmf.flags = flags
     vmf.pgoff = linear_page_index(vma, address)
     vmf.pmd = pmd_index(address)
+    if VMF_CACHES_VMA:
+        vmf.vma_flags = vma.vm_flags
+        vmf.vma_page_prot = vma.vm_page_prot
     ret: fault_t = handle_pte_fault(vmf)
     vm_fault_clear(vmf)
     return ret

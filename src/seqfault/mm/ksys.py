@@ -227,7 +227,7 @@ def ksys_munmap(start: s64, len: s64) -> s64:
     mm = current_mm()
     down_write(mm.mmap_sem)
     mmap_write_lock_end(mm)
-    ret: s64 = do_munmap(mm, page_of(start), pages_of(len))
+    ret: s64 = do_munmap(mm, page_of(start), pages_of(len), False)
     mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
     return ret

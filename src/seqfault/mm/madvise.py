@@ -42,13 +42,13 @@ def sys_madvise(start: vpn_t, len: vpn_t) -> errno_t:
     if LINUX >= 617:
         locked = madvise_lock(mm, start, end)
         if locked:
-            error: errno_t = madvise_dontneed(locked, start, end)
+            ret: errno_t = madvise_dontneed(locked, start, end)
             madvise_unlock(locked)
-            return error
+            return ret
     down_read(mm.mmap_sem)
     vma = find_vma(mm, start)
     while True:
-        error = -ENOMEM
+        error: errno_t = -ENOMEM
         if not vma:
             break
         if start < vma.vm_start:

@@ -355,8 +355,9 @@ def vma_merge_existing_range(vmg: ptr[vma_merge_struct]) -> ptr[vm_area_struct]:
         return NULL
 
     merge_left = left_side and can_vma_merge_left(vmg)
-    merge_right = False
+    merge_right: bool = False
     next: ptr[vm_area_struct] = NULL
+    err: errno_t = 0
     if right_side:
         next = middle.vm_next
         vmg.next = next
@@ -459,7 +460,7 @@ def vma_merge_new_range(vmg: ptr[vma_merge_struct]) -> ptr[vm_area_struct]:
     next = vmg.next
     if vmg.vm_flags & VM_SPECIAL or (not prev and not next):
         return NULL
-    can_merge_left = can_vma_merge_left(vmg)
+    can_merge_left: bool = can_vma_merge_left(vmg)
     can_merge_right = not vmg.just_expand and can_vma_merge_right(vmg, can_merge_left)
     if can_merge_right:
         vmg.end = next.vm_end
@@ -487,12 +488,12 @@ def vma_expand_mapping(vmg: ptr[vma_merge_struct]) -> ptr[vm_area_struct]:
     next = vmg.next
     if vmg.vm_flags & VM_SPECIAL:
         return NULL
-    can_merge_right = can_vma_merge_right(vmg, False)
+    can_merge_right: bool = can_vma_merge_right(vmg, False)
     if can_merge_right:
         vmg.end = next.vm_end
         vmg.target = next
         vmg.anon_vma = next.anon_vma
-    can_merge_left = can_vma_merge_left(vmg)
+    can_merge_left: bool = can_vma_merge_left(vmg)
     if can_merge_left:
         vmg.start = prev.vm_start
         vmg.target = prev

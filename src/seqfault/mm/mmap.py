@@ -320,7 +320,7 @@ def mmap_region(
             return -ENOMEM
         err, prev, rb_parent, rb_left = find_vma_links(mm, addr, end)
         while err != 0:
-            if do_munmap(mm, addr, len) != 0:
+            if do_munmap(mm, addr, len, False) != 0:
                 return -ENOMEM
             err, prev, rb_parent, rb_left = find_vma_links(mm, addr, end)
         if FULL and accountable_mapping(vm_flags):
@@ -506,12 +506,8 @@ def may_downgrade(mm: ptr[mm_struct], prev: ptr[vm_area_struct]) -> bool:
     return not next or not next.vm_flags & VM_GROWSDOWN
 
 
-def do_munmap(mm: ptr[mm_struct], start: vpn_t, len: vpn_t) -> errno_t:
-    return __do_munmap(mm, start, len, False)
-
-
-def __do_munmap(mm: ptr[mm_struct], start: vpn_t, len: vpn_t, downgrade: bool) -> errno_t:
-    """do_vmi_munmap in 6.18, do_mas_munmap in 6.1.
+def do_munmap(mm: ptr[mm_struct], start: vpn_t, len: vpn_t, downgrade: bool) -> errno_t:
+    """__do_munmap from 4.20 on, do_mas_munmap in 6.1, do_vmi_munmap in 6.18.
 
     `downgrade`: once the VMAs are out, mmap_sem is kept for reading only (commit dd2283f2605e, 4.20), unless a stack
     that might grow is next to them; 1 if that was done.

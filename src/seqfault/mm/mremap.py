@@ -164,7 +164,7 @@ def unmap_source_vma(vrm: ptr[vma_remap_struct]):
     behind = vma.vm_end > end
     if accounted:
         vma.vm_flags &= ~VM_ACCOUNT
-    error: errno_t = do_munmap(mm, addr, vrm.old_len)
+    error: errno_t = do_munmap(mm, addr, vrm.old_len, False)
     vrm.vma = NULL
     if error != 0 or not accounted:
         return
@@ -339,13 +339,13 @@ def old_mremap_to(vrm: ptr[vma_remap_struct]) -> addr_or_errno_t:
     if LINUX >= 610 and not can_modify_mm(mm, vrm.addr, vrm.old_len):
         return -EPERM
     if vrm.flags & MREMAP_FIXED:
-        error: errno_t = do_munmap(mm, vrm.new_addr, vrm.new_len)
+        error: errno_t = do_munmap(mm, vrm.new_addr, vrm.new_len, False)
         if error != 0:
             return error
     if vrm.old_len > vrm.new_len:
         if vrm.old_len > NR_PAGES - vrm.addr:
             return -EINVAL
-        error = do_munmap(mm, vrm.addr + vrm.new_len, vrm.old_len - vrm.new_len)
+        error = do_munmap(mm, vrm.addr + vrm.new_len, vrm.old_len - vrm.new_len, False)
         if error != 0:
             return error
         vrm.old_len = vrm.new_len
@@ -375,7 +375,7 @@ def old_mremap(vrm: ptr[vma_remap_struct]) -> addr_or_errno_t:
         if vrm.old_len != vrm.new_len:
             if vrm.old_len > NR_PAGES - vrm.addr:
                 return -EINVAL
-            error: errno_t = do_munmap(mm, vrm.addr + vrm.new_len, vrm.old_len - vrm.new_len)
+            error: errno_t = do_munmap(mm, vrm.addr + vrm.new_len, vrm.old_len - vrm.new_len, False)
             if error != 0:
                 return error
         return vrm.addr
@@ -415,7 +415,7 @@ def shrink_vma(vrm: ptr[vma_remap_struct]) -> errno_t:
     mm = current_mm()
     if vrm.old_len > NR_PAGES - vrm.addr:
         return -EINVAL
-    error: errno_t = do_munmap(mm, vrm.addr + vrm.new_len, vrm.old_len - vrm.new_len)
+    error: errno_t = do_munmap(mm, vrm.addr + vrm.new_len, vrm.old_len - vrm.new_len, False)
     if error != 0:
         return error
     vrm.vma = vma_lookup(mm, vrm.addr)
@@ -427,7 +427,7 @@ def shrink_vma(vrm: ptr[vma_remap_struct]) -> errno_t:
 def mremap_to(vrm: ptr[vma_remap_struct]) -> addr_or_errno_t:
     mm = current_mm()
     if vrm.flags & MREMAP_FIXED:
-        error: errno_t = do_munmap(mm, vrm.new_addr, vrm.new_len)
+        error: errno_t = do_munmap(mm, vrm.new_addr, vrm.new_len, False)
         if error != 0:
             return error
         vrm.vma = vma_lookup(mm, vrm.addr)

@@ -18,11 +18,13 @@ from seqfault.kernel import (
     the,
 )
 from seqfault.kernel.task import NR_CPUS
+from seqfault.mm.fork_parent import child_mm
 from seqfault.mm.frames import linear_page_index
 from seqfault.mm.pgtable import PTE_READ, PTE_WRITE, pte_pfn, pte_present
 from seqfault.mm.tlb import tlb_entry_granted
 from seqfault.mm.types import (
     FILE_PAGES,
+    FORK,
     NR_ANON_VMAS,
     NR_AVCS,
     NR_FILES,
@@ -54,7 +56,7 @@ from seqfault.mm.types import (
 )
 
 mask_t = integer(0, (1 << 62) - 1)
-tally_t = integer(0, NR_PAGES + FILE_PAGES * NR_FILES)
+tally_t = integer(0, NR_PAGES + FORK * NR_PAGES + FILE_PAGES * NR_FILES)
 
 
 def list_find(mm: ptr[mm_struct], addr: vpn_t) -> ptr[vm_area_struct]:
@@ -127,6 +129,8 @@ def mapped_by(mm: ptr[mm_struct], pfn: pfn_t) -> tally_t:
     n: tally_t = 0
     for addr in range(NR_PAGES):
         if pte_present(entry_at(mm, addr)) and pte_pfn(entry_at(mm, addr)) == pfn:
+            n += 1
+        if FORK and the(child_mm).pages[addr] == pfn:
             n += 1
     return n
 
@@ -275,6 +279,9 @@ def observe():
             content(vma, addr, entry_at(mm, addr))
         else:
             emit(-1)
+        if FORK:
+            p = pool_object(page, the(child_mm).pages[addr])
+            emit(p.data)
 
 
 OBSERVERS = (check_page_tables, check_frames, check_leaks, check_file_counts, check_tlb, observe)

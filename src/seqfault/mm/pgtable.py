@@ -27,9 +27,11 @@ from seqfault.mm.types import (
     ENOMEM,
     FULL,
     PTRS_PER_PTE,
+    VM_WRITE,
     ZERO_PFN,
     current_mm,
     errno_t,
+    flags_t,
     mm_struct,
     page,
     pfn_t,
@@ -37,6 +39,7 @@ from seqfault.mm.types import (
     pmd_t,
     pte_t,
     pte_table,
+    vm_area_struct,
     vpn_t,
 )
 
@@ -109,6 +112,20 @@ def pte_wrprotect(pte: pte_t) -> pte_t:
 
 def pte_mkwrite(pte: pte_t) -> pte_t:
     return pte | PTE_WRITE
+
+
+def maybe_mkwrite(pte: pte_t, vma: ptr[vm_area_struct]) -> pte_t:
+    """Writable, if the VMA is."""
+    if vma.vm_flags & VM_WRITE:
+        return pte_mkwrite(pte)
+    return pte
+
+
+def maybe_mkwrite_flags(pte: pte_t, vma_flags: flags_t) -> pte_t:
+    """maybe_mkwrite as v12 of the speculative page faults has it (13)."""
+    if vma_flags & VM_WRITE:
+        return pte_mkwrite(pte)
+    return pte
 
 
 def pte_modify(pte: pte_t, prot: pgprot_t) -> pte_t:

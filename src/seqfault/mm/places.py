@@ -12,9 +12,7 @@ from seqfault.mm.pgtable import pte_lockptr, pte_offset_map_lock
 from seqfault.mm.types import (
     current_mm,
     fault_t,
-    flags_t,
     mm_struct,
-    pgprot_t,
     vm_area_struct,
     vm_fault,
     vpn_t,
@@ -56,6 +54,16 @@ def vm_area_dup_end(vma: ptr[vm_area_struct]):
 @place("dup_mmap/vma")
 def dup_mmap_vma(mpnt: ptr[vm_area_struct]):
     """Before fork copies a VMA of the parent."""
+
+
+@place("dup_mmap/copy")
+def dup_mmap_copy(mpnt: ptr[vm_area_struct]):
+    """Before fork copies its page tables."""
+
+
+@place("dup_mmap/flushed")
+def dup_mmap_flushed(oldmm: ptr[mm_struct]):
+    """After the flush, when no TLB can write any more to what fork has write-protected."""
 
 
 # -- mm/mmap.c
@@ -322,18 +330,6 @@ def free_pgtables_unlinked(vma: ptr[vm_area_struct]):
 @place("free_pgtables/end")
 def free_pgtables_end(vma: ptr[vm_area_struct]):
     """After it."""
-
-
-@place("vm_fault/vma_flags")
-def vma_flags(vmf: ptr[vm_fault]) -> flags_t:
-    """vm_flags as a fault takes it."""
-    return vmf.vma.vm_flags
-
-
-@place("vm_fault/vma_page_prot")
-def vma_page_prot(vmf: ptr[vm_fault]) -> pgprot_t:
-    """vm_page_prot as a fault takes it."""
-    return vmf.vma.vm_page_prot
 
 
 @place("pte_map_lock")

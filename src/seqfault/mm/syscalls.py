@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from seqfault.kernel import ptr
 from seqfault.kernel.rwsem import down_write, up_read, up_write
-from seqfault.mm.mmap import TASK_SIZE, __do_munmap, do_mmap, do_munmap
+from seqfault.mm.mmap import TASK_SIZE, do_mmap, do_munmap
 from seqfault.mm.mprotect import do_mprotect
 from seqfault.mm.opcodes import UAPI_MAP_LOCKED, UAPI_MAP_NONBLOCK, UAPI_MAP_POPULATE
 from seqfault.mm.places import mmap_write_lock_end, mmap_write_unlock_begin
@@ -50,13 +50,10 @@ def sys_munmap(addr: vpn_t, len: vpn_t) -> errno_t:
     mm = current_mm()
     down_write(mm.mmap_sem)
     mmap_write_lock_end(mm)
-    if LINUX >= 420:
-        ret: errno_t = __do_munmap(mm, addr, len, True)
-        if ret == 1:  # downgraded
-            up_read(mm.mmap_sem)
-            return 0
-    else:
-        ret = do_munmap(mm, addr, len)
+    ret: errno_t = do_munmap(mm, addr, len, LINUX >= 420)
+    if LINUX >= 420 and ret == 1:  # downgraded
+        up_read(mm.mmap_sem)
+        return 0
     mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
     return ret

@@ -33,6 +33,11 @@ LINUX = Size("LINUX", 412)
 # 1: all that a program can see of Linux (limits, accounting, VM_MAY flags, dirty bits, fork, ...), for `AddressSpace`
 # and `fuzz`.  0: what the scenarios of `check` need; the rest is folded away and costs them no state.
 FULL = Size("FULL", 0)
+# 1: a fault keeps vm_flags and vm_page_prot of its VMA, vmf->vma_flags and vmf->vma_page_prot, and looks at the VMA's
+# own no more (PATCH v12 13/31 of the speculative page faults); a protocol adds the fields.
+VMF_CACHES_VMA = Size("VMF_CACHES_VMA", 0)
+# 1: a scenario forks (mm/fork_parent.py); 0: nothing of it is there.
+FORK = Size("FORK", 0)
 # How many files a program has open; shared anonymous memory takes those that follow.
 NR_TEST_FILES = Size("NR_TEST_FILES", 6)
 # read_ahead_kb of the disk, in pages; 0: it has none (ramfs).

@@ -157,7 +157,7 @@ def __pte_map_lock(vmf: ptr[vm_fault]) -> bool:
         spin_lock(vmf.ptl.ptl)
         return True
     speculative_page_walk_begin()
-    ret = __pte_map_trylock(vmf, mm)
+    ret: bool = __pte_map_trylock(vmf, mm)
     speculative_page_walk_end()
     return ret
 
@@ -264,7 +264,7 @@ def speculative_fault(mm: ptr[mm_struct], address: vpn_t, write: bool, pvma: ptr
         count("speculative_fallback/odd")
         return VM_FAULT_RETRY
     rcu_read_lock()
-    found = copy_vma_under_rcu(mm, address, pvma)
+    found: bool = copy_vma_under_rcu(mm, address, pvma)
     rcu_read_unlock()
     if not found:
         return VM_FAULT_RETRY

@@ -1,9 +1,10 @@
 """per-vma-lock: page faults under a VMA's own lock.  Linux 6.4, as its last stable release (6.4.16) has it.
 
-Suren Baghdasaryan's series (v4, 27 February 2023; commits 5e31275cc997 to 70d4cbc80c88), with what its stable
-releases added: expanding stacks under the write lock (8d7071af8907, c137381f71ae), new VMAs locked before they can be
-found (33313a747e81, 1c7873e33645), the parent's VMAs locked by fork (fb49c455323f), anon_vma looked at under the
-lock (657b5146955e), dup_anon_vma's VMA locked (d8ab9f7b644a), acquire and release on mm_lock_seq (b1f02b95758d).
+Suren Baghdasaryan's series (27 February 2023; 5e31275cc997 "mm: add per-VMA lock and helper functions to control it",
+and those that follow), with what the stable releases added: expanding stacks under the write lock (8d7071af8907,
+c137381f71ae), new VMAs locked before they can be found (33313a747e81, 1c7873e33645), the parent's VMAs locked by fork
+(fb49c455323f), anon_vma looked at under the lock (657b5146955e), dup_anon_vma's VMA locked (d8ab9f7b644a), acquire
+and release on mm_lock_seq (b1f02b95758d).
 
 A VMA has a lock and a number.  Whoever changes it holds mmap_lock for writing, takes its lock, writes the mm's number
 there and gives the lock back (vma_start_write): as long as the two numbers are equal the VMA counts as locked.

@@ -1,8 +1,7 @@
 """spf-v12: "[PATCH v12 00/31] Speculative page faults", Laurent Dufour, 16 April 2019, on v5.1-rc4.
 
 As posted: 09 (VMA sequence count), 10 (VMA modifications), 12 (anon_vma changes), 13 (fields of the VMA in vm_fault),
-19 (mm_seq), 20 (reference counts), 21 (find_vma_rcu), 22 (the infrastructure), 28 (x86).  18 (dup_mmap): fork is no
-operation of scenarios.
+18 (dup_mmap), 19 (mm_seq), 20 (reference counts), 21 (find_vma_rcu), 22 (the infrastructure), 28 (x86).
 
 What differs from v5: VMAs are freed by a reference count and RCU, not SRCU; the count is begun at the top of
 __vma_adjust again, by forms that lockdep does not see, and not ended for a VMA that goes (10 had
@@ -26,7 +25,7 @@ Places:
     unmap_page_range/begin, /end
 10: mmap_region/flags.begin, /flags.end; mprotect_fixup/begin, /end; expand_downwards/begin, /end
 12: free_pgtables/begin, /unlinked
-13: vm_fault/vma_flags, /vma_page_prot
+18: dup_mmap/copy, /flushed
 19: __vma_link_rb/begin, /end; vma_rb_erase/begin
 20: __vma_link_rb/init; remove_vma/free
 21: vma_rb_erase/end; rcu_callback/call
@@ -75,6 +74,8 @@ from seqfault.mm.places import (
     VM_FAULT_SIGSEGV,
     do_fault_notsup,
     do_page_fault_try,
+    dup_mmap_copy,
+    dup_mmap_flushed,
     expand_downwards_begin,
     expand_downwards_end,
     fault_walked,
@@ -96,11 +97,9 @@ from seqfault.mm.places import (
     vma_adjust_end,
     vma_adjust_next_again,
     vma_adjust_next_free,
-    vma_flags,
     vma_link_rb_begin,
     vma_link_rb_end,
     vma_link_rb_init,
-    vma_page_prot,
     vma_rb_erase_begin,
     vma_rb_erase_end,
 )
@@ -140,7 +139,7 @@ PROTOCOL = Protocol(
     release="5.1",
     doc=__doc__ or "",
     speculative=SUCCESS,
-    sizes={"LINUX": 501},
+    sizes={"LINUX": 501, "VMF_CACHES_VMA": 1},  # 13
 )
 PROTOCOL.add_field(vm_area_struct, "vm_sequence", seqcount_t)
 PROTOCOL.add_field(vm_area_struct, "vm_ref_count", count_t)
@@ -194,20 +193,20 @@ PROTOCOL.at(free_pgtables_begin)(vm_sequence_begin)
 PROTOCOL.at(free_pgtables_unlinked)(vm_sequence_end)
 
 
-# -- 13: cache some VMA fields in the vm_fault structure
-@PROTOCOL.at(vma_flags)
-def vma_flags_13(vmf: ptr[vm_fault]) -> flags_t:
-    """Of other faults the VMA's own: they hold mmap_sem."""
-    if vmf.flags & FAULT_FLAG_SPECULATIVE:
-        return vmf.vma_flags
-    return vmf.vma.vm_flags
+# -- 18: protect against PTE changes done by dup_mmap
+@PROTOCOL.at(dup_mmap_copy)
+def dup_mmap_begin_18(mpnt: ptr[vm_area_struct]):
+    """Until the flush no speculative fault may copy a page that others may still write to."""
+    raw_write_seqcount_begin(mpnt.vm_sequence)
 
 
-@PROTOCOL.at(vma_page_prot)
-def vma_page_prot_13(vmf: ptr[vm_fault]) -> pgprot_t:
-    if vmf.flags & FAULT_FLAG_SPECULATIVE:
-        return vmf.vma_page_prot
-    return vmf.vma.vm_page_prot
+@PROTOCOL.at(dup_mmap_flushed)
+def dup_mmap_end_18(oldmm: ptr[mm_struct]):
+    """From the last one back in Linux."""
+    vma = oldmm.mmap
+    while vma:
+        raw_write_seqcount_end(vma.vm_sequence)
+        vma = vma.vm_next
 
 
 # -- 19: protect the RB tree with a sequence lock; 20: vma reference counter; 21: find_vma_rcu
@@ -389,8 +388,6 @@ def speculative_fault(
     vm_fault_clear(vmf)
     vmf.sequence = 0
     vmf.orig_pmd = NULL
-    vmf.vma_flags = 0
-    vmf.vma_page_prot = 0
     return ret
 
 

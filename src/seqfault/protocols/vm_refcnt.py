@@ -1,9 +1,9 @@
 """vm-refcnt: page faults under a reference to the VMA.  Linux 6.18 (6.15 and later).
 
-Suren Baghdasaryan's series "reparent vma lock to vm_refcnt" (v10, 13 February 2025; f35ab95ca0af "mm: replace vm_lock
-and detached flag with a reference count", 3104138517fc "mm: make vma cache SLAB_TYPESAFE_BY_RCU"), with 9bbffee67ffd
-(6.17: whose VMA it is is asked before it is let go), and madvise(MADV_DONTNEED) under the VMA's lock (6.17,
-a6fde7add78d).
+Suren Baghdasaryan's series "reimplement per-vma lock as a refcount" (v10, 13 February 2025; f35ab95ca0af "mm: replace
+vm_lock and detached flag with a reference count", 3104138517fc "mm: make vma cache SLAB_TYPESAFE_BY_RCU"), with
+9bbffee67ffd (6.17: whose VMA it is is asked before it is let go), and madvise(MADV_DONTNEED) under the VMA's lock
+(6.17, a6fde7add78d).
 
 vm_refcnt: 0 detached, 1 attached, one more for each reader.  A writer adds VMA_LOCK_OFFSET, which keeps further readers
 out, waits until nobody else is left, writes the mm's number into the VMA and takes VMA_LOCK_OFFSET away again: from
@@ -202,7 +202,7 @@ def __vma_exit_locked(vma: ptr[vm_area_struct]) -> bool:
 
 
 def __vma_start_write(vma: ptr[vm_area_struct], mm_lock_seq: seq_t):
-    locked = __vma_enter_locked(vma, VMA_LOCK_OFFSET + 1)
+    locked: bool = __vma_enter_locked(vma, VMA_LOCK_OFFSET + 1)
     WRITE_ONCE(vma.vm_lock_seq, mm_lock_seq)
     if locked:
         detached = __vma_exit_locked(vma)
@@ -255,7 +255,7 @@ def lock_vma_under_rcu(mm: ptr[mm_struct], address: vpn_t) -> ptr[vm_area_struct
             rcu_read_unlock()
             count("speculative_fallback/vma_none")
             return NULL
-        got = vma_start_read(mm, vma)
+        got: integer(0, 2) = vma_start_read(mm, vma)
         rcu_read_unlock()
         if got == 0:
             count("speculative_fallback/vma_locked")

@@ -18,7 +18,7 @@ from seqfault.kernel.places import Protocol
 from seqfault.kernel.rcu import rcu_agent
 from seqfault.kernel.words import NULL, pool_object, the
 from seqfault.mm import types as mm_types
-from seqfault.mm.cpu import OP_MADVISE, OP_MMAP, OP_MPROTECT, OP_MUNMAP, OP_READ, OP_WRITE, do_op
+from seqfault.mm.cpu import OP_FORK, OP_MADVISE, OP_MMAP, OP_MPROTECT, OP_MUNMAP, OP_READ, OP_WRITE, do_op
 from seqfault.mm.filemap import file_init, mm_init
 from seqfault.mm.tlb import ipi_agent
 from seqfault.mm.types import (
@@ -41,6 +41,7 @@ NAMES = {
     "madvise": OP_MADVISE,
     "read": OP_READ,
     "write": OP_WRITE,
+    "fork": OP_FORK,
 }
 KINDS = {v: k for k, v in NAMES.items()}
 EXAMPLE = (
@@ -74,6 +75,8 @@ class Operation:
     def text(self) -> str:
         """The line that it was read from."""
         name = KINDS[self.kind]
+        if self.kind == OP_FORK:
+            return name
         if self.kind == OP_READ:
             return f"read {self.addr}"
         if self.kind == OP_WRITE:
@@ -106,6 +109,10 @@ def parse_operation(text: str, sizes: Mapping[str, int] | None = None) -> Operat
     def bad(why: str) -> ScenarioError:
         return ScenarioError(f"{text!r}: {why}; {EXAMPLE}")
 
+    if kind == OP_FORK:
+        if rest:
+            raise bad(f"{rest[0]!r} is too much")
+        return Operation(kind, 0, 0)
     if kind in (OP_READ, OP_WRITE):
         want = 1 if kind == OP_READ else 2
         if len(rest) != want or not all(x.isdigit() for x in rest):
@@ -234,6 +241,10 @@ def from_dict(d: Mapping[str, Any], source: str) -> Scenario:
     fail = d.get("fail_allocations", 0)
     if not isinstance(fail, int) or not 0 <= fail <= 3:
         raise ScenarioError(f"{where}: fail_allocations = {fail!r}; from 0 to 3")
+    if any(o.kind == OP_FORK for ops in cpus for o in ops):
+        sizes = {**sizes, "FORK": 1}
+    if any(o.kind == OP_FORK for _, o in setup):
+        raise ScenarioError(f"{where}: fork is no part of a setup; let a CPU do it")
     expect = {k: tuple(v) for k, v in d.get("expect", {}).items()}
     forever = d.get("forever", [])
     if not isinstance(forever, list) or not all(type(c) is int and 0 <= c < len(cpus) and cpus[c] for c in forever):
