@@ -231,6 +231,7 @@ def percent(x: float | None, digits: int = 1) -> str:
 
 def show(d: dict[str, Any]) -> None:
     c = console()
+    c.width = max(c.width, 120)
     rec, err = d["recorded"], d["error"]
     c.print(
         f"{d['trace']}: process {d['pid']}, {d['threads']} threads on {rec['cpus']} CPUs, {d['events']} events in "
@@ -245,7 +246,7 @@ def show(d: dict[str, Any]) -> None:
     )
     t = Table(box=None, pad_edge=False)
     for head in ("design", "s", "speed", "no mmap_lock", "fault mean", "wait", "p99", "munmap mean", "wait", "error"):
-        t.add_column(head, justify="left" if head == "design" else "right")
+        t.add_column(head, justify="left" if head == "design" else "right", no_wrap=True)
     for x in d["designs"]:
         f, u = x["operations"]["fault"], x["operations"]["munmap"]
         low, high = x["seconds_range"]
