@@ -142,7 +142,8 @@ class Converter:
         self.size: list[int] = []  # pages of each mapping
         self.programs: dict[int, list[tuple[int, ...]]] = {}
         self.at: dict[int, int] = {}  # when each thread's last event was over
-        self.off: dict[int, int] = {}  # ns that it was off its CPU since
+        self.off: dict[int, int] = {}  # ns that it slept since
+        self.lost: dict[int, int] = {}  # ns that it was preempted since: the replay preempts threads by itself
         self.setup: list[tuple[int, ...]] = []
         self.left_out: Counter[str] = Counter()
         self.places: dict[str, int] = {"(nothing yet)": 0}
@@ -180,7 +181,7 @@ class Converter:
     def pause(self, tid: int, time: int) -> list[tuple[int, ...]]:
         """The thread's program, with what passed since its last event."""
         p = self.program(tid, time)
-        gap = max(time - self.at[tid], 0)
+        gap = max(time - self.at[tid] - self.lost.pop(tid, 0), 0)
         asleep = min(self.off.pop(tid, 0), gap)
         if not self.offs and gap > LONG_PAUSE:
             asleep = gap
@@ -202,8 +203,10 @@ class Converter:
             self.first = time
         took = e["duration_ns"] or 0
         if kind == schema.OFF:
-            if not (e["flags"] or 0) & schema.PREEMPTED:
-                self.off[tid] = self.off.get(tid, 0) + took
+            if time < self.at.get(tid, 0):
+                return  # inside a call or a fault, whose own waiting the replay has
+            which = self.lost if (e["flags"] or 0) & schema.PREEMPTED else self.off
+            which[tid] = which.get(tid, 0) + took
             return
         if kind == schema.AREA:
             self.known(pages(e["length"]), e["a2"] or 0, e["file"] is not None, e["address"] // PAGE)
