@@ -136,8 +136,10 @@ def busiest(trace: Trace) -> int:
 class Converter:
     """One pass over the events of a process."""
 
-    def __init__(self, rewrite: str = ""):
+    def __init__(self, rewrite: str = "", stacks: bool = False):
         self.rewrite = rewrite
+        # without stacks nothing tells a fallback from the lock that a first anonymous fault takes
+        self.fell_back = schema.LOCKED_FALLBACK | (0 if stacks else schema.LOCKED_OTHER)
         self.live = Live()
         self.size: list[int] = []  # pages of each mapping
         self.programs: dict[int, list[tuple[int, ...]]] = {}
@@ -208,6 +210,9 @@ class Converter:
             which = self.lost if (e["flags"] or 0) & schema.PREEMPTED else self.off
             which[tid] = which.get(tid, 0) + took
             return
+        if e["address"] is None and kind in (schema.AREA, schema.FAULT):
+            self.left_out[f"{kind}s without an address"] += 1
+            return
         if kind == schema.AREA:
             self.known(pages(e["length"]), e["a2"] or 0, e["file"] is not None, e["address"] // PAGE)
             return
@@ -230,7 +235,7 @@ class Converter:
 
     def fault(self, e: dict[str, Any], tid: int, time: int) -> None:
         self.faults += 1
-        self.fallbacks += bool((e["a2"] or 0) & (schema.LOCKED_FALLBACK | schema.LOCKED_OTHER))
+        self.fallbacks += bool((e["a2"] or 0) & self.fell_back)
         page = e["address"] // PAGE
         found = self.live.find(page)
         if found is None:
@@ -247,6 +252,9 @@ class Converter:
 
     def call(self, e: dict[str, Any], tid: int, time: int, name: str) -> None:
         result, n = e["result"], pages(e["length"])
+        if e["address"] is None and name != "mmap":
+            self.left_out[f"{name} without its arguments"] += 1
+            return
         if result is not None and result < 0 and name != "mmap":
             self.left_out["calls that failed"] += 1
             return
@@ -320,7 +328,7 @@ def convert(trace: Trace, pid: int | None = None, rewrite: str = "") -> Replay:
     Events behind what there is room for are left out, and counted.  Raises `ReplayError`.
     """
     which = busiest(trace) if pid is None else pid
-    c = Converter(rewrite)
+    c = Converter(rewrite, trace.meta.settings.get("stacks") == "yes")
     c.offs = trace.meta.has(schema.OFF)
     kinds = [schema.FAULT, schema.CALL, schema.OFF, schema.AREA, schema.EXIT]
     for batch in trace.batches(list(COLUMNS), kinds=kinds):
