@@ -8,6 +8,7 @@ A semaphore's policy is the machine's (`rwsem_policy`), since it has changed mor
 - `steal`: a writer may take a lock that is free although others wait for it (4.x and later); without it the lock is
   handed to whoever waits longest.
 - `spin`: a writer spins while a writer holds the lock (3.15 and later), and gets it at once when that one leaves.
+- `spin_readers`: and while readers hold it (7d43f1ce9dd0, 5.3).
 - `handoff`: who has waited that long is served before any spinner (5.2: 4 ms); 0: never.
 - `all_readers`: when a reader is woken all waiting readers are, not only those in front (5.2 and later).
 - `readers_first`, `writers_first`: readers pass waiting writers; waiting writers are served before readers.
@@ -58,6 +59,7 @@ class lock_costs:
 
     steal: bool
     spin: bool
+    spin_readers: bool
     all_readers: bool
     readers_first: bool
     writers_first: bool
@@ -183,8 +185,9 @@ def rw_down_read(cell: cell_t, line: line_t):
 
 def rw_try_read(cell: cell_t, line: line_t) -> bool:
     vt_rmw(line)
-    if peek(cell) & FIELD != 0:
-        return False
+    w: word_t = peek(cell)
+    if w & FIELD != 0 or (w != 0 and not the(lock_costs).readers_first):
+        return False  # held, or waited for
     poke(cell + 1, peek(cell + 1) + 1)
     return True
 
@@ -199,7 +202,7 @@ def rw_down_write(cell: cell_t, line: line_t):
     if w & FIELD == 0 and readers == 0 and (w == 0 or k.steal):
         poke(cell, w | m.me + 1)
         return
-    if k.spin and readers == 0:
+    if k.spin and (readers == 0 or k.spin_readers):
         # The line goes to and fro while one spins on it; the one who is first sees the release at once.
         poke(cell + 1, r & FIELD | put_last(r >> 16, m.me) << 16)
         k.spins += 1

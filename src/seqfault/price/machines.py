@@ -58,7 +58,7 @@ SHAPE = {"sockets": 1, "cores": 1, "threads": 1}
 POLICIES = {
     "fifo": {"steal": 0, "spin": 0, "all_readers": 0},
     "stealing": {"steal": 1, "spin": 1, "all_readers": 0},
-    "handoff": {"steal": 1, "spin": 1, "all_readers": 1, "handoff": 4_000_000},
+    "handoff": {"steal": 1, "spin": 1, "spin_readers": 1, "all_readers": 1, "handoff": 4_000_000},
     "no-spin": {"steal": 1, "spin": 0, "all_readers": 0},
     "readers-first": {"steal": 1, "spin": 1, "all_readers": 1, "readers_first": 1},
     "writers-first": {"steal": 1, "spin": 1, "all_readers": 0, "writers_first": 1},
