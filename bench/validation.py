@@ -73,7 +73,8 @@ def rows(ms: float) -> None:
         spf = point(r, on(r.protocol, r.release), ms)
         want = r.spf / r.base if r.spf and r.base else None
         got = spf.rate / base.rate
-        side = want is not None and (abs(want - 1) < 0.05 or (got > 1) == (want > 1))
+        # a change that was published must be there, and to the same side; none must be none
+        side = want is not None and (abs(want - 1) < 0.05 or (abs(got - 1) > 0.02 and (got > 1) == (want > 1)))
         verdict = "ok" if want and side and abs(got / want - 1) <= 0.25 else "**miss**"
         first = next(iter(spf.reasons), "-")
         share = f"{100 * r.share:.1f}%" if r.share else "-"
