@@ -95,6 +95,10 @@ def recorder(tmp_path: Path, *args: str) -> subprocess.Popen[str]:
     )
 
 
+def tracing_mounts() -> list[str]:
+    return [m for m in Path("/proc/mounts").read_text().splitlines() if str(TRACEFS) in m]
+
+
 def children_of(pid: int) -> set[int]:
     out: set[int] = set()
     for task in Path(f"/proc/{pid}/task").iterdir():
@@ -107,7 +111,7 @@ def children_of(pid: int) -> set[int]:
 @pytest.mark.parametrize("use", TOOLS)
 def test_interrupted(tmp_path, use, number):
     """The program ends, the tools end, the trace has what there was, nothing else is left."""
-    mounts = Path("/proc/mounts").read_text()
+    mounts = tracing_mounts()
     p = recorder(tmp_path, "--with", use, "--", *write(tmp_path / "x.py", LOOP))
     assert p.stdout and p.stdout.readline() == "ready\n"
     time.sleep(0.3)
@@ -117,7 +121,7 @@ def test_interrupted(tmp_path, use, number):
     _, err = p.communicate(timeout=60)
     assert p.returncode == 3 and "interrupted" in err
     assert not [c for c in started if Path(f"/proc/{c}").exists()]
-    assert Path("/proc/mounts").read_text() == mounts
+    assert tracing_mounts() == mounts
     assert sorted(f.name for f in tmp_path.iterdir()) == ["t.parquet", "x.py"]
     with open_trace(tmp_path / "t.parquet") as t:
         assert t.meta.truncated and t.meta.counts[s.CALL] > 10 and t.meta.exit_code == -number
@@ -148,7 +152,8 @@ def test_a_process_that_is_watched_runs_on(tmp_path, use):
 
 
 @needs_perf
-def test_sample_records_in_bursts(tmp_path):
+def test_sample_records_in_bursts(tmp_path, monkeypatch):
+    monkeypatch.setattr("seqfault.trace.capture.EVERY", 1.0)
     program = subprocess.Popen(write(tmp_path / "x.py", LOOP), stdout=subprocess.PIPE, text=True)
     try:
         assert program.stdout and program.stdout.readline()
@@ -156,11 +161,23 @@ def test_sample_records_in_bursts(tmp_path):
     finally:
         program.kill()
         program.wait()
-    assert 2 <= len(meta.windows) <= 5 and meta.seconds < 0.3
+    assert 2 <= len(meta.windows) <= 5 and meta.seconds < 0.3 and not meta.lost
     with open_trace(tmp_path / "t.parquet") as t:
-        for b in t.batches(["time_ns"], [s.FAULT]):
-            for at in b["time_ns"].to_pylist():
-                assert any(a <= at <= b + 20_000_000 for a, b in meta.windows)
+        times = [at for b in t.batches(["time_ns"], [s.FAULT]) for at in b["time_ns"].to_pylist()]
+        assert len(times) > 50 and all(any(a <= at <= b for a, b in meta.windows) for at in times)
+
+
+@needs_perf
+def test_sample_of_a_program_that_is_interrupted(tmp_path):
+    p = recorder(tmp_path, "--sample", "--", *write(tmp_path / "x.py", LOOP))
+    assert p.stdout and p.stdout.readline() == "ready\n"
+    time.sleep(2)
+    started = children_of(p.pid)
+    p.send_signal(signal.SIGTERM)
+    _, err = p.communicate(timeout=60)
+    assert p.returncode == 3 and "interrupted" in err and started
+    assert not [c for c in started if Path(f"/proc/{c}").exists()]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["t.parquet", "x.py"]
 
 
 @needs_perf

@@ -7,6 +7,7 @@ only watched runs on.  That holds for SIGINT and SIGTERM too, which end a record
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import random
 import re
@@ -14,10 +15,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import termios
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 
@@ -26,7 +30,7 @@ from seqfault.trace import schema as s
 from seqfault.trace.assemble import CALLS
 from seqfault.trace.importing import COSTS, PERF_REMEDY, fill, perf_text, text_lines
 from seqfault.trace.layout import parse_area
-from seqfault.trace.perf_script import Source, read_samples
+from seqfault.trace.perf_script import Sample, Source, read_samples
 from seqfault.trace.record import clocks, machine
 from seqfault.trace.schema import Meta, Missing
 from seqfault.trace.store import TraceError, Writer, row
@@ -37,7 +41,8 @@ FAULTS = ("exceptions:page_fault_user", "exceptions:page_fault_kernel")
 LOCKS = ("mmap_lock:mmap_lock_start_locking", "mmap_lock:mmap_lock_acquire_returned", "mmap_lock:mmap_lock_released")
 TASKS = {s.FORK: "task:task_newtask", s.EXEC: "sched:sched_process_exec", s.EXIT: "sched:sched_process_exit"}
 ROOM = "4M"  # of perf's buffer, a CPU
-BURST, EVERY = 0.010, 1.0  # --sample records so many seconds of so many
+# --sample: seconds that are recorded, seconds from one to the next, and to the first one
+BURST, EVERY, FIRST = 0.010, 5.0, 0.2
 GRACE = 5.0  # seconds that a program has to end after a signal
 WARM = 0.15  # seconds that perf has to attach before a layout is read
 PR_SET_PDEATHSIG = 1
@@ -250,10 +255,10 @@ def send(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def wait_for(over: Callable[[], bool]) -> None:
+def wait_for(over: Callable[[], bool], step: float = 0.02) -> None:
     end = time.monotonic() + GRACE
     while time.monotonic() < end and not over():
-        time.sleep(0.02)
+        time.sleep(step)
 
 
 def tell_to_end(processes: list[subprocess.Popen[bytes]], program: list[int], number: int) -> None:
@@ -275,6 +280,13 @@ def tell_to_end(processes: list[subprocess.Popen[bytes]], program: list[int], nu
         wait_for(lambda: all(p.poll() is not None for p in processes))
         if all(p.poll() is not None for p in processes):
             break
+
+
+def unread(pipe: int) -> int:
+    """Bytes that wait in a pipe."""
+    word = array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, word)
+    return word[0]
 
 
 def areas_of(pid: int, writer: Writer) -> None:
@@ -357,7 +369,7 @@ def capture(
             say(f"not recorded: {m.what} ({m.why}): {m.costs}" + (f"; {m.remedy}" if m.remedy else ""))
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".seqfault-record-") as folder, Writer(out, meta) as w:
             run = Run(plan, Path(folder), command, pid, stop)
-            run.go(w, seconds, say)
+            (run.go_sampling if plan.sample else run.go)(w, seconds, say)
             source = run.read(w, tell)
             if stop.number and not run.early:  # interrupted while it was read
                 raise TraceError(f"interrupted while reading what was recorded; {out} was not written")
@@ -372,7 +384,8 @@ class Run:
     def __init__(self, plan: Plan, folder: Path, command: Sequence[str], pid: int | None, stop: Stop):
         self.plan, self.folder, self.command, self.pid, self.stop = plan, folder, command, pid, stop
         self.data, self.text, self.errors = folder / "perf.data", folder / "strace", folder / "errors"
-        self.control = folder / "control"
+        self.parts: list[Path] = []  # what the perfs of --sample wrote
+        self.room = ROOM if os.geteuid() == 0 else "256"
         self.windows: list[list[int]] = []
         self.processes: list[subprocess.Popen[bytes]] = []
         self.early = False
@@ -384,11 +397,8 @@ class Run:
         at = ["-p", str(self.pid)] if self.pid is not None else []
         out = []
         strace = [*self.plan.strace, "-o", str(self.text), *at] if self.plan.strace else []
-        room = ROOM if os.geteuid() == 0 else "256"
-        perf = ["perf", "record", "-q", "-k", "CLOCK_MONOTONIC", "--sample-cpu", "-m", room, "-o", str(self.data),
+        perf = ["perf", "record", "-q", "-k", "CLOCK_MONOTONIC", "--sample-cpu", "-m", self.room, "-o", str(self.data),
                 *self.plan.perf, *at]  # fmt: skip
-        if self.plan.sample:
-            perf += ["-D", "-1", "--control", f"fifo:{self.control}"]
         if self.plan.perf and strace and self.pid is None:
             return [[*perf, "--", *strace, *target]]
         if self.plan.perf:
@@ -400,12 +410,10 @@ class Run:
     def go(self, writer: Writer, seconds: float | None, say: Callable[[str], None]) -> None:
         meta = writer.meta
         before = clocks()
-        if self.plan.sample:
-            os.mkfifo(self.control)
         with self.errors.open("wb") as errors:
             for command in self.commands():
                 # the tools say little; what they say to stderr is kept where the program's own stderr is not theirs
-                stderr = errors if self.pid is not None or self.plan.sample else None
+                stderr = errors if self.pid is not None else None
                 p = subprocess.Popen(command, stderr=stderr, preexec_fn=follow_parent)
                 self.processes.append(p)
         meta.start_wall_ns = time.time_ns()
@@ -416,9 +424,6 @@ class Run:
                 self.pids = {int(tid): self.pid for tid in os.listdir(f"/proc/{self.pid}/task")}
             areas_of(self.pid, writer)
             say(f"recording process {self.pid}; ^C ends it" + (f", or {seconds:g} s" if seconds else ""))
-        control = self.open_control() if self.plan.sample else -1
-        if control >= 0:
-            time.sleep(WARM)  # the program has begun by then
         while any(p.poll() is None for p in self.processes):
             program = self.look()
             over = seconds is not None and time.monotonic() - start > seconds
@@ -430,14 +435,8 @@ class Run:
             if not alive(self.pid or self.processes[0].pid):
                 time.sleep(WARM)
                 tell_to_end(self.processes, [], signal.SIGINT)
-            if self.plan.sample:
-                self.burst(control)
-            else:
-                time.sleep(0.02)
-        if control >= 0:
-            os.close(control)
+            time.sleep(0.02)
         self.offset = -(before + clocks()) // 2
-        meta.windows = self.windows
         code = self.processes[0].returncode
         # perf that is told to end dies of that signal itself
         meta.exit_code = None if self.pid is not None else -self.stop.number if self.early else code
@@ -446,32 +445,85 @@ class Run:
             said = self.errors.read_text(errors="replace").strip().splitlines()
             raise TraceError("perf recorded nothing" + (f": {said[-1]}" if said else "; it says why above"))
 
-    def open_control(self) -> int:
-        """The end of perf's pipe, once perf has the other; -1 if it never does."""
-        end = time.monotonic() + GRACE
-        while time.monotonic() < end and self.processes[0].poll() is None and not self.stop.number:
-            try:
-                return os.open(self.control, os.O_WRONLY | os.O_NONBLOCK)
-            except OSError:
-                time.sleep(0.01)
-        return -1
+    def go_sampling(self, writer: Writer, seconds: float | None, say: Callable[[str], None]) -> None:
+        """A perf of its own for each burst: events that are open and disabled still cost a tenth of a fault."""
+        meta = writer.meta
+        meta.start_wall_ns = time.time_ns()
+        begun = time.monotonic()
+        program = subprocess.Popen(self.command, preexec_fn=follow_parent) if self.pid is None else None
+        pid = self.pid if program is None else program.pid
+        assert pid is not None
+        if self.pid is not None:
+            areas_of(pid, writer)
+            say(f"sampling process {pid}; ^C ends it" + (f", or {seconds:g} s" if seconds else ""))
 
-    def burst(self, control: int) -> None:
-        """Record for a moment, then wait; the wait's length varies, so that it keeps no step with the program."""
-        if control < 0:
-            time.sleep(0.02)
-            return
+        def over() -> bool:
+            late = seconds is not None and time.monotonic() - begun > seconds
+            return bool(self.stop.number) or late or not alive(pid)
+
+        following = time.monotonic() + FIRST
+        while not over():
+            if time.monotonic() < following:
+                time.sleep(0.02)
+                continue
+            following += EVERY * random.uniform(0.7, 1.3)  # so that it keeps no step with the program
+            self.burst(pid)
+        self.early = bool(self.stop.number)
+        if program is not None:
+            if alive(pid):
+                send(pid, self.stop.number or signal.SIGTERM)
+            wait_for(lambda: program.poll() is not None)
+            if program.poll() is None:
+                program.kill()
+            meta.exit_code = program.wait()
+        meta.truncated = self.early and self.pid is None
+        meta.windows = self.windows
+        if not self.parts:
+            say("the program ended before the first burst" if self.pid is None else "no burst was recorded")
+
+    def burst(self, pid: int) -> None:
+        data = self.folder / f"perf.{len(self.parts)}"
+        control, answers = self.folder / "control", self.folder / "answers"
+        for fifo in (control, answers):
+            fifo.unlink(missing_ok=True)
+            os.mkfifo(fifo)
+        command = [
+            *("perf", "record", "-q", "-B", "-N", "-k", "CLOCK_MONOTONIC", "--sample-cpu", "-m", self.room),
+            *("-o", str(data), *self.plan.perf),
+            *("-D", "-1", "--control", f"fifo:{control},{answers}", "-p", str(pid)),
+        ]
+        with self.errors.open("wb") as errors:
+            perf = subprocess.Popen(command, stderr=errors, preexec_fn=follow_parent)
+        pipe, answer = -1, os.open(answers, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            a = time.monotonic_ns()
-            os.write(control, b"enable\n")
-            time.sleep(BURST)
-            os.write(control, b"disable\n")
-            self.windows.append([a, time.monotonic_ns()])
-        except OSError:  # perf has ended
-            return
-        end = time.monotonic() + (EVERY - BURST) * random.uniform(0.7, 1.3)
-        while time.monotonic() < end and not self.stop.number and any(p.poll() is None for p in self.processes):
-            time.sleep(0.02)
+            while pipe < 0 and perf.poll() is None and not self.stop.number:
+                try:
+                    pipe = os.open(control, os.O_WRONLY | os.O_NONBLOCK)
+                except OSError:  # perf has not come so far
+                    time.sleep(0.005)
+            if pipe >= 0:
+                os.write(pipe, b"enable\n")
+                wait_for(lambda: unread(answer) > 0 or perf.poll() is not None, 0.001)
+                a = time.monotonic_ns()
+                time.sleep(BURST)
+                b = time.monotonic_ns()
+                os.write(pipe, b"disable\n")
+                got = unread(answer)
+                wait_for(lambda: unread(answer) > got or perf.poll() is not None, 0.001)
+                if got:
+                    self.windows.append([a, b])
+        except BrokenPipeError:
+            pass
+        finally:
+            os.close(answer)
+            if pipe >= 0:
+                os.close(pipe)
+            tell_to_end([perf], [], signal.SIGINT)
+        if data.exists() and len(self.windows) > len(self.parts):
+            self.parts.append(data)
+        elif alive(pid):
+            said = self.errors.read_text(errors="replace").strip().splitlines()
+            raise TraceError("perf recorded nothing" + (f": {said[-1]}" if said else ""))
 
     def look(self) -> list[int]:
         """The program that was started: perf's child, or strace's; strace also has children to try things with."""
@@ -485,7 +537,15 @@ class Run:
     def read(self, writer: Writer, tell: Callable[[int], None] | None) -> Source:
         source, calls = Source("perf"), Source("strace")
         strace = (text_lines(self.text), calls, self.offset) if self.plan.strace and self.text.exists() else None
-        perf = read_samples(perf_text(self.data), source) if self.plan.perf else None
+        perf: Iterator[Sample] | None = None
+        if self.plan.sample:
+            # while events are being switched on and off, only some of them are
+            perf = chain.from_iterable(
+                (e for e in read_samples(perf_text(part), source) if a <= e.time <= b or e.event.startswith("PERF_"))
+                for part, (a, b) in zip(self.parts, self.windows, strict=True)
+            )
+        elif self.plan.perf:
+            perf = read_samples(perf_text(self.data), source)
         # perf sees strace and what it tries, too; the program is what strace names first
         only = None
         if perf is not None and strace is not None and self.pid is None:
