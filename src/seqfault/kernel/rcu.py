@@ -29,9 +29,19 @@ class srcu_struct:
     queue: array[rcu_head, NR_RCU]
 
 
+def look_at_callbacks(ss: ptr[srcu_struct]):
+    """Whoever begins after a grace period sees what was done before it (tools/memory-model/Documentation/
+    explanation.txt, "RCU relations"): he reads what the worker wrote.  Under sc that says nothing."""
+    queued = 0
+    for i in range(NR_RCU):
+        queued += min(ss.queue[i].arg, 1)
+    BUG_ON(queued > NR_RCU)
+
+
 def srcu_read_lock(ss: ptr[srcu_struct]):
     with atomic():
         check(not ss.readers & 1 << process_id(), "double-acquire", ss)
+        look_at_callbacks(ss)
         ss.readers = ss.readers | 1 << process_id()
 
 
@@ -60,18 +70,11 @@ def call_srcu(ss: ptr[srcu_struct], arg: integer(0, 254)):
 
 
 def rcu_read_lock():
-    """Plain RCU: a section that may not sleep.  Its callbacks wait as those of SRCU do: there is one domain.
-
-    It looks at the callbacks because whoever begins after a grace period sees what was done before it
-    (tools/memory-model/Documentation/explanation.txt, "RCU relations"); under sc that says nothing.
-    """
+    """Plain RCU: a section that may not sleep.  Its callbacks wait as those of SRCU do: there is one domain."""
     preempt_disable()
     ss = the(srcu_struct)
     with atomic():
-        queued = 0
-        for i in range(NR_RCU):
-            queued += min(ss.queue[i].arg, 1)
-        BUG_ON(queued > NR_RCU)
+        look_at_callbacks(ss)
         ss.readers = ss.readers | 1 << process_id()
 
 
