@@ -21,9 +21,11 @@ MAY = {
     "space": {"kernel", "mm", "protocols", "compile"},
     "live": {"kernel", "mm", "protocols", "compile", "space"},
     "trace": {"kernel", "mm", "protocols", "compile", "space"},
+    "price": {"kernel", "mm", "protocols", "compile", "trace"},
     "litmus": {"cli"},
-    "report": {"kernel", "mm", "protocols", "scenarios", "compile", "models", "explore", "why", "live", "space", "trace", "cli"},
-    "cli": {"kernel", "compile", "explore", "protocols", "scenarios", "report", "litmus"},
+    "report": {"kernel", "mm", "protocols", "scenarios", "compile", "models", "explore", "why", "live", "space", "trace", "price", "cli"},
+    "cli_price": {"report"},
+    "cli": {"kernel", "compile", "explore", "protocols", "scenarios", "report", "litmus", "cli_price"},
 }
 LONGEST = 650
 

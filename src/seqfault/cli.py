@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 import seqfault
+from seqfault import cli_price
 
 app = typer.Typer(
     name="seqfault",
@@ -521,6 +522,11 @@ def export_perfetto(
     from seqfault.report.perfetto import run_perfetto
 
     run_perfetto(schedule, out, json)
+
+
+app.command()(cli_price.price)
+app.command()(cli_price.calibrate)
+app.command()(cli_price.whatif)
 
 
 def fail(message: str) -> int:

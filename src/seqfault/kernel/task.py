@@ -9,6 +9,8 @@ from seqfault.kernel.words import check, pool_object, process_id, smp_processor_
 NR_CPUS = Size("NR_CPUS", 2)
 NR_TASKS = Size("NR_TASKS", 6)
 cpumask_t = integer(0, 255, "cpumask_t")
+RCU_ARGS = Size("RCU_ARGS", 255)
+rcu_arg_t = integer(0, RCU_ARGS, "rcu_arg_t")  # number of an object whose free is deferred
 
 
 @struct(pool=NR_TASKS, private=True)
@@ -61,5 +63,5 @@ def local_irq_enable():
 
 
 @place("rcu_callback/call")
-def rcu_callback(arg: integer(0, 255)):
+def rcu_callback(arg: rcu_arg_t):
     """What a deferred callback does with the object of number `arg`."""

@@ -36,7 +36,6 @@ from seqfault.kernel import (
     Protocol,
     count,
     index_of,
-    integer,
     kmem_cache_alloc,
     kmem_cache_free,
     pool_object,
@@ -47,7 +46,7 @@ from seqfault.kernel import (
 from seqfault.kernel.rcu import call_rcu, rcu_read_lock, rcu_read_unlock
 from seqfault.kernel.seqlock import raw_write_seqcount_begin, raw_write_seqcount_end, seq_t, seqcount_t
 from seqfault.kernel.spinlock import spin_lock, spin_trylock, spin_unlock
-from seqfault.kernel.task import local_irq_disable, local_irq_enable, rcu_callback
+from seqfault.kernel.task import local_irq_disable, local_irq_enable, rcu_arg_t, rcu_callback
 from seqfault.mm.fault import fault_pte, handle_pte_fault, vm_fault_clear, vma_is_anonymous
 from seqfault.mm.file import fput
 from seqfault.mm.frames import linear_page_index
@@ -134,7 +133,7 @@ def remove_vma(vma: ptr[vm_area_struct]):
 
 
 @PROTOCOL.at(rcu_callback)
-def ____vm_area_free(arg: integer(0, 255)):
+def ____vm_area_free(arg: rcu_arg_t):
     kmem_cache_free(pool_object(vm_area_struct, arg))
 
 

@@ -43,7 +43,6 @@ from seqfault.kernel import (
     Protocol,
     count,
     index_of,
-    integer,
     kmem_cache_free,
     pool_object,
     ptr,
@@ -54,7 +53,7 @@ from seqfault.kernel import (
 from seqfault.kernel.rcu import call_rcu, rcu_read_lock, rcu_read_unlock
 from seqfault.kernel.rwsem import down_read_trylock, down_write, rw_semaphore, up_read, up_write
 from seqfault.kernel.seqlock import seq_t
-from seqfault.kernel.task import rcu_callback
+from seqfault.kernel.task import rcu_arg_t, rcu_callback
 from seqfault.mm.fault import handle_mm_fault, vma_is_anonymous
 from seqfault.mm.file import fput
 from seqfault.mm.places import (
@@ -200,7 +199,7 @@ def remove_vma(vma: ptr[vm_area_struct]):
 
 
 @PROTOCOL.at(rcu_callback)
-def vm_area_free_rcu_cb(arg: integer(0, 255)):
+def vm_area_free_rcu_cb(arg: rcu_arg_t):
     kmem_cache_free(pool_object(vm_area_struct, arg))
 
 

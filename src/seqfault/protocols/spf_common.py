@@ -22,7 +22,6 @@ from seqfault.kernel import (
     Protocol,
     count,
     index_of,
-    integer,
     kmem_cache_free,
     pool_object,
     ptr,
@@ -46,7 +45,7 @@ from seqfault.kernel.seqlock import (
     write_sequnlock,
 )
 from seqfault.kernel.spinlock import spin_lock, spin_trylock, spin_unlock
-from seqfault.kernel.task import local_irq_disable, local_irq_enable, rcu_callback
+from seqfault.kernel.task import local_irq_disable, local_irq_enable, rcu_arg_t, rcu_callback
 from seqfault.mm.fault import handle_pte_fault, vm_fault_clear
 from seqfault.mm.file import fput
 from seqfault.mm.frames import linear_page_index
@@ -156,7 +155,7 @@ def free_vma(vma: ptr[vm_area_struct]):
     call_srcu(the(srcu_struct), index_of(vma))
 
 
-def __free_vma(arg: integer(0, 255)):
+def __free_vma(arg: rcu_arg_t):
     """After a grace period.  Files are dropped only here, so that a fault finds them valid."""
     vma = pool_object(vm_area_struct, arg)
     if vma.vm_file:

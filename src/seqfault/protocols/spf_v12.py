@@ -42,7 +42,6 @@ from seqfault.kernel import (
     count,
     fetch_add,
     index_of,
-    integer,
     kmem_cache_free,
     pool_object,
     ptr,
@@ -63,7 +62,7 @@ from seqfault.kernel.seqlock import (
     write_sequnlock,
 )
 from seqfault.kernel.spinlock import spin_lock, spin_trylock, spin_unlock
-from seqfault.kernel.task import local_irq_disable, local_irq_enable, rcu_callback
+from seqfault.kernel.task import local_irq_disable, local_irq_enable, rcu_arg_t, rcu_callback
 from seqfault.mm.fault import fault_pte, handle_pte_fault, vm_fault_clear, vma_is_anonymous
 from seqfault.mm.file import fput
 from seqfault.mm.frames import linear_page_index
@@ -238,7 +237,7 @@ def __vma_rb_erase(mm: ptr[mm_struct], vma: ptr[vm_area_struct]):
 
 
 @PROTOCOL.at(rcu_callback)
-def __vm_rcu_put(arg: integer(0, 255)):
+def __vm_rcu_put(arg: rcu_arg_t):
     put_vma(pool_object(vm_area_struct, arg))
 
 

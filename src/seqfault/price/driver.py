@@ -1,0 +1,316 @@
+"""What each task does: steps of a workload, or of a recording, over and over.  Kernel Python.
+
+A step is an operation of the mm text with numbers; its arguments may be registers, which hold pages.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from seqfault.kernel import NULL, array, integer, pool_object, ptr, struct, the
+from seqfault.kernel.task import NR_TASKS, rcu_callback
+from seqfault.kernel.types import Size
+from seqfault.mm import x86_fault
+from seqfault.mm.cpu import user_access
+from seqfault.mm.filemap import mm_init
+from seqfault.mm.madvise import sys_madvise
+from seqfault.mm.mremap import do_mremap
+from seqfault.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
+from seqfault.mm.types import NR_FILES, NR_PAGES, current_mm, file, mm_struct, s64, signal_t, vpn_t
+from seqfault.mm.x86_fault import do_page_fault as do_page_fault_of_text
+from seqfault.price.clock import TICKS, ticks_t, vclock, vt_preempt, vt_sleep, vt_sync, vtask
+from seqfault.price.locks import callback_due
+from seqfault.price.memory import my_batches
+
+NR_STEPS = Size("NR_STEPS", 16)
+NR_DRAWS = Size("NR_DRAWS", 16)
+NR_MAPS = Size("NR_MAPS", 16)
+NR_PLACES = Size("NR_PLACES", 1)
+NR_REGS = 64
+PATIENCE = 2000  # how often a thread looks whether another one has mapped what it is about to touch
+LOOK = 20_000 * TICKS
+DO_END, DO_THINK, DO_MMAP, DO_MUNMAP, DO_TOUCH, DO_PROTECT, DO_ADVISE, DO_REMAP, DO_UNIT, DO_SLEEP = range(10)
+DO_RANDOM, DO_AT, DO_UNTIL, DO_STOP = 10, 11, 12, 13
+NR_KINDS, NR_BUCKETS = 8, 512  # kinds of operation; durations, eight to an octave
+FAULT, MMAP, MUNMAP, MPROTECT, MADVISE, MREMAP = 0, 1, 2, 3, 4, 5
+big_t = integer(0, (1 << 62) - 1)
+step_t = integer(0, NR_STEPS)
+kind_t = integer(0, NR_KINDS - 1)
+
+
+@struct(pool=NR_STEPS, private=True)
+class step:
+    """`op`: DO_...; a: a register mostly, from NR_REGS on a mapping that all threads know; `place`: of the program."""
+
+    op: integer(0, 15)
+    a: s64
+    b: s64
+    c: s64
+    d: s64
+    place: integer(0, NR_PLACES - 1)
+
+
+@struct(pool=1, private=True)
+class recorded:
+    """`base`: where the mappings are that all threads know, plus one; 0: not there yet.  `writer`: which place of the
+    program changed the address space last; `blame`: how many faults took mmap_sem after it."""
+
+    base: array[s64, NR_MAPS]
+    writer: integer(0, NR_PLACES - 1)
+    blame: array[integer(0, 1 << 60), NR_PLACES]
+    locked: integer(0, 1 << 60)
+
+
+@struct(pool=NR_TASKS + 1, private=True)
+class program:
+    """`first`: its steps until DO_END; `units`: what it got done; a seed of its own."""
+
+    first: step_t
+    units: big_t
+    seed: integer(0, (1 << 31) - 1)
+    failed: big_t
+    kept: integer(0, (1 << 32) - 1)  # registers whose mappings are made once
+    reg: array[s64, NR_REGS]
+
+
+@struct(pool=NR_KINDS, private=True)
+class op_stats:
+    n: big_t
+    ns: big_t
+    waited: big_t
+    failed: big_t
+    bucket: array[big_t, NR_BUCKETS]
+
+
+@struct(pool=1, private=True)
+class driver_costs:
+    """`began`: what is counted begins then."""
+
+    fault: ticks_t
+    syscall: ticks_t
+    began: ticks_t
+    error: s64
+
+
+def bucket_of(v: ticks_t) -> integer(0, NR_BUCKETS - 1):
+    if v < 8:
+        return v
+    b: integer(0, 63) = 0
+    x: ticks_t = v
+    while x >= 16:
+        x = x >> 1
+        b += 1
+    return b * 8 + x
+
+
+def note(kind: kind_t, began: ticks_t, waited: ticks_t):
+    m = the(vclock)
+    if began < the(driver_costs).began:
+        return
+    s = pool_object(op_stats, kind)
+    s.n += 1
+    took: ticks_t = m.now - began
+    s.ns += took
+    s.waited += pool_object(vtask, m.me).waited - waited
+    i = bucket_of(took)
+    s.bucket[i] += 1
+
+
+def run_callbacks():
+    """What RCU's softirq does at the end of an interrupt or a system call; then back to user mode."""
+    arg: integer(0, 1 << 33) = callback_due()
+    while arg != 0:
+        rcu_callback(arg - 1)
+        arg = callback_due()
+    vt_preempt()
+
+
+def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
+    m = the(vclock)
+    began: ticks_t = m.now
+    waited: ticks_t = pool_object(vtask, m.me).waited
+    task = pool_object(vtask, m.me)
+    task.took = 0
+    m.now += the(driver_costs).fault
+    signal: signal_t = do_page_fault_of_text(mm, address, write)
+    io: ticks_t = my_batches().io
+    if io != 0:
+        my_batches().io = 0
+        vt_sleep(io)
+    if task.took != 0 and began >= the(driver_costs).began:
+        rec = the(recorded)
+        rec.locked += 1
+        w = rec.writer
+        rec.blame[w] += 1
+    note(FAULT, began, waited)
+    run_callbacks()
+    return signal
+
+
+def random(p: ptr[program], most: s64) -> s64:
+    """1 .. most"""
+    p.seed = (p.seed * 1103515245 + 12345) & ((1 << 31) - 1)
+    return (p.seed >> 8) * most // (1 << 23) + 1
+
+
+def map_file(c: s64, task: s64) -> ptr[file]:
+    """0: none; 1: the task's own, shared memory; 2: file 0, for all; 3: the one on disk."""
+    if c == 0:
+        return NULL
+    if c == 1:
+        return pool_object(file, (task + 1) % (NR_FILES - 1))
+    if c == 3:
+        return pool_object(file, NR_FILES - 1)
+    return pool_object(file, 0)
+
+
+def base_of(p: ptr[program], a: s64) -> s64:
+    """Where a mapping is; waits a while for one that another thread is to make."""
+    if a < NR_REGS:
+        return p.reg[a & (NR_REGS - 1)]
+    rec = the(recorded)
+    tries: s64 = 0
+    while rec.base[a - NR_REGS] == 0 and tries < PATIENCE:
+        vt_sleep(LOOK)
+        tries += 1
+    return rec.base[a - NR_REGS] - 1
+
+
+def touch_pages(p: ptr[program], start: s64, n: s64, write: bool, counted: bool) -> s64:
+    mm = current_mm()
+    i: s64 = start
+    while i < start + n and i < NR_PAGES:
+        if user_access(mm, i, write, 0) <= -1000:
+            return -1
+        if counted:
+            p.units += 1
+        i += 1
+    return 0
+
+
+def run_step(p: ptr[program], s: ptr[step], task: s64):
+    m = the(vclock)
+    k = the(driver_costs)
+    began: ticks_t = m.now
+    waited: ticks_t = pool_object(vtask, task).waited
+    op = s.op
+    kind: kind_t = MMAP
+    r: s64 = 0
+    at: s64 = 0
+    if op <= DO_REMAP and op >= DO_MMAP:
+        if op != DO_MMAP or s.d >> 40 & 1 != 0:
+            at = base_of(p, s.a)
+            began = m.now
+        if at < 0 or at > NR_PAGES:
+            p.failed += 1
+            return
+    n: s64 = s.b
+    if n < 0:
+        n = max(p.reg[-n & (NR_REGS - 1)], 0)
+    if op == DO_TOUCH:
+        if touch_pages(p, min(at + s.c, NR_PAGES), n, s.d & 1 != 0, s.d & 2 != 0) != 0:
+            p.failed += 1
+        return
+    if op == DO_THINK:
+        m.now += n
+        return
+    if op == DO_UNIT:
+        p.units += n
+        return
+    if op == DO_RANDOM:
+        p.reg[s.a & (NR_REGS - 1)] = random(p, n)
+        return
+    if op == DO_SLEEP:
+        vt_sleep(n)
+        return
+    if op == DO_AT:
+        p.reg[s.a & (NR_REGS - 1)] = n
+        return
+    if op == DO_MMAP and s.d >> 48 != 0 and p.kept & 1 << (s.a & 31) != 0:
+        return
+    m.now += k.syscall
+    rec = the(recorded)
+    rec.writer = s.place
+    if op == DO_MMAP:
+        # c: file, d: protection | flags << 8 | address given << 40 | only once << 48
+        f = map_file(s.c, task)
+        p.kept = p.kept | 1 << (s.a & 31)
+        hint: vpn_t = at if s.d >> 40 & 1 != 0 else 0
+        r = sys_mmap(hint, n, s.d & 7, s.d >> 8 & 0xFFFFFF, f, 0)
+        if s.a < NR_REGS:
+            p.reg[s.a & (NR_REGS - 1)] = r
+        else:
+            rec.base[s.a - NR_REGS] = r + 1
+    elif op == DO_MUNMAP:
+        kind = MUNMAP
+        r = sys_munmap(min(at + s.c, NR_PAGES), n)
+    elif op == DO_PROTECT:
+        kind = MPROTECT
+        r = sys_mprotect(min(at + s.c, NR_PAGES), n, s.d)
+    elif op == DO_ADVISE:
+        kind = MADVISE
+        r = sys_madvise(min(at + s.c, NR_PAGES), n)
+    elif op == DO_REMAP:
+        kind = MREMAP
+        r = do_mremap(at, n, s.c, 1, 0)
+        if r >= 0:
+            if s.a < NR_REGS:
+                p.reg[s.a & (NR_REGS - 1)] = r
+            else:
+                rec.base[s.a - NR_REGS] = r + 1
+    if r < 0:
+        p.failed += 1
+        pool_object(op_stats, kind).failed += 1
+        k.error = r
+    note(kind, began, waited)
+    run_callbacks()
+
+
+def price_main():
+    m = the(vclock)
+    me: s64 = m.me
+    p = pool_object(program, m.me)
+    i: step_t = p.first
+    while True:
+        s = pool_object(step, i)
+        i += 1
+        if s.op == DO_END:
+            i = p.first
+            vt_sync()
+        elif s.op == DO_STOP:
+            return
+        elif s.op == DO_UNTIL:
+            vt_sync()
+            if m.now < s.b:
+                vt_sleep(s.b - m.now)
+        else:
+            run_step(p, s, me)
+
+
+# -- before the tasks begin: by their caller, whom nobody can disturb
+def undisturbed():
+    m = the(vclock)
+    m.limit = 1 << 50
+    m.horizon = 1 << 50
+    m.owner = NR_TASKS + 1
+    m.me = NR_TASKS
+
+
+def price_init(files: s64, pages: s64):
+    undisturbed()
+    mm_init()
+    for i in range(min(files, NR_FILES)):
+        f = pool_object(file, i)
+        f.f_count = 1
+        f.f_mode = 3
+        f.shmem = i != NR_FILES - 1
+        f.i_size = pages
+
+
+def price_setup(k: s64, regs: s64):
+    """Perform step `k` for the last program; registers `regs` of all tasks become what its own are."""
+    undisturbed()
+    run_step(pool_object(program, NR_TASKS), pool_object(step, k), NR_TASKS)
+
+
+INSTEAD: dict[Any, Any] = {x86_fault.do_page_fault: do_page_fault}

@@ -1,0 +1,8 @@
+"""What stands in for functions of the text under virtual time: waiting, and memory's cost."""
+
+from __future__ import annotations
+
+from seqfault.compile.source import Func
+from seqfault.price import driver, locks, memory
+
+TEXTS: dict[Func, Func] = {**locks.INSTEAD, **memory.INSTEAD, **driver.INSTEAD}

@@ -1,0 +1,45 @@
+"""`seqfault calibrate`."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from seqfault.cli import BadInput, dump
+from seqfault.price.calibrate import LIKE, as_toml, calibrate
+from seqfault.price.machines import CONSTANTS, kept
+from seqfault.report.commands import console
+
+
+def run_calibrate(out: Path | None, json: bool) -> None:
+    """Measure, show, keep."""
+    if platform.machine() != "x86_64" or platform.system() != "Linux":
+        raise BadInput("calibrate measures Linux on x86-64 only; take one of the presets of `seqfault price --list`")
+    path = out or kept()
+    with Console(stderr=True, highlight=False).status("") as status:
+        c = calibrate(lambda what: status.update(f"measuring {what}"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(as_toml(c))
+    except OSError as e:
+        raise BadInput(f"-o {path}: {e.strerror}; name a file that can be written") from None
+    if json:
+        dump({
+            "file": str(path), "date": c.machine.date, "cpus": c.machine.cpus, "seconds": c.seconds,
+            "fault_ns": c.fault, "modelled_fault_ns": c.modelled, "measured": c.measured,
+            "constants": dict(c.machine.costs),
+        })  # fmt: skip
+        return
+    t = Table(box=None, pad_edge=False)
+    for head, side in (("constant", "left"), ("ns", "right"), ("what", "left")):
+        t.add_column(head, justify=side)  # type: ignore[arg-type]
+    for k in c.measured:
+        t.add_row(k, f"{c.measured[k]:.1f}", CONSTANTS[k])
+    con = console()
+    con.print(t)
+    con.print(f"an anonymous write fault: {c.fault:.0f} ns here, {c.modelled:.0f} ns in the model")
+    con.print(f"{len(c.machine.costs) - len(c.measured)} other constants are those of {LIKE}")
+    con.print(f"kept in {path} ({c.seconds:.0f} s): use it with --machine {'here' if out is None else path}")

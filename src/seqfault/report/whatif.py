@@ -1,0 +1,278 @@
+"""`seqfault whatif`: a recording under other designs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import seqfault
+from seqfault.cli import BadInput, dump
+from seqfault.kernel.places import Protocol
+from seqfault.mm.fullsize import release_number
+from seqfault.price import machines
+from seqfault.price.curves import policy_of
+from seqfault.price.machines import POLICIES, Machine
+from seqfault.price.replay import REWRITES, Replay, ReplayError, convert
+from seqfault.price.timed import UnsupportedMachine
+from seqfault.price.world import Outcome, World
+from seqfault.protocols import ProtocolError, load
+from seqfault.report.commands import console
+from seqfault.report.price import DEFAULT, protocols_of
+from seqfault.trace.store import TraceError, open_trace
+
+MOST = 50  # times the recorded time, after which a replay is given up
+
+
+@dataclass(frozen=True)
+class Result:
+    """One design: an outcome a seed, and where faults were sent to mmap_lock."""
+
+    name: str
+    protocol: Protocol
+    outcomes: tuple[Outcome, ...]
+    blame: tuple[tuple[str, int], ...]
+
+    @property
+    def seconds(self) -> float:
+        return sum(o.seconds for o in self.outcomes) / len(self.outcomes)
+
+    @property
+    def share(self) -> float:
+        """Of faults that did not take mmap_lock."""
+        n = sum(o.faults for o in self.outcomes)
+        return 1 - sum(o.locked for o in self.outcomes) / n if n else 1.0
+
+
+def recorded_design(kernel: str) -> str:
+    """The protocol of the kernel that was recorded."""
+    try:
+        linux = release_number(kernel)
+    except ValueError:
+        return "vm-refcnt"
+    if linux >= 615:
+        return "vm-refcnt"
+    if linux >= 604:
+        return "per-vma-lock"
+    return "mmap-sem"
+
+
+def replay(
+    r: Replay, p: Protocol, mach: Machine, cpus: int, policy: str, seeds: int, name: str, progress: Any = None
+) -> Result:
+    """Replay once a seed; seeds differ in when threads start, by up to 0.1 ms."""
+    outcomes = []
+    blame: Counter[str] = Counter()
+    for seed in range(1, seeds + 1):
+        w = World(p, mach, r.programs, r.setup, seed, POLICIES[policy or policy_of(p)], stagger=100_000.0, cpus=cpus)
+        most = 1e9 * max(r.recorded.seconds, 1e-3)
+
+        def report(at: float, seed: int = seed, most: float = most) -> None:
+            if progress is not None:
+                progress((seed - 1 + min(at / most, 1)) / seeds)
+
+        outcomes.append(w.finish(MOST * most, report))
+        at = w.layout.address("recorded", 0, "blame[0]")
+        for i, place in enumerate(r.places):
+            n = int(w.m.cells[at + i])
+            if n:
+                blame[place] += n
+    return Result(name, p, tuple(outcomes), tuple(blame.most_common(5)))
+
+
+def machine_of(name: str, cpus: int) -> Machine:
+    """What was asked for; else this machine as it was calibrated; else a small one of as many CPUs."""
+    try:
+        if name:
+            return machines.read(name)
+        if machines.kept().exists():
+            return machines.read("here")
+        m = machines.read("x86-small")
+    except machines.MachineError as e:
+        raise BadInput(str(e)) from None
+    return replace(m, title=f"{cpus} CPUs like those of {m.name}, not calibrated", cores=max(cpus, 1))
+
+
+def run_whatif(
+    trace: str,
+    protocol: Sequence[str],
+    cpus: int | None,
+    machine: str,
+    policy: str,
+    rewrite: Sequence[str],
+    pid: int | None,
+    seeds: int,
+    json: bool,
+) -> None:
+    """The command."""
+    for x in rewrite:
+        if x not in REWRITES:
+            raise BadInput(f"--rewrite {x!r} is none of {', '.join(REWRITES)}")
+    if policy and policy not in POLICIES:
+        raise BadInput(f"--policy {policy!r} is none of {', '.join(POLICIES)}")
+    try:
+        with open_trace(trace) as t:
+            meta = t.meta
+            r = convert(t, pid)
+            rewritten = {x: convert(t, pid, x) for x in rewrite}
+    except TraceError as e:
+        raise BadInput(str(e)) from None
+    except ReplayError as e:
+        raise BadInput(f"{trace}: {e}") from None
+    mach = machine_of(machine, r.recorded.cpus)
+    try:
+        own = load(recorded_design(r.recorded.kernel))
+    except ProtocolError as e:
+        raise BadInput(str(e)) from None
+    others = [p for p in protocols_of(protocol or DEFAULT) if p is not own]
+    n = cpus or r.recorded.cpus
+    if n > 1024:
+        raise BadInput(f"--cpus {n}; 1024 are the most")
+    jobs = [(own.name, own, r, r.recorded.cpus, "")]
+    if n != r.recorded.cpus or policy:
+        jobs.append((f"{own.name} on {n} CPUs" if n != r.recorded.cpus else f"{own.name}, {policy}", own, r, n, policy))
+    jobs += [(p.name, p, r, n, policy) for p in others]
+    jobs += [(f"{own.name}, {x}", own, q, n, policy) for x, q in rewritten.items()]
+    results: list[Result] = []
+    bar = Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(), console=_stderr(), transient=True,
+    )  # fmt: skip
+    try:
+        with bar:
+            task = bar.add_task("", total=len(jobs))
+            for k, (name, p, what, on, pol) in enumerate(jobs):
+                bar.update(task, description=name)
+                results.append(
+                    replay(what, p, mach, on, pol, seeds, name, lambda x, k=k: bar.update(task, completed=k + x))  # type: ignore[misc]
+                )
+    except UnsupportedMachine as e:
+        raise BadInput(str(e)) from None
+    except ValueError as e:
+        raise BadInput(f"{trace}: {e}") from None
+    data = as_data(trace, meta, r, mach, n, results)
+    if json:
+        dump(data)
+    else:
+        show(data)
+
+
+def _stderr() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def as_data(trace: str, meta: Any, r: Replay, mach: Machine, cpus: int, results: Sequence[Result]) -> dict[str, Any]:
+    """As JSON has it (docs/json.md)."""
+    own = results[0]
+    designs = []
+    for x in results:
+        fault = [o.stats["fault"] for o in x.outcomes]
+        n = max(1, sum(s.n for s in fault))
+        reasons: Counter[str] = Counter()
+        for o in x.outcomes:
+            reasons.update(o.reasons)
+        designs.append({
+            "name": x.name, "protocol": x.protocol.name, "seconds": x.seconds,
+            "seconds_range": [min(o.seconds for o in x.outcomes), max(o.seconds for o in x.outcomes)],
+            "speed": own.seconds / x.seconds if x.seconds else None,
+            "faults": n // len(fault), "without_mmap_lock": x.share,
+            "share_range": [min(1 - o.locked / max(o.faults, 1) for o in x.outcomes),
+                            max(1 - o.locked / max(o.faults, 1) for o in x.outcomes)],
+            "reasons": dict(reasons.most_common()),
+            "operations": {
+                k: {
+                    "n": sum(o.stats[k].n for o in x.outcomes) // len(x.outcomes),
+                    "mean_ns": sum(o.stats[k].ns for o in x.outcomes) / max(1, sum(o.stats[k].n for o in x.outcomes)),
+                    "mean_wait_ns": sum(o.stats[k].waited for o in x.outcomes)
+                    / max(1, sum(o.stats[k].n for o in x.outcomes)),
+                    "p99_ns": max(o.stats[k].p99 for o in x.outcomes),
+                }
+                for k in x.outcomes[0].stats
+            },
+            "after": [{"place": p, "faults": k} for p, k in x.blame],
+            "failed": sum(o.failed for o in x.outcomes), "finished": all(o.finished for o in x.outcomes),
+        })  # fmt: skip
+    rec = r.recorded
+    return {
+        "version": seqfault.__version__, "trace": trace, "pid": r.pid, "threads": len(r.programs), "events": r.events,
+        "machine": mach.title, "cpus": cpus,
+        "recorded": {
+            "seconds": rec.seconds, "cpus": rec.cpus, "kernel": rec.kernel, "faults": rec.faults,
+            "without_mmap_lock": None if rec.fallback is None else 1 - rec.fallback, "mean_ns": rec.mean,
+        },
+        "error": errors(rec, own),
+        "left_out": dict(r.left_out), "lost": meta.lost, "designs": designs,
+    }  # fmt: skip
+
+
+def errors(rec: Any, own: Result) -> dict[str, float | None]:
+    """The replay of the recorded design against the recording: of time and of a fault's duration relative, of the share
+    in points."""
+    o = own.outcomes
+    n = max(1, sum(x.stats["fault"].n for x in o))
+    fault = sum(x.stats["fault"].ns for x in o) / n
+    return {
+        "seconds": own.seconds / rec.seconds - 1 if rec.seconds else None,
+        "fault_ns": fault / rec.mean["fault"] - 1 if rec.mean.get("fault") else None,
+        "without_mmap_lock": None if rec.fallback is None else own.share - (1 - rec.fallback),
+    }
+
+
+def percent(x: float | None, digits: int = 1) -> str:
+    return "?" if x is None else f"{100 * x:+.{digits}f}%"
+
+
+def show(d: dict[str, Any]) -> None:
+    c = console()
+    c.width = max(c.width, 120)
+    rec, err = d["recorded"], d["error"]
+    c.print(
+        f"{d['trace']}: process {d['pid']}, {d['threads']} threads on {rec['cpus']} CPUs, {d['events']} events in "
+        f"{rec['seconds']:.3f} s, Linux {rec['kernel'] or '?'}"
+    )
+    c.print(f"replayed on {d['machine']}, {d['cpus']} CPUs")
+    own = d["designs"][0]
+    points = "?" if err["without_mmap_lock"] is None else f"{100 * err['without_mmap_lock']:+.2f} points"
+    c.print(
+        f"the recording itself, under {own['protocol']}: time {percent(err['seconds'])}, mean fault "
+        f"{percent(err['fault_ns'])} (the recorder's own cost is in what it recorded), share without mmap_lock {points}"
+    )
+    t = Table(box=None, pad_edge=False)
+    for head in ("design", "s", "speed", "no mmap_lock", "fault mean", "wait", "p99", "munmap mean", "wait", "error"):
+        t.add_column(head, justify="left" if head == "design" else "right", no_wrap=True)
+    for x in d["designs"]:
+        f, u = x["operations"]["fault"], x["operations"]["munmap"]
+        low, high = x["seconds_range"]
+        width = f" ±{(high - low) / 2:.3f}" if high - low >= 0.001 else ""
+        t.add_row(
+            x["name"], f"{x['seconds']:.3f}{width}" + ("" if x["finished"] else " (given up)"),
+            "" if x["speed"] is None else f"x{x['speed']:.2f}", f"{100 * x['without_mmap_lock']:.2f}%",
+            f"{f['mean_ns']:.0f} ns", f"{f['mean_wait_ns']:.0f}", f"{f['p99_ns']:.0f}",
+            f"{u['mean_ns']:.0f} ns" if u["n"] else "", f"{u['mean_wait_ns']:.0f}" if u["n"] else "",
+            percent(err["seconds"], 0),
+        )  # fmt: skip
+    c.print(t)
+    for x in d["designs"]:
+        n = max(x["faults"], 1)
+        if x["reasons"]:
+            why = ", ".join(f"{k} {v} ({100 * v / n:.2f}%)" for k, v in list(x["reasons"].items())[:5])
+            c.print(f"{x['name']}: back to mmap_lock because of {why}")
+            if x["after"]:
+                c.print("  after " + "; ".join(f"{a['place']}: {a['faults']}" for a in x["after"][:3]))
+    for k, v in d["left_out"].items():
+        c.print(f"left out: {v} {k}")
+    failed = sum(x["failed"] for x in d["designs"])
+    if failed:
+        c.print(f"{failed} operations of the replays failed: they met the address space in another state than recorded")
+    if d["lost"]:
+        c.print(f"the recorder lost {d['lost']} records")
+
+
+__all__ = ["Path", "run_whatif"]
