@@ -264,7 +264,7 @@ class Answer:
             )
         for m in st.memories:
             if m != SC and m in st.whole and n > len(st.whole[m]):
-                c.print(f"  {m}: {len(st.whole[m])} of these, small ones of every operation", markup=False)
+                c.print(f"  {m}: {len(st.whole[m])} of these, of every operation that comes to a site", markup=False)
                 c.print("     (what sc needs is not asked again: its executions are executions here too)")
         done = f"{st.crew.explorations:,} explorations, {st.crew.states:,} states"
         c.print(f"  {done}, {self.seconds:.1f} s", markup=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -20,9 +19,9 @@ from seqfault.why.work import Crew
 NECESSARY, REDUNDANT, DEAD, UNDETERMINED = "necessary", "redundant", "changes nothing", "undetermined"
 SMALL = 20_000  # states up to which every scenario that meets a site is explored without it, for where it is needed
 PAIRED = 4_000  # the same, for pairs of sites
-WEAK_STATES = 1_500  # states under sc of the scenarios that other memory models are asked about
-WEAK_OWN = 40_000  # and under the model itself
-WEAK_EACH = 12  # how many of them a site, the smallest of each operation
+WEAK_STATES = 4_000  # states under sc of the scenarios that other memory models are asked about
+WEAK_OWN = 60_000  # and under the model itself
+WEAK_EACH = 24  # how many of them a site, about, of every operation
 NEW_OUTCOME = "new-outcome"
 FALLBACK, SUCCESS = "speculative_fallback/", "speculative_success"
 # kinds of sites of which sc keeps no trace: it orders everything
@@ -251,20 +250,22 @@ class Study:
     def for_weak(self, sets: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], set[str]]:
         """A few small scenarios for each site, of every operation that comes to it."""
         out: dict[tuple[str, ...], set[str]] = {}
+        sc = self.whole[SC]
         for names in sets:
-            met: Counter[str] = Counter()
             here = [
                 s for s in self.usable(SC)
                 if self.concerns(Finding(names, SC, names in self.together), s)
                 and self.whole[SC][s.name].states <= WEAK_STATES
             ]  # fmt: skip
-            most = max(1, WEAK_EACH // max(1, len({self.label(s) for s in here})))
-            mine = out[names] = set()
+            labels: dict[str, list[Scenario]] = {}
             for s in here:
-                label = self.label(s)
-                if met[label] < most:
-                    met[label] += 1
-                    mine.add(s.name)
+                labels.setdefault(self.label(s), []).append(s)
+            mine = out[names] = set()
+            most = max(2, WEAK_EACH // max(1, len(labels)))
+            for group in labels.values():  # the smallest; then those where speculation succeeds, and much can happen
+                mine.update(s.name for s in group[: most // 2])
+                rest = sorted(group, key=lambda s: (not sc[s.name].counters.get(SUCCESS), -sc[s.name].states))
+                mine.update(s.name for s in rest[: most - most // 2])
         return out
 
     def everything(self) -> None:
