@@ -22,6 +22,7 @@ from seqfault.explore.memory_lkmm import connect
 from seqfault.explore.memory_settle import learned, news
 from seqfault.explore.tables import (
     DISABLED,
+    K_BUFFER,
     K_CHOICES,
     K_DEADLOCK,
     M_CLASSES,
@@ -228,7 +229,7 @@ def expand(  # type: ignore[no-untyped-def]
                 if used:
                     choice = encode(X, used)
                 if X[X_VIOLATIONS]:
-                    crowded = crowded or status == DISABLED
+                    crowded = crowded or (status == DISABLED and X[X_VIOL] == P[K_BUFFER])
                     note(X, distinct, ctl, base + head, p, choice)
                 if status != DISABLED:
                     for k in range(X[X_COUNTED]):

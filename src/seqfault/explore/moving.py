@@ -39,6 +39,7 @@ from seqfault.explore.private import own
 from seqfault.explore.relief import blocked, holder, relieve
 from seqfault.explore.tables import (
     DISABLED,
+    K_BUFFER,
     K_CHOICES,
     K_DEADLOCK,
     M_HALT,
@@ -403,7 +404,7 @@ def expand(  # type: ignore[no-untyped-def]
                 if used:
                     choice = encode(X, used)
                 if X[X_VIOLATIONS]:
-                    crowded = crowded or status == DISABLED
+                    crowded = crowded or (status == DISABLED and X[X_VIOL] == P[K_BUFFER])
                     note(X, distinct, ctl, base + head, p, choice)
                 for k in range(used):
                     digits[k] = X[X_DIGITS + k]
