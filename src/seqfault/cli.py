@@ -131,13 +131,20 @@ def check(
     threads: Annotated[
         int, typer.Option(metavar="N", help="Threads that share one scenario; progress is not looked at then.", min=1)
     ] = 1,
+    races: Annotated[
+        str,
+        typer.Option(
+            metavar="off|report|error",
+            help="Also look for data races (docs/violations.md); error: they decide the exit code, too.",
+        ),
+    ] = "off",
 ) -> None:
     """Explore every interleaving of the scenarios: is the protocol right?"""
     from seqfault.report.commands import run_check
 
     run_check(
         protocol, scenario or [], json, max_states, size(max_memory), timeout, jobs, resume, verbose, examples, locks,
-        memory, lock_starvation, reduce, checkpoint_every, threads,
+        memory, lock_starvation, reduce, checkpoint_every, threads, races,
     )  # fmt: skip
 
 

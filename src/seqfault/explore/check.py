@@ -20,6 +20,7 @@ from seqfault.explore.locks import cycles
 from seqfault.explore.memory import LKMM, SC, bound, canonical
 from seqfault.explore.model import program_for, start_of
 from seqfault.explore.progress import LIVELOCK, STARVATION, find_lassos
+from seqfault.explore.racewatch import Race
 from seqfault.explore.tiers import explore
 from seqfault.kernel.places import Protocol
 from seqfault.protocols import FIRST_RELEASE, baseline_name, is_baseline, load
@@ -106,6 +107,7 @@ class ScenarioResult:
     outcomes: int = 0
     reason: str = ""
     lock_edges: list[tuple[str, str, str, str]] = field(default_factory=list)
+    races: list[Race] = field(default_factory=list)
 
 
 def place_of(w: Where) -> tuple[str, str, int]:
@@ -274,23 +276,31 @@ def check_scenario(
     memory: str = SC,
     lock_waits: bool = False,
     checkpoint: Path | None = None,
+    races: str = "off",
 ) -> ScenarioResult:
     """Explore `scenario` under `protocol` and a memory model, apply every oracle, compare its outcomes with
     mmap-sem's under the same model (mmap-sem's with the sequential orders); with `locks`, which is for `sc` only, each
-    access with the table of locks.  `lock_waits`: as for `run_one`; `checkpoint`: as for `tiers.explore`; what it is
-    compared with has one more.  They stay: whoever keeps the result removes them (`forget`)."""
+    access with the table of locks; with `races` ("report", or "error": they make it violated; without `locks`, and for
+    `sc` only), the accesses of any two CPUs with each other.  `lock_waits`: as for `run_one`; `checkpoint`: as for
+    `tiers.explore`; what it is compared with has one more.  They stay: whoever keeps the result removes them
+    (`forget`)."""
     from seqfault.explore.lockcheck import lock_violations, watch_for
+    from seqfault.explore.racecheck import races_for, races_of
 
     limits = limits or Limits()
     t0 = time.perf_counter()
     watcher = watch_for(protocol, scenario) if locks else None
-    a, ex, vs = run_one(protocol, scenario, limits, progress, memory, lock_waits, checkpoint, watcher=watcher)
+    racing = races_for(protocol, scenario) if races != "off" else None
+    a, ex, vs = run_one(
+        protocol, scenario, limits, progress, memory, lock_waits, checkpoint, watcher=watcher or racing
+    )
     if watcher is not None:
         vs += lock_violations(protocol, watcher, ex)
     r = ScenarioResult(scenario.name, HOLDS, ex.states, ex.transitions, ex.depth)
     r.counters = {a.counters[i]: int(n) for i, n in enumerate(ex.counters) if n}
     r.speculative_successes = r.counters.get(protocol.speculative, 0) if protocol.speculative else 0
     r.outcomes = len(ex.outcomes)
+    r.races = races_of(racing, ex) if racing is not None else []
     for held, taken, pc in ex.edges:
         fn, _, line = place_of(a.where[pc])
         r.lock_edges.append((a.lock_classes[held], a.lock_classes[taken], f"{fn}:{line}", scenario.name))
@@ -298,7 +308,7 @@ def check_scenario(
     if ex.complete and ex.graph is None and ex.cyclic is not False:
         room = "no room for the graph of states, --max-memory"
         incomplete = "progress: not looked at with --threads" if limits.threads > 1 else f"progress: {room}"
-    if watcher is not None and watcher.full:
+    if (watcher is not None and watcher.full) or (racing is not None and racing.full):
         incomplete = incomplete or "too many different accesses"
     limited = [v for v in vs if v.kind in LIMIT_KINDS]
     if limited and not incomplete:
@@ -328,7 +338,8 @@ def check_scenario(
     for v in vs:
         v.baseline = (v.kind, v.object) in base_vs
     r.violations = sorted(vs, key=lambda v: (v.baseline, len(v.schedule), v.kind, v.object))
-    r.verdict = VIOLATED if vs else INCOMPLETE if incomplete else HOLDS
+    wrong = bool(vs) or (races == "error" and bool(r.races))
+    r.verdict = VIOLATED if wrong else INCOMPLETE if incomplete else HOLDS
     r.reason = incomplete
     r.seconds = time.perf_counter() - t0
     return r

@@ -20,6 +20,8 @@ from seqfault.explore.jit import jit
 from seqfault.explore.memory import LKMM
 from seqfault.explore.memory_lkmm import connect
 from seqfault.explore.memory_settle import learned, news
+from seqfault.explore.races import RACES, compare
+from seqfault.explore.racewatch import Races
 from seqfault.explore.tables import (
     DISABLED,
     K_BUFFER,
@@ -231,6 +233,8 @@ def expand(  # type: ignore[no-untyped-def]
                 if X[X_VIOLATIONS]:
                     crowded = crowded or (status == DISABLED and X[X_VIOL] == P[K_BUFFER])
                     note(X, distinct, ctl, base + head, p, choice)
+                if W[W_ON] == RACES:  # what waits has looked, too
+                    compare(S, P, X, W, seen, p, choice if status != DISABLED else np.int64(-1), base + head)
                 if status != DISABLED:
                     for k in range(X[X_COUNTED]):
                         counts[X[X_COUNTS + k]] += 1
@@ -238,7 +242,7 @@ def expand(  # type: ignore[no-untyped-def]
                     steppers |= np.int64(1) << p
                     if role <= 1:
                         busy = True
-                    if W[W_ON]:
+                    if W[W_ON] == 1:
                         watch(S, P, X, W, seen, pc, p, choice, base + head)
                 if status == OK:
                     h = fingerprint(B, nw)
@@ -424,7 +428,7 @@ def explore(
     max_memory: int = 1 << 60,
     timeout: float | None = None,
     progress: Callable[[Exploration, int], None] | None = None,
-    watcher: Watch | None = None,
+    watcher: Watch | Races | None = None,
     graph: bool = False,
 ) -> Exploration:
     """Every state that `init` can reach.
@@ -432,7 +436,8 @@ def explore(
     `mode`: where steps begin: "merged", "full" (each statement) or "seq" (each operation); `exclusive`: a CPU inside an
     operation runs alone; `dead`: dead registers are zeroed (a reduction).  Limits: states, bytes, seconds; reaching one
     makes the result incomplete.  `progress(exploration so far, frontier)` is called several times a second.
-    `watcher` collects which locks are held at each access.  `graph`: keep every edge, in at most half of `max_memory`.
+    `watcher` collects which locks are held at each access, or what races.  `graph`: keep every edge, in at most half of
+    `max_memory`.
     """
     t = Executor(automaton, rom, mode, dead, WATCHED_EVENTS if watcher else 0)
     t0 = time.perf_counter()
@@ -453,7 +458,7 @@ def _explore(
     max_memory: int,
     timeout: float | None,
     progress: Callable[[Exploration, int], None] | None,
-    watcher: Watch | None,
+    watcher: Watch | Races | None,
     graph: bool,
     t0: float,
 ) -> Exploration:

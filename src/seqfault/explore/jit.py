@@ -8,7 +8,8 @@ from seqfault.compile.jit import make_cfunc, make_jit
 
 COMPILED = (
     "../compile/counts.py", "counts.py", "engine.py", "graph.py", "interp.py", "jit.py", "memory.py",
-    "memory_buffers.py", "memory_sc.py", "orders.py", "raw.py", "slots.py", "tables.py", "watch.py",
+    "memory_buffers.py", "memory_sc.py", "orders.py", "races.py", "raw.py", "slots.py", "tables.py",
+    "watch.py",
 )  # fmt: skip
 
 HERE = Path(__file__).parent

@@ -31,6 +31,7 @@ from seqfault.explore.check import (
 from seqfault.explore.interrupt import INTERRUPTED
 from seqfault.explore.memory import SC
 from seqfault.explore.model import program_for
+from seqfault.explore.racewatch import race_from
 from seqfault.explore.results import open_results
 from seqfault.protocols import baseline_name, load
 from seqfault.scenarios.model import Scenario
@@ -44,14 +45,16 @@ def _work(
     memory: str,
     waits: bool,
     checkpoint: Path | None,
+    races: str,
 ) -> ScenarioResult:
     try:
         with interrupt.later(False):
             if interrupt.asked():
                 raise KeyboardInterrupt
             return check_scenario(
-                load(protocol), scenario, limits, locks=locks, memory=memory, lock_waits=waits, checkpoint=checkpoint
-            )
+                load(protocol), scenario, limits, locks=locks, memory=memory, lock_waits=waits, checkpoint=checkpoint,
+                races=races,
+            )  # fmt: skip
     except KeyboardInterrupt:
         return skipped(scenario, INTERRUPTED)
 
@@ -68,9 +71,16 @@ class Record:
     """
 
     def __init__(
-        self, path: Path | None, protocol: str, locks: bool = False, memory: str = SC, lock_waits: bool = False
+        self,
+        path: Path | None,
+        protocol: str,
+        locks: bool = False,
+        memory: str = SC,
+        lock_waits: bool = False,
+        races: str = "off",
     ):
         self.path, self.protocol, self.locks, self.memory, self.lock_waits = path, protocol, locks, memory, lock_waits
+        self.races = races
         self.known: dict[str, ScenarioResult] = {}
         self.failed = False
         if path is None:
@@ -81,7 +91,8 @@ class Record:
         """Know a result again."""
         vs = [Violation(**{**v, "schedule": [tuple(x) for x in v["schedule"]]}) for v in d["result"].pop("violations")]
         edges = [tuple(e) for e in d["result"].pop("lock_edges")]
-        self.known[d["key"]] = ScenarioResult(**d["result"], violations=vs, lock_edges=edges)
+        races = [race_from(x) for x in d["result"].pop("races")]
+        self.known[d["key"]] = ScenarioResult(**d["result"], violations=vs, lock_edges=edges, races=races)
 
     def key(self, scenario: Scenario, limits: Limits | None = None) -> str:
         """What a result depends on; one that a limit cut short, on the limits too."""
@@ -95,6 +106,8 @@ class Record:
         if self.memory != SC:
             what.append(self.memory)
         what.append(f"progress {self.lock_waits}")
+        if self.races != "off":
+            what.append(f"races {self.races}")
         if load(self.protocol).without:
             what.append(repr(load(self.protocol).without))
         return hashlib.sha256(repr(tuple(what)).encode()).hexdigest()[:24]
@@ -107,7 +120,7 @@ class Record:
 
     def checkpoint(self, scenario: Scenario, limits: Limits) -> Path | None:
         """Where the exploration of a scenario that has not finished is kept; whatever its limits are."""
-        if self.path is None or self.locks or self.memory != SC or scenario.forever:
+        if self.path is None or self.locks or self.races != "off" or self.memory != SC or scenario.forever:
             return None
         p = load(self.protocol)
         what = program_for(p, scenario).key("merged"), repr(scenario), limits.movers, limits.threads, p.without
@@ -164,19 +177,21 @@ def check_many(
     locks: bool = False,
     memory: str = SC,
     lock_waits: bool = False,
+    races: str = "off",
 ) -> Report:
     """Check `scenarios` with `jobs` worker processes (0: one a processor).
 
     `timeout`: seconds for all of it; what is not done by then is incomplete.  Ctrl-C likewise.
     `progress(result, done)` after each scenario, `tick(done, running)` a few times a second; `live(exploration,
     frontier)` likewise, with one job.  `locks`: hold each access against the table of locks too.  `memory`: the memory
-    model.  `lock_waits`: waiting for a lock for ever is starvation too.  `resume`: file to
-    which results are added and from which they are taken; beside it explorations are saved that do not finish.  Raises
-    `OSError` if that file cannot be written, `CheckpointError` for a saved exploration that cannot be used.
+    model.  `lock_waits`: waiting for a lock for ever is starvation too.  `races`: as for `check_scenario`.
+    `resume`: file to which results are added and from which they are taken; beside it explorations are saved that do
+    not finish.  Raises `OSError` if that file cannot be written, `CheckpointError` for a saved exploration that cannot
+    be used.
     """
     t0 = time.perf_counter()
     load(protocol)
-    record = Record(resume, protocol, locks, memory, lock_waits)
+    record = Record(resume, protocol, locks, memory, lock_waits, races)
     results: dict[str, ScenarioResult] = {}
     todo: list[Scenario] = []
     for s in scenarios:
@@ -201,7 +216,7 @@ def check_many(
                         break
                     mine = replace(limits, seconds=_least(limits.seconds, left))
                     at = record.checkpoint(s, limits)
-                    r = check_scenario(load(protocol), s, mine, live, locks, memory, lock_waits, at)
+                    r = check_scenario(load(protocol), s, mine, live, locks, memory, lock_waits, at, races)
                     results[s.name] = r
                     record.add(s, limits, r)
                     if progress:
@@ -209,7 +224,7 @@ def check_many(
             else:
                 reason = _parallel(
                     protocol, todo, limits, jobs, end, timeout, results, record, progress, tick, locks, memory,
-                    lock_waits,
+                    lock_waits, races,
                 )  # fmt: skip
         except KeyboardInterrupt:
             reason = INTERRUPTED
@@ -246,6 +261,7 @@ def _parallel(
     locks: bool,
     memory: str,
     lock_waits: bool,
+    races: str,
 ) -> str:
     # the parent has compiled nothing yet: fork is safe and costs no second import
     ctx = multiprocessing.get_context("fork")
@@ -284,7 +300,7 @@ def _parallel(
                     left = None if end is None else max(0.1, end - time.perf_counter())
                     mine = replace(limits, seconds=_least(limits.seconds, left))
                     at = record.checkpoint(s, limits)
-                    f = pool.submit(_work, protocol, s, mine, locks, memory, lock_waits, at)
+                    f = pool.submit(_work, protocol, s, mine, locks, memory, lock_waits, at, races)
                     running[f] = s
                 collect(0.2)
                 if tick:

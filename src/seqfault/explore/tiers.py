@@ -16,6 +16,7 @@ from seqfault.explore.checkpoint import Keeper, Saved, restore
 from seqfault.explore.engine import Exploration
 from seqfault.explore.frontier import GROWN, Search, run
 from seqfault.explore.movers import W_ON, no_records
+from seqfault.explore.racewatch import Races
 from seqfault.explore.search import G_GROWN, G_LOST
 from seqfault.explore.watch import Watch
 
@@ -34,7 +35,7 @@ def explore(
     max_memory: int = 1 << 60,
     timeout: float | None = None,
     progress: Callable[[Exploration, int], None] | None = None,
-    watcher: Watch | None = None,
+    watcher: Watch | Races | None = None,
     checkpoint: Path | None = None,
     every: float = 60.0,
     keep: bool = False,

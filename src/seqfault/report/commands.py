@@ -29,10 +29,11 @@ from seqfault.explore.frontier import Seen
 from seqfault.explore.memory import SC, canonical
 from seqfault.explore.model import automaton_for, program_for, small_scenario
 from seqfault.explore.pool import check_many
+from seqfault.explore.racecheck import MODES, grouped
 from seqfault.kernel.places import Protocol
 from seqfault.protocols import builtin_names, load
 from seqfault.report import terminal
-from seqfault.report.counterexample import Counterexample, from_schedule, from_violation
+from seqfault.report.counterexample import Counterexample, encode_schedule, from_schedule, from_violation
 from seqfault.scenarios import APART, builtin, find
 from seqfault.scenarios import load as load_file
 from seqfault.scenarios.model import Scenario
@@ -87,6 +88,7 @@ def run_check(
     reduce: str = "auto",
     every: float = 60.0,
     threads: int = 1,
+    races: str = "off",
 ) -> None:
     """`seqfault check`."""
     if threads > (os.cpu_count() or 1):
@@ -99,6 +101,12 @@ def run_check(
         raise BadInput(f"--locks: {protocol} is a small model, of which there is no table of locks")
     if locks and models != ["sc"]:
         raise BadInput("--locks looks at who holds a lock in memory, so it is for --memory sc")
+    if races not in MODES:
+        raise BadInput(f"--races {races!r}: {', '.join(MODES[:-1])} or {MODES[-1]}")
+    if races != "off" and locks:
+        raise BadInput("--races and --locks each watch an exploration by themselves: run check once for each")
+    if races != "off" and models != ["sc"]:
+        raise BadInput("--races compares the next steps of sequentially consistent states, so it is for --memory sc")
     scenarios = select(names, p)
     err = Console(stderr=True, highlight=False)
     if verbose and not json:
@@ -110,17 +118,17 @@ def run_check(
         reports = [
             checked(
                 protocol, p.name + ("" if m == SC else f" {m}"), scenarios, m, limits, timeout, jobs, resume, bar,
-                locks, lock_waits,
+                locks, lock_waits, races,
             )
             for m in models
         ]  # fmt: skip
     if json and len(models) == 1:
-        dump(report_json(reports[0], p, scenarios))
+        dump(report_json(reports[0], p, scenarios, races != "off"))
     elif json:
         dump({r.memory: report_json(r, p, scenarios) for r in reports})
     else:
         for r in reports:
-            terminal.report(console(), r, p, scenarios, verbose, examples)
+            terminal.report(console(), r, p, scenarios, verbose, examples, races != "off")
         if len(models) > 1:
             terminal.show_matrix(console(), reports)
     raise typer.Exit(EXIT[worst(r.verdict for r in reports)])
@@ -146,6 +154,7 @@ def checked(
     bar: Progress | None,
     locks: bool = False,
     lock_waits: bool = False,
+    races: str = "off",
 ) -> Report:
     """`check_many` under one memory model, with its progress as `label` on `bar`.  Raises `BadInput` for a file of
     results that cannot be used."""
@@ -167,8 +176,9 @@ def checked(
 
     try:
         return check_many(
-            protocol, scenarios, limits, jobs, timeout, done, None, resume, live, locks, memory, lock_waits
-        )
+            protocol, scenarios, limits, jobs, timeout, done, None, resume, live, locks, memory, lock_waits,
+            races,
+        )  # fmt: skip
     except CheckpointError as e:
         raise BadInput(f"--resume: {e}") from None
     except OSError as e:
@@ -197,8 +207,10 @@ def progress_line(ex: Exploration, frontier: int, forecast: Forecast) -> str:
     return f"{line} of ~{amount(ex.bytes / ex.states * total)}{most}, ~{total / 1e6:.2g} M states, ~{clock} left"
 
 
-def report_json(report: Report, protocol: Protocol, scenarios: list[Scenario]) -> dict[str, Any]:
-    """The JSON of check; documented in docs/json.md."""
+def report_json(
+    report: Report, protocol: Protocol, scenarios: list[Scenario], races: bool = False
+) -> dict[str, Any]:
+    """The JSON of check; documented in docs/json.md.  `races`: they were looked for."""
     by_name = {s.name: s for s in scenarios}
     first: set[tuple[str, str, str]] = set()
     rows = []
@@ -246,7 +258,32 @@ def report_json(report: Report, protocol: Protocol, scenarios: list[Scenario]) -
         "verdict": report.verdict,
         "scenarios": rows,
         "speculative_successes": report.speculative_successes,
-    }
+    } | ({"races": races_json(report, protocol, by_name)} if races else {})
+
+
+def races_json(report: Report, protocol: Protocol, by_name: dict[str, Scenario]) -> list[dict[str, Any]]:
+    return [
+        {
+            "field": g.example.field,
+            "accesses": [
+                {
+                    "function": x.function,
+                    "file": x.file,
+                    "line": x.line,
+                    "access": "write" if x.write else "read",
+                    "how": x.how,
+                    "caller": x.caller,
+                }
+                for x in g.example.points
+            ],
+            "scenarios": g.scenarios,
+            "example": g.scenario,
+            "cell": g.example.cell,
+            "count": g.example.count,
+            "schedule": encode_schedule(protocol, by_name[g.scenario], g.example.schedule),
+        }
+        for g in grouped(report.scenarios)
+    ]
 
 
 def run_replay(schedule: str, json: bool, full: bool) -> None:

@@ -10,12 +10,14 @@ from rich.table import Table
 
 from seqfault.explore.check import HOLDS, INCOMPLETE, VIOLATED, Report, Violation
 from seqfault.explore.model import automaton_for
+from seqfault.explore.racecheck import by_field, grouped
 from seqfault.kernel.places import Protocol
 from seqfault.report.counterexample import encode_schedule, from_violation
 from seqfault.report.matrix import family, matrix
 from seqfault.scenarios.model import Scenario
 
 LOCATIONS_SHOWN = 8
+WIDTH = 80
 
 
 def automata(c: Console, p: Protocol, scenarios: list[Scenario]) -> None:
@@ -44,8 +46,16 @@ def headline(v: Violation) -> str:
     return f"{v.kind}{obj}{where}{line}"
 
 
-def report(c: Console, r: Report, p: Protocol, scenarios: list[Scenario], verbose: bool, examples: int) -> None:
-    """The result of `seqfault check`."""
+def report(
+    c: Console,
+    r: Report,
+    p: Protocol,
+    scenarios: list[Scenario],
+    verbose: bool,
+    examples: int,
+    races: bool = False,
+) -> None:
+    """The result of `seqfault check`; with `races`, the data races too."""
     by_name = {s.name: s for s in scenarios}
     if verbose:
         for s in r.scenarios:
@@ -70,6 +80,9 @@ def report(c: Console, r: Report, p: Protocol, scenarios: list[Scenario], verbos
         c.print("Shown by mmap-sem as well:")
         for v, ss in shared:
             c.print(f"  {len(ss):>4} scenarios  {headline(v)}", markup=False)
+    if races:
+        for line in race_lines(r, p, by_name):
+            c.print(line, markup=False)
     counts = Counter(s.verdict for s in r.scenarios)
     families = len({family(s.name) for s in r.scenarios})
     states = sum(s.states for s in r.scenarios)
@@ -100,6 +113,27 @@ def report(c: Console, r: Report, p: Protocol, scenarios: list[Scenario], verbos
             total.update(s.counters)
         for k, n in sorted(total.items()):
             c.print(f"  {n:>12,}  {k}", markup=False)
+
+
+def race_lines(r: Report, p: Protocol, by_name: dict[str, Scenario]) -> list[str]:
+    """The data races, by field: the statements, and a schedule that ends with the two accesses."""
+    groups = grouped(r.scenarios)
+    if not groups:
+        return ["No data race."]
+    some = f"{len(groups)} data race{'s' * (len(groups) > 1)} of {len(by_field(groups))} field"
+    out = [f"{some}{'s' * (len(by_field(groups)) > 1)} (data-race: a plain access, and a store, at once):"]
+    for name, rows in by_field(groups).items():
+        out.append(f"  {name}")
+        for g in rows:
+            n = f"{len(g.scenarios):>4} scenario{'s' if len(g.scenarios) > 1 else ' '}"
+            for x in g.example.points:
+                how = f"{x.how} {'store' if x.write else 'load'}"
+                caller = f" < {x.caller}" if x.caller else ""
+                line = f"  {n:<14}  {how:<13}  {x.function} ({x.file}:{x.line})"
+                out += [line + caller] if len(line + caller) <= WIDTH or not caller else [line, " " * 33 + caller]
+                n = ""
+            out.append(f"      {encode_schedule(p, by_name[g.scenario], g.example.schedule)}")
+    return out
 
 
 def show_matrix(c: Console, reports: list[Report]) -> None:
