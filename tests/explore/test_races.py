@@ -1,0 +1,308 @@
+"""Data races: which pairs of accesses race, what counts as marked, and what `check --races` makes of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from seqfault.cli import main
+from seqfault.explore.check import Limits, check_scenario
+from seqfault.explore.model import small_scenario, start_of
+from seqfault.explore.replay import replay
+from seqfault.kernel import READ_ONCE, WRITE_ONCE, Protocol, atomic, cpu_relax, integer, kmem_cache_alloc, struct, the
+from seqfault.kernel.seqlock import (
+    raw_read_seqcount,
+    raw_write_seqcount_begin,
+    raw_write_seqcount_end,
+    read_seqbegin,
+    read_seqcount_retry,
+    read_seqretry,
+    seqcount_t,
+    seqlock_t,
+    write_seqcount_begin,
+    write_seqcount_begin_nested,
+    write_seqcount_end,
+    write_seqlock,
+    write_sequnlock,
+)
+from seqfault.kernel.spinlock import spin_lock, spin_unlock, spinlock_t
+from seqfault.kernel.types import ptr
+
+value_t = integer(0, 3)
+
+
+@struct(pool=1)
+class box:
+    x: value_t
+    y: value_t
+    seq: seqcount_t
+    other: seqcount_t
+    sl: seqlock_t
+    lock: spinlock_t
+
+
+@struct(pool=2)
+class item:
+    v: value_t
+
+
+@struct(pool=1)
+class shelf:
+    first: ptr[item]
+
+
+def store_plain():
+    the(box).x = 1
+
+
+def store_once():
+    WRITE_ONCE(the(box).x, 1)
+
+
+def load_plain():
+    x: value_t = the(box).x
+    WRITE_ONCE(the(box).y, x)
+
+
+def load_once():
+    x: value_t = READ_ONCE(the(box).x)
+    WRITE_ONCE(the(box).y, x)
+
+
+def store_locked():
+    b = the(box)
+    spin_lock(b.lock)
+    b.x = 1
+    spin_unlock(b.lock)
+
+
+def load_locked():
+    b = the(box)
+    spin_lock(b.lock)
+    x: value_t = b.x
+    spin_unlock(b.lock)
+    WRITE_ONCE(b.y, x)
+
+
+def store_atomic():
+    with atomic():
+        the(box).x = 1
+
+
+def spin_plain():
+    b = the(box)
+    while b.x == 0:
+        cpu_relax()
+
+
+def write_counted():
+    b = the(box)
+    raw_write_seqcount_begin(b.seq)
+    b.x = 1
+    raw_write_seqcount_end(b.seq)
+
+
+def write_two_counts():
+    """The inner section ends before the store, the outer one after it."""
+    b = the(box)
+    write_seqcount_begin(b.seq)
+    write_seqcount_begin_nested(b.other, 1)
+    write_seqcount_end(b.other)
+    b.x = 1
+    write_seqcount_end(b.seq)
+
+
+def read_counted():
+    b = the(box)
+    seq = raw_read_seqcount(b.seq)
+    x: value_t = b.x
+    if not read_seqcount_retry(b.seq, seq):
+        WRITE_ONCE(b.y, x)
+
+
+def read_too_late():
+    b = the(box)
+    seq = raw_read_seqcount(b.seq)
+    if not read_seqcount_retry(b.seq, seq):
+        x: value_t = b.x
+        WRITE_ONCE(b.y, x)
+
+
+def read_maybe_counted():
+    """On one way to the load the section is over."""
+    b = the(box)
+    seq = raw_read_seqcount(b.seq)
+    if READ_ONCE(b.y) == 0 and read_seqcount_retry(b.seq, seq):
+        return
+    x: value_t = b.x
+    WRITE_ONCE(b.y, x)
+
+
+def look() -> value_t:
+    """Called in and out of a section."""
+    while READ_ONCE(the(box).y) == 3:
+        x: value_t = 0
+    x = the(box).x
+    return x
+
+
+def read_by_call():
+    b = the(box)
+    seq = raw_read_seqcount(b.seq)
+    x: value_t = look()
+    if not read_seqcount_retry(b.seq, seq):
+        WRITE_ONCE(b.y, x)
+
+
+def read_by_calls():
+    b = the(box)
+    seq = raw_read_seqcount(b.seq)
+    x: value_t = look()
+    if not read_seqcount_retry(b.seq, seq):
+        x = look()
+        WRITE_ONCE(b.y, x)
+
+
+def write_seq_locked():
+    b = the(box)
+    write_seqlock(b.sl)
+    b.x = 1
+    write_sequnlock(b.sl)
+
+
+def read_seq_locked():
+    b = the(box)
+    while True:
+        seq = read_seqbegin(b.sl)
+        x: value_t = b.x
+        if not read_seqretry(b.sl, seq):
+            WRITE_ONCE(b.y, x)
+            return
+
+
+def publish():
+    i = kmem_cache_alloc(item)
+    i.v = 1
+    WRITE_ONCE(the(shelf).first, i)
+
+
+def use():
+    i = READ_ONCE(the(shelf).first)
+    if i:
+        v: value_t = i.v
+        WRITE_ONCE(the(box).y, v)
+
+
+def model(*processes) -> Protocol:
+    return Protocol("races", "accesses that race, or not", processes=processes, sizes={"SEQ_MAX": 7})
+
+
+def races(*processes):
+    p = model(*processes)
+    r = check_scenario(p, small_scenario(p), Limits(), races="report")
+    return [(x.field, *(f"{y.function} {y.how} {'store' if y.write else 'load'}" for y in x.points)) for x in r.races]
+
+
+RACING = [
+    ((load_plain, store_plain), "load_plain plain load", "store_plain plain store"),
+    ((store_plain, store_plain), "store_plain plain store", "store_plain plain store"),
+    ((load_plain, store_once), "load_plain plain load", "store_once marked store"),
+    ((load_once, store_plain), "load_once marked load", "store_plain plain store"),
+    ((load_locked, store_plain), "load_locked plain load", "store_plain plain store"),
+    ((spin_plain, store_once), "spin_plain plain load", "store_once marked store"),
+    ((load_plain, write_counted), "load_plain plain load", "write_counted section store"),
+    ((read_counted, store_plain), "read_counted section load", "store_plain plain store"),
+    ((read_too_late, write_counted), "read_too_late plain load", "write_counted section store"),
+    ((read_maybe_counted, write_counted), "read_maybe_counted plain load", "write_counted section store"),
+    ((read_by_calls, write_counted), "look plain load", "write_counted section store"),
+]
+
+
+@pytest.mark.parametrize(("processes", "one", "two"), RACING, ids=lambda x: "-" if isinstance(x, str) else None)
+def test_race(processes, one, two):
+    assert races(*processes) == [("box.x", one, two)]
+
+
+@pytest.mark.parametrize(
+    "processes",
+    [
+        (load_once, store_once),
+        (load_plain, load_plain),
+        (load_locked, store_locked),
+        (store_locked, store_locked),
+        (load_plain, store_atomic),
+        (read_counted, write_counted),
+        (read_by_call, write_counted),
+        (read_counted, write_two_counts),
+        (read_seq_locked, write_seq_locked),
+        (write_seq_locked, write_seq_locked),
+        (publish, use),
+    ],
+    ids=lambda x: "-".join(f.__name__ for f in x),
+)
+def test_no_race(processes):
+    assert races(*processes) == []
+
+
+def test_example_is_two_accesses_that_are_next():
+    """The schedule comes to a state from which both steps can be taken, in this order."""
+    p = model(load_locked, store_plain)
+    s = small_scenario(p)
+    (x,) = check_scenario(p, s, Limits(), races="report").races
+    a, words, rom = start_of(p, s)
+    steps = replay(a, words, rom, x.schedule)
+    assert [i for i, _ in x.schedule[-2:]] == [0, 1] and x.cell == "box[0].x" and steps
+
+
+def test_verdict(capsys, tmp_path):
+    f = tmp_path / "racy.py"
+    f.write_text(
+        '"""Two CPUs and a cell."""\n'
+        "from seqfault.kernel import Protocol, integer, struct, the\n\n"
+        "@struct(pool=1)\nclass cell:\n    v: integer(0, 3)\n\n"
+        "def reader():\n    x: integer(0, 3) = the(cell).v\n    assert x != 2\n\n"
+        "def writer():\n    the(cell).v = 1\n\n"
+        'PROTOCOL = Protocol("racy", "two CPUs and a cell", processes=(reader, writer))\n'
+    )
+
+    def run(*args):
+        with pytest.raises(SystemExit) as e:
+            main(["check", str(f), "-j", "1", *args])
+        return e.value.code, capsys.readouterr()
+
+    code, got = run()
+    assert code == 0 and "race" not in got.out
+    code, got = run("--races", "report")
+    assert code == 0 and "1 data race of 1 field" in got.out and "plain load     reader" in got.out
+    assert all(len(line) <= 80 or str(f) in line for line in got.out.splitlines())
+    code, got = run("--races", "error")
+    assert code == 1 and "violated" in got.out
+    code, got = run("--races", "report", "--json")
+    d = json.loads(got.out)
+    assert code == 0 and d["verdict"] == "holds"
+    (race,) = d["races"]
+    assert race["field"] == "cell.v" and [x["access"] for x in race["accesses"]] == ["read", "write"]
+    with pytest.raises(SystemExit) as e:
+        main(["replay", race["schedule"]])
+    assert e.value.code == 0 and "reader" in capsys.readouterr().out
+    file = tmp_path / "results"
+    for _ in range(2):  # the second time from the file
+        code, got = run("--races", "error", "--json", "--resume", str(file))
+        assert code == 1 and json.loads(got.out)["races"] == d["races"]
+    assert len(file.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--races", "yes"), "off, report or error"),
+        (("--races", "report", "--memory", "tso"), "--memory sc"),
+        (("--races", "report", "--locks"), "--locks"),
+    ],
+)
+def test_refused(args, says, capsys):
+    with pytest.raises(SystemExit) as e:
+        main(["check", "mmap-sem", "-s", "argued/case1-alone", *args])
+    got = capsys.readouterr()
+    assert e.value.code == 2 and not got.out and says in got.err.replace("\n", " ") and got.err.count("seqfault:") == 1
