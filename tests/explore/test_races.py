@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
+from programs import program, texts
 
 from seqfault.cli import main
 from seqfault.explore.check import Limits, check_scenario
+from seqfault.explore.engine import Executor, explore
 from seqfault.explore.model import small_scenario, start_of
+from seqfault.explore.racewatch import Races
 from seqfault.explore.replay import replay
+from seqfault.explore.tables import ENDS, OK, T_LOAD, T_STORE, X_DIGITS, X_RADIX, X_USED
 from seqfault.kernel import READ_ONCE, WRITE_ONCE, Protocol, atomic, cpu_relax, integer, kmem_cache_alloc, struct, the
 from seqfault.kernel.seqlock import (
     raw_read_seqcount,
@@ -28,6 +33,8 @@ from seqfault.kernel.seqlock import (
 )
 from seqfault.kernel.spinlock import spin_lock, spin_unlock, spinlock_t
 from seqfault.kernel.types import ptr
+from seqfault.protocols import load
+from seqfault.scenarios import find
 
 value_t = integer(0, 3)
 
@@ -306,3 +313,108 @@ def test_refused(args, says, capsys):
         main(["check", "mmap-sem", "-s", "argued/case1-alone", *args])
     got = capsys.readouterr()
     assert e.value.code == 2 and not got.out and says in got.err.replace("\n", " ") and got.err.count("seqfault:") == 1
+
+
+# -- against plain Python
+def accesses(ex, words, p):
+    """(instruction, whether it stores, cell) of the next step of a process, whatever it chooses, and what follows."""
+    out, then, digits = set(), [], []
+    while True:
+        after = words.copy()
+        radix = ex.X[X_RADIX : X_RADIX + len(digits)].tolist()
+        code = 0
+        for d, r in zip(reversed(digits), reversed(radix), strict=True):
+            code = code * r + d
+        status = ex.run(after, p, code)
+        out |= {(e[1], e[0] == T_STORE, e[2]) for e in ex.trace().tolist() if e[0] in (T_LOAD, T_STORE)}
+        if status == OK:
+            then.append(after)
+        used = int(ex.X[X_USED])
+        digits = ex.X[X_DIGITS : X_DIGITS + used].tolist()
+        radix = ex.X[X_RADIX : X_RADIX + used].tolist()
+        while digits and digits[-1] + 1 >= radix[len(digits) - 1]:
+            digits.pop()
+        if not digits:
+            return out, then
+        digits[-1] += 1
+
+
+def races_by_hand(a, words, rom):
+    ex = Executor(a, rom, trace_room=256)
+    todo, seen, found = [ex.start(words)], set(), set()
+    while todo:
+        s = todo.pop()
+        if s.tobytes() in seen:
+            continue
+        seen.add(s.tobytes())
+        mine = []
+        for p in range(len(a.processes)):
+            if ex.pc(s, p) != a.halt_pc:
+                acc, then = accesses(ex, s, p)
+                mine.append(acc)
+                todo += then
+        for one, two in itertools.combinations(mine, 2):
+            for x, y in itertools.product(one, two):
+                both = [a.access[i[0]] for i in (x, y)]
+                plain = any(b.order == "plain" and not a.where[i[0]].file.startswith("kernel/")
+                            for b, i in zip(both, (x, y), strict=True))  # fmt: skip
+                silent = any(b.atomic or b.pool in ("notes", "text_rom") for b in both)
+                if x[2] == y[2] and (x[1] or y[1]) and plain and not silent:
+                    found.add(tuple(sorted((x[:2], y[:2]))))
+    return found, len(seen)
+
+
+def test_random_programs():
+    """The same pairs as plain Python finds that looks at every state by itself."""
+    t = texts()
+    watch = Races(t.automaton)
+    number = {(id(t.automaton.where[pc]), id(x)): pc for pc, x in enumerate(t.automaton.access) if x is not None}
+    compared = racing = 0
+    for seed in range(60):
+        words, rom = t.start(program(seed))
+        watch.clear()
+        ex = explore(t.automaton, words, rom, watcher=watch, max_states=1200)
+        if not ex.complete:
+            continue
+        got = {tuple(sorted((number[id(x.where), id(x.access)], x.write) for x in pair.sides)) for pair in watch.pairs()}
+        want, states = races_by_hand(t.automaton, words, rom)
+        assert (got, ex.states) == (want, states), seed
+        compared += 1
+        racing += bool(want)
+    assert compared > 20 and racing > 10
+
+
+# -- sections, told from the text, against the way that was taken
+@pytest.mark.parametrize("name", ["argued/munmap-then-mmap", "argued/index-torn", "case8/split-next-cold-read"])
+def test_sections(name):
+    """Each example can be run again, and ends with its two accesses, to one cell; who is said to be in a section is in
+    one, and who is plain is in no writer's, by what was begun and ended on the way."""
+    p, s = load("spf-v5"), find([name])[0]
+    a, words, rom = start_of(p, s)
+    w = Races(a)
+    ex = explore(a, words, rom, watcher=w)
+    assert ex.complete and w.pairs()
+    for pair in w.pairs():
+        run = Executor(a, rom, trace_room=2048)
+        now = run.start(words)
+        reads, writes = [False] * len(a.processes), [0] * len(a.processes)
+        for q, choice in ex.path_to(pair.state):
+            assert run.run(now, q, choice) == OK
+            for kind, pc, *_ in run.trace().tolist():
+                at = a.where[pc]
+                if at.file == "kernel/seqlock.py":
+                    reads[q] = at.function in ("raw_read_seqcount", "read_seqcount_begin") or (
+                        reads[q] and at.function != "read_seqcount_retry"
+                    )
+                    if kind == T_STORE:
+                        begin = {"raw_write_seqcount_begin": 1, "raw_write_seqcount_end": -1}
+                        writes[q] += begin.get(at.function, 0)
+        cells = []
+        for side, (q, choice) in zip(pair.sides, pair.steps, strict=True):
+            if side.how == "section":
+                assert reads[q] or writes[q] > 0, (pair, reads, writes)
+            elif side.how == "plain":  # a reader that gave up has not looked at the count again
+                assert writes[q] == 0, (pair, writes)
+            assert run.run(now, q, choice) in (OK, ENDS)
+            cells += [e[2] for e in run.trace().tolist() if a.where[e[1]] is side.where and e[2] == pair.cell]
+        assert cells == [pair.cell] * 2
