@@ -281,7 +281,7 @@ def test_verdict(capsys, tmp_path):
     code, got = run()
     assert code == 0 and "race" not in got.out
     code, got = run("--races", "report")
-    assert code == 0 and "1 data race of 1 field" in got.out and "plain load     reader" in got.out
+    assert code == 0 and "1 data race of 1 field" in got.out and "plain load in reader" in got.out
     assert all(len(line) <= 80 or str(f) in line for line in got.out.splitlines())
     code, got = run("--races", "error")
     assert code == 1 and "violated" in got.out

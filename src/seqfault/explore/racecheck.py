@@ -41,7 +41,8 @@ def caller_of(w: Where, function: str) -> str:
 
 
 def races_of(w: Races, ex: Exploration) -> list[Race]:
-    """What raced in an exploration, once for each field and two statements, with a shortest way to it."""
+    """What raced in an exploration, once for each field and two statements (with their callers), and a shortest way
+    to it."""
     found: dict[tuple[Any, ...], tuple[Race, Pair]] = {}
     for x in w.pairs():
         at = sorted(

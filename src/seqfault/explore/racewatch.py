@@ -101,7 +101,7 @@ class Race:
 
     def key(self) -> tuple[object, ...]:
         """What makes two races the same."""
-        return self.field, *((p.write, p.file, p.line, p.function, p.how) for p in self.points)
+        return self.field, *((p.write, p.file, p.line, p.function, p.how, p.caller) for p in self.points)
 
 
 def race_from(d: dict[str, Any]) -> Race:

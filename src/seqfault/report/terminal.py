@@ -11,6 +11,7 @@ from rich.table import Table
 from seqfault.explore.check import HOLDS, INCOMPLETE, VIOLATED, Report, Violation
 from seqfault.explore.model import automaton_for
 from seqfault.explore.racecheck import by_field, grouped
+from seqfault.explore.racewatch import Point
 from seqfault.kernel.places import Protocol
 from seqfault.report.counterexample import encode_schedule, from_violation
 from seqfault.report.matrix import family, matrix
@@ -124,16 +125,25 @@ def race_lines(r: Report, p: Protocol, by_name: dict[str, Scenario]) -> list[str
     out = [f"{some}{'s' * (len(by_field(groups)) > 1)} (data-race: a plain access, and a store, at once):"]
     for name, rows in by_field(groups).items():
         out.append(f"  {name}")
+        last = None
         for g in rows:
-            n = f"{len(g.scenarios):>4} scenario{'s' if len(g.scenarios) > 1 else ' '}"
-            for x in g.example.points:
-                how = f"{x.how} {'store' if x.write else 'load'}"
-                caller = f" < {x.caller}" if x.caller else ""
-                line = f"  {n:<14}  {how:<13}  {x.function} ({x.file}:{x.line})"
-                out += [line + caller] if len(line + caller) <= WIDTH or not caller else [line, " " * 33 + caller]
-                n = ""
-            out.append(f"      {encode_schedule(p, by_name[g.scenario], g.example.schedule)}")
+            one, two = g.example.points
+            if one != last:
+                out += access_lines(4, one)
+            last = one
+            n = len(g.scenarios)
+            out += access_lines(6, two, f", {n} scenario{'s' * (n > 1)}")
+            out.append(f"        {encode_schedule(p, by_name[g.scenario], g.example.schedule)}")
     return out
+
+
+def access_lines(indent: int, x: Point, more: str = "") -> list[str]:
+    """One of two accesses that race: how, the statement, who called its function."""
+    line = f"{' ' * indent}{x.how} {'store' if x.write else 'load'} in {x.function} ({x.file}:{x.line})"
+    caller = f" < {x.caller}" if x.caller else ""
+    if not caller or len(line + caller + more) <= WIDTH:
+        return [line + caller + more]
+    return [line, f"{' ' * (indent + 2)}{caller}{more}"]
 
 
 def show_matrix(c: Console, reports: list[Report]) -> None:
