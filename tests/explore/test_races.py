@@ -418,3 +418,16 @@ def test_sections(name):
             assert run.run(now, q, choice) in (OK, ENDS)
             cells += [e[2] for e in run.trace().tolist() if a.where[e[1]] is side.where and e[2] == pair.cell]
         assert cells == [pair.cell] * 2
+
+
+def test_sections_with_switches():
+    """A text with a switch at each site has the same sections, but for the one that is taken out."""
+    s = find(["argued/index-torn", "argued/mprotect-without-06"])
+    got = {}
+    for name in ("spf-v5", "spf-v5-without=mprotect_fixup/begin"):
+        got[name] = [{x.key() for x in check_scenario(load(name), y, Limits(), races="report").races} for y in s]
+    torn, mprotect = zip(*got.values(), strict=True)
+    assert torn[0] == torn[1] and mprotect[0] != mprotect[1]
+    new = [str(k) for k in mprotect[1] - mprotect[0]]
+    assert all("vm_flags_reset', 'plain', 'mprotect_fixup'" in k for k in new)
+    assert any("vma_access_error', 'section'" in k for k in new)

@@ -179,11 +179,17 @@ class Graph:
     def __init__(self, a: Automaton):
         self.code = a.code.tolist()
         self.slots: dict[int, int] = {}  # function's entry -> slot of its return number
+        self.decided: dict[int, bool] = {}  # branches on the switch of a site: whether it is taken out
         calls: dict[int, dict[int, int]] = {}
         for pc, row in enumerate(self.code):
             if row[0] == Op.CALL:
                 calls.setdefault(row[3], {})[row[2]] = pc
                 self.slots[row[3]] = row[1]
+            acc = a.access[pc]
+            if acc is not None and acc.pool == "site_switches" and row[0] == Op.LOAD and row[4] == 0:
+                then = self.code[row[8]]
+                if then[0] == Op.BR and then[1] == row[1]:
+                    self.decided[row[8]] = row[2] in a.off
         self.entries = sorted({*calls, *(p.entry for p in a.processes)})
         self.calls = [[calls[e][i] for i in range(len(calls[e]))] if e in calls else [] for e in self.entries]
         self.function = [0] * len(self.code)
@@ -203,6 +209,8 @@ class Graph:
         row = self.code[pc]
         if row[0] in (Op.RET, Op.HALT, Op.STOPPATH, Op.RELAX) or (row[0] == Op.CHECK and row[5] and row[8] == 0):
             return []
+        if pc in self.decided:
+            return [row[8] if self.decided[pc] else row[2]]
         return [row[8], row[2 if row[0] == Op.BR else 3]] if row[0] in BRANCHES else [row[8]]
 
     def sections(self, effect: Callable[[int], int | None]) -> list[int]:
