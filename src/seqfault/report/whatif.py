@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
 import seqfault
@@ -23,7 +22,7 @@ from seqfault.price.timed import UnsupportedMachine
 from seqfault.price.world import Outcome, World
 from seqfault.protocols import ProtocolError, load
 from seqfault.report.commands import console
-from seqfault.report.price import DEFAULT, protocols_of
+from seqfault.report.price import DEFAULT, progress_bar, protocols_of
 from seqfault.trace.store import TraceError, open_trace
 
 MOST = 50  # times the recorded time, after which a replay is given up
@@ -98,18 +97,38 @@ def machine_of(name: str, cpus: int) -> Machine:
     return replace(m, title=f"{cpus} CPUs like those of {m.name}, not calibrated", cores=max(cpus, 1))
 
 
-def run_whatif(
+@dataclass(frozen=True)
+class Job:
+    """One design: its name, its text, the steps, on how many CPUs, the semaphore's policy."""
+
+    name: str
+    protocol: Protocol
+    replay: Replay
+    cpus: int
+    policy: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A trace that was read, and the designs to replay it under; the recorded one comes first."""
+
+    trace: str
+    meta: Any
+    machine: Machine
+    cpus: int
+    jobs: tuple[Job, ...]
+
+
+def ask(
     trace: str,
-    protocol: Sequence[str],
-    cpus: int | None,
-    machine: str,
-    policy: str,
-    rewrite: Sequence[str],
-    pid: int | None,
-    seeds: int,
-    json: bool,
-) -> None:
-    """The command."""
+    protocol: Sequence[str] = (),
+    cpus: int | None = None,
+    machine: str = "",
+    policy: str = "",
+    rewrite: Sequence[str] = (),
+    pid: int | None = None,
+) -> Question:
+    """Read a trace.  Raises `BadInput` for whatever the options name wrongly."""
     for x in rewrite:
         if x not in REWRITES:
             raise BadInput(f"--rewrite {x!r} is none of {', '.join(REWRITES)}")
@@ -133,39 +152,54 @@ def run_whatif(
     n = cpus or r.recorded.cpus
     if n > 1024:
         raise BadInput(f"--cpus {n}; 1024 are the most")
-    jobs = [(own.name, own, r, r.recorded.cpus, "")]
+    jobs = [Job(own.name, own, r, r.recorded.cpus, "")]
     if n != r.recorded.cpus or policy:
-        jobs.append((f"{own.name} on {n} CPUs" if n != r.recorded.cpus else f"{own.name}, {policy}", own, r, n, policy))
-    jobs += [(p.name, p, r, n, policy) for p in others]
-    jobs += [(f"{own.name}, {x}", own, q, n, policy) for x, q in rewritten.items()]
+        name = f"{own.name} on {n} CPUs" if n != r.recorded.cpus else f"{own.name}, {policy}"
+        jobs.append(Job(name, own, r, n, policy))
+    jobs += [Job(p.name, p, r, n, policy) for p in others]
+    jobs += [Job(f"{own.name}, {x}", own, q, n, policy) for x, q in rewritten.items()]
+    return Question(trace, meta, mach, n, tuple(jobs))
+
+
+def answer(q: Question, seeds: int, bar: Progress) -> dict[str, Any]:
+    """Replay it: what --json prints.  Raises `BadInput`."""
     results: list[Result] = []
-    bar = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(), console=_stderr(), transient=True,
-    )  # fmt: skip
+    task = bar.add_task("", total=len(q.jobs), what="")
     try:
-        with bar:
-            task = bar.add_task("", total=len(jobs))
-            for k, (name, p, what, on, pol) in enumerate(jobs):
-                bar.update(task, description=name)
-                results.append(
-                    replay(what, p, mach, on, pol, seeds, name, lambda x, k=k: bar.update(task, completed=k + x))  # type: ignore[misc]
+        for k, j in enumerate(q.jobs):
+            bar.update(task, description=j.name)
+            results.append(
+                replay(
+                    j.replay, j.protocol, q.machine, j.cpus, j.policy, seeds, j.name,
+                    lambda x, k=k: bar.update(task, completed=k + x),  # type: ignore[misc]
                 )
+            )  # fmt: skip
     except UnsupportedMachine as e:
         raise BadInput(str(e)) from None
     except ValueError as e:
-        raise BadInput(f"{trace}: {e}") from None
-    data = as_data(trace, meta, r, mach, n, results)
+        raise BadInput(f"{q.trace}: {e}") from None
+    return as_data(q.trace, q.meta, q.jobs[0].replay, q.machine, q.cpus, results)
+
+
+def run_whatif(
+    trace: str,
+    protocol: Sequence[str],
+    cpus: int | None,
+    machine: str,
+    policy: str,
+    rewrite: Sequence[str],
+    pid: int | None,
+    seeds: int,
+    json: bool,
+) -> None:
+    """The command."""
+    q = ask(trace, protocol, cpus, machine, policy, rewrite, pid)
+    with progress_bar() as bar:
+        data = answer(q, seeds, bar)
     if json:
         dump(data)
     else:
         show(data)
-
-
-def _stderr() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
 
 
 def as_data(trace: str, meta: Any, r: Replay, mach: Machine, cpus: int, results: Sequence[Result]) -> dict[str, Any]:
@@ -273,6 +307,3 @@ def show(d: dict[str, Any]) -> None:
         c.print(f"{failed} operations of the replays failed: they met the address space in another state than recorded")
     if d["lost"]:
         c.print(f"the recorder lost {d['lost']} records")
-
-
-__all__ = ["Path", "run_whatif"]
