@@ -226,18 +226,18 @@ def review(
     ] = None,
     price: Annotated[
         list[str] | None,
-        typer.Option(metavar="WORKLOAD,...|usual", help="Also what it buys on workloads, as `seqfault price` has them."),
+        typer.Option(metavar="WORKLOAD,...|usual", help="Also what it buys on workloads, as `seqfault price` does."),
     ] = None,
     trace: Annotated[
         list[str] | None,
-        typer.Option(metavar="TRACE|sample:NAME", help="And on a recording, as `seqfault whatif` does. May be repeated."),
+        typer.Option(metavar="TRACE|sample:NAME", help="And on a recording, as `seqfault whatif`; may be repeated."),
     ] = None,
     cpus: Annotated[
         str | None, typer.Option(metavar="N,N,...,N", help="CPUs of --price. Default: 1,2,...,64.")
     ] = None,
     machine: Annotated[
         str | None,
-        typer.Option("--machine", metavar="PRESET|FILE", help="Of --price and --trace. Default: as `price`, as `whatif`."),
+        typer.Option("--machine", metavar="PRESET|FILE", help="Of --price, --trace. Default: `price`'s; `whatif`'s."),
     ] = None,
 ) -> None:
     """Check under some memory models, and write a report that a reviewer can send. Exit codes as check's."""
@@ -245,8 +245,8 @@ def review(
 
     given = [
         ("--max-states", max_states, 40_000_000), ("--max-memory", max_memory, "4G"), ("--timeout", timeout, None),
-        ("--sites", sites, None), *(("--price", p, "") for p in price or []), *(("--trace", t, "") for t in trace or []),
-        ("--cpus", cpus, None), ("--machine", machine, None),
+        ("--sites", sites, None), *(("--price", p, "") for p in price or []),
+        *(("--trace", t, "") for t in trace or []), ("--cpus", cpus, None), ("--machine", machine, None),
     ]  # fmt: skip
     options = [w for name, value, usual in given if value != usual for w in (name, str(value))]
     run_review(

@@ -11,7 +11,7 @@ from seqfault.report.price import si
 from seqfault.report.review_data import Comparison
 
 WIDTH, HEIGHT = 340, 230
-LEFT, RIGHT, TOP, BOTTOM = 42, 10, 30, 34
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 30, 34
 LINES = 4
 
 
@@ -41,7 +41,7 @@ def curve(c: Comparison, name: str) -> Markup:
     for k in range(LINES + 1):
         rate = math.exp(low + (high - low) * k / LINES)
         out.append(f'<line class="grid-line" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(rate):.1f}" y2="{y(rate):.1f}"/>')
-        out.append(f'<text x="{LEFT - 4}" y="{y(rate) + 4:.1f}" text-anchor="end">{si(rate)}</text>')
+        out.append(f'<text x="{LEFT - 8}" y="{y(rate) + 4:.1f}" text-anchor="end">{si(rate)}</text>')
     last = -1000.0
     for n in cpus:
         if x(n) - last >= 18:

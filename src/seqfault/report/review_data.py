@@ -73,8 +73,8 @@ class Comparison:
 
 @dataclass
 class Prices:
-    """What the protocol buys: `workloads` as `price --json` has them (None: none was asked for), `traces` as `whatif --json`
-    does, the `commands` that make the figures again."""
+    """What the protocol buys: `workloads` as `price --json` has them (None: none was asked for), `traces` as `whatif
+    --json` does, the `commands` that make the figures again."""
 
     workloads: dict[str, Any] | None
     traces: list[dict[str, Any]]

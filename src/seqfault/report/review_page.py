@@ -41,13 +41,14 @@ def price_words(review: Review) -> dict[str, Any] | None:
     p = review.prices
     if p is None:
         return None
-    from seqfault.report import review_price as words  # which imports this file's templates
+    from seqfault.report import review_price as words  # which need what makes machine code
+    from seqfault.report.price import si
     from seqfault.report.review_curve import curve
 
     return {
-        "workloads": [(c, curve(c, f"curve-{n}")) for n, c in enumerate(p.compared, 1)], "machine": words.machine_words(p),
-        "traces": [(t, words.designs(t)) for t in p.traces], "commands": p.commands, "misses": words.section(words.MISSES),
-        "recordings": words.section(words.RECORDINGS), "words": words,
+        "workloads": [(c, curve(c, f"curve-{n}")) for n, c in enumerate(p.compared, 1)],
+        "machine": words.machine_words(p), "traces": [(t, words.designs(t)) for t in p.traces], "commands": p.commands,
+        "misses": words.section(words.MISSES), "recordings": words.section(words.RECORDINGS), "words": words, "si": si,
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from seqfault.cli import BadInput
 from seqfault.price.machines import Machine
 from seqfault.price.workloads import Workload
 from seqfault.protocols import baseline_name, load
-from seqfault.report.price import curves, inputs, si as si
+from seqfault.report.price import curves, inputs
 from seqfault.report.review_data import Comparison, Prices
 from seqfault.report.review_words import document
 from seqfault.report.whatif import Question, answer, ask, percent
@@ -25,7 +25,8 @@ SEEDS = 3  # of a replay, as `whatif` has them
 MISSES, RECORDINGS = "What the misses are", "Recordings of this project"
 REASONS = 3
 DESIGN_COLUMNS = (
-    "design", "time", "speed", "no mmap_lock", "fault mean", "wait", "p99", "munmap mean", "wait", "error of the replay",
+    "design", "time", "speed", "no mmap_lock", "fault mean", "wait", "p99", "munmap mean", "wait",
+    "error of the replay",
 )  # fmt: skip
 
 
@@ -145,7 +146,8 @@ def designs(trace: dict[str, Any]) -> list[list[str]]:
         width = f" ±{(high - low) / 2:.3f}" if high - low >= 0.001 else ""
         out.append([
             x["name"], f"{x['seconds']:.3f} s{width}" + ("" if x["finished"] else " (given up)"), ratio(x["speed"]),
-            share(x["without_mmap_lock"]), f"{f['mean_ns']:.0f} ns", f"{f['mean_wait_ns']:.0f} ns", f"{f['p99_ns']:.0f} ns",
+            share(x["without_mmap_lock"]), f"{f['mean_ns']:.0f} ns", f"{f['mean_wait_ns']:.0f} ns",
+            f"{f['p99_ns']:.0f} ns",
             f"{u['mean_ns']:.0f} ns" if u["n"] else "", f"{u['mean_wait_ns']:.0f} ns" if u["n"] else "",
             percent(trace["error"]["seconds"]),
         ])  # fmt: skip
@@ -161,8 +163,8 @@ def about_trace(t: dict[str, Any]) -> str:
     """What was recorded, and on what it was replayed."""
     r = t["recorded"]
     return (
-        f"Process {t['pid']}, {t['threads']} threads on {r['cpus']} CPUs, {t['events']:,} events in {r['seconds']:.3f} s, "
-        f"Linux {r['kernel'] or '?'}. Replayed on {t['machine']}, {t['cpus']} CPUs."
+        f"Process {t['pid']}, {t['threads']} threads on {r['cpus']} CPUs, {t['events']:,} events in "
+        f"{r['seconds']:.3f} s, Linux {r['kernel'] or '?'}. Replayed on {t['machine']}, {t['cpus']} CPUs."
     )
 
 
@@ -171,6 +173,7 @@ def about_error(t: dict[str, Any]) -> str:
     e, own = t["error"], t["designs"][0]["protocol"]
     points = "not recorded" if e["without_mmap_lock"] is None else f"{100 * e['without_mmap_lock']:+.2f} points"
     return (
-        f"The recording itself, replayed under {own}: time {percent(e['seconds'])}, mean fault {percent(e['fault_ns'])} (the "
-        f"recorder's own cost is in what it recorded), share without mmap_lock {points}. No prediction is better than that."
+        f"The recording itself, replayed under {own}: time {percent(e['seconds'])}, mean fault "
+        f"{percent(e['fault_ns'])} (the recorder's own cost is in what it recorded), share without mmap_lock {points}. "
+        "No prediction is better than that."
     )
