@@ -56,7 +56,8 @@ class Recorded:
 
 @dataclass
 class Replay:
-    """Steps of each thread, what is mapped before, what was left out and why."""
+    """Steps of each thread, what is mapped before, what was left out and why.  `calls`: of each place how many, and
+    in how many threads."""
 
     programs: list[list[tuple[int, ...]]]
     setup: list[tuple[int, ...]]
@@ -65,6 +66,7 @@ class Replay:
     left_out: Counter[str]
     pid: int
     events: int
+    calls: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class Live:
@@ -357,7 +359,18 @@ def convert(trace: Trace, pid: int | None = None, rewrite: str = "") -> Replay:
         c.left_out,
         which,
         c.events,
+        calls_of(c),
     )  # fmt: skip
+
+
+def calls_of(c: Converter) -> dict[str, tuple[int, int]]:
+    n: Counter[int] = Counter()
+    threads: Counter[int] = Counter()
+    for p in c.programs.values():
+        own = Counter(row[5] for row in p if len(row) > 5)
+        n.update(own)
+        threads.update(own.keys())
+    return {name: (n[i], threads[i]) for name, i in c.places.items() if n[i]}
 
 
 def shrink(c: Converter) -> None:

@@ -18,6 +18,7 @@ from seqfault.report.price import curves, inputs
 from seqfault.report.review_data import Comparison, Prices
 from seqfault.report.review_words import document
 from seqfault.report.whatif import Question, answer, ask, percent
+from seqfault.report.whatif_sites import told as told
 
 USUAL = ("ebizzy", "page_fault1", "malloc1")
 CPUS, MACHINE = "1,2,...,64", "skylake-4s"

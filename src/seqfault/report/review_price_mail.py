@@ -59,6 +59,7 @@ def trace(t: dict[str, Any]) -> list[str]:
     for x in t["designs"]:
         if x["reasons"]:
             out += wrapped(f"- {x['name']}: back to mmap_lock because of {words.fell_back(x)}", rest="  ")
+    out += [y for x in t["designs"] for said in words.told(x) for y in wrapped(f"- {x['name']}: {said}", rest="  ")]
     out += [y for k, v in t["left_out"].items() for y in wrapped(f"- left out: {v} {k}", rest="  ")]
     if t["lost"]:
         out += wrapped(f"- the recorder lost {t['lost']} records", rest="  ")

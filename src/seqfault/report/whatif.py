@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from seqfault.price.world import Outcome, World
 from seqfault.protocols import ProtocolError, load
 from seqfault.report.commands import console
 from seqfault.report.price import DEFAULT, progress_bar, protocols_of
+from seqfault.report.whatif_sites import invalidations, sites, told
 from seqfault.trace.store import TraceError, open_trace
 
 MOST = 50  # times the recorded time, after which a replay is given up
@@ -36,6 +37,7 @@ class Result:
     protocol: Protocol
     outcomes: tuple[Outcome, ...]
     blame: tuple[tuple[str, int], ...]
+    met: Mapping[str, tuple[int, ...]]  # of all seeds, as `World.causes` has them
 
     @property
     def seconds(self) -> float:
@@ -67,6 +69,7 @@ def replay(
     """Replay once a seed; seeds differ in when threads start, by up to 0.1 ms."""
     outcomes = []
     blame: Counter[str] = Counter()
+    met: dict[str, tuple[int, ...]] = {}
     for seed in range(1, seeds + 1):
         w = World(p, mach, r.programs, r.setup, seed, POLICIES[policy or policy_of(p)], stagger=100_000.0, cpus=cpus)
         most = 1e9 * max(r.recorded.seconds, 1e-3)
@@ -76,12 +79,15 @@ def replay(
                 progress((seed - 1 + min(at / most, 1)) / seeds)
 
         outcomes.append(w.finish(MOST * most, report))
+        for k, *row in w.causes():
+            had = met.get(r.places[k], (0,) * len(row))
+            met[r.places[k]] = tuple(a + b for a, b in zip(had, row, strict=True))
         at = w.layout.address("recorded", 0, "blame[0]")
         for i, place in enumerate(r.places):
             n = int(w.m.cells[at + i])
             if n:
                 blame[place] += n
-    return Result(name, p, tuple(outcomes), tuple(blame.most_common(5)))
+    return Result(name, p, tuple(outcomes), tuple(blame.most_common(5)), met)
 
 
 def machine_of(name: str, cpus: int) -> Machine:
@@ -230,6 +236,7 @@ def as_data(trace: str, meta: Any, r: Replay, mach: Machine, cpus: int, results:
                 }
                 for k in x.outcomes[0].stats
             },
+            "invalidations": invalidations(x.outcomes), "sites": sites(x.outcomes, x.met, r.calls),
             "after": [{"place": p, "faults": k} for p, k in x.blame],
             "failed": sum(o.failed for o in x.outcomes), "finished": all(o.finished for o in x.outcomes),
         })  # fmt: skip
@@ -300,6 +307,9 @@ def show(d: dict[str, Any]) -> None:
             c.print(f"{x['name']}: back to mmap_lock because of {why}")
             if x["after"]:
                 c.print("  after " + "; ".join(f"{a['place']}: {a['faults']}" for a in x["after"][:3]))
+    for x in d["designs"]:
+        for k, said in enumerate(told(x)):
+            c.print("  " * bool(k) + ("" if k else f"{x['name']}: ") + said, markup=False)
     for k, v in d["left_out"].items():
         c.print(f"left out: {v} {k}")
     failed = sum(x["failed"] for x in d["designs"])
