@@ -93,7 +93,7 @@ def test_sentences():
     (one,) = sentences([x, x | {"loss_ns": 1.0}, x | {"invalidates": 1.0, "loss_ns": 1e6}, x | {"calls": 0}])
     assert one == (
         "the munmap loop at f+0x1 (prog) (40 calls of 2 threads) invalidates 61% of those speculations; without it faults "
-        "take at most 2.00 ms less (10.0%): batch it, or keep the mapping and give its pages back by MADV_DONTNEED "
-        "(--rewrite dontneed)"
+        "take at most 2.00 ms less (10.0%): batch it (--rewrite batch), or keep the mapping and MADV_DONTNEED its "
+        "pages (--rewrite dontneed)"
     )
     assert cost({"n": 0, "for_nothing": 0, "cost_ns": 0, "cost": 0}) == "" and sentences([]) == []

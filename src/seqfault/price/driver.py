@@ -196,7 +196,7 @@ def blame(address: vpn_t, began: ticks_t, waited: ticks_t):
         if found >= 0 and found & 1 == 0:
             rec.vain[p] += 1
             rec.vain_for[p] += m.now - began
-    if task.waited > waited:
+    if task.waited > waited and w != 0:  # a workload has no places that one could name
         q = place_of(met(address, began, m.now))
         rec.kept[q] += 1
         rec.kept_for[q] += task.waited - waited

@@ -12,8 +12,8 @@ FEW = 5  # faults that met it in a replay; what fewer met is chance
 LEAST = 0.05  # of what a design's faults lose; a site that costs less is not told
 LOOP = 10  # calls of a thread
 REMEDY = {
-    "munmap": "batch it, or keep the mapping and give its pages back by MADV_DONTNEED (--rewrite dontneed)",
-    "mmap": "map larger pieces at once, or keep mappings for the next use (--rewrite keep)",
+    "munmap": "batch it (--rewrite batch), or keep the mapping and MADV_DONTNEED its pages (--rewrite dontneed)",
+    "mmap": "map larger pieces (--rewrite batch), or keep mappings for the next use (--rewrite keep)",
     "mprotect": "one call for neighbours, or guard pages by MADV_GUARD_INSTALL (6.13) instead",
     "pkey_mprotect": "one call for neighbours",
     "madvise": "fewer and larger ones",
