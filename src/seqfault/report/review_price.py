@@ -157,7 +157,7 @@ def designs(trace: dict[str, Any]) -> list[list[str]]:
 
 def fell_back(design: dict[str, Any], most: int = REASONS) -> str:
     n = max(design["faults"], 1)
-    return ", ".join(f"{k} {v} ({100 * v / n:.2f}%)" for k, v in list(design["reasons"].items())[:most])
+    return ", ".join(f"{k} {v:,.1f} ({100 * v / n:.2f}%)" for k, v in list(design["reasons"].items())[:most])
 
 
 def about_trace(t: dict[str, Any]) -> str:

@@ -38,6 +38,7 @@ class Result:
     outcomes: tuple[Outcome, ...]
     blame: tuple[tuple[str, int], ...]
     met: Mapping[str, tuple[int, ...]]  # of all seeds, as `World.causes` has them
+    calls: Mapping[str, tuple[int, int]]
 
     @property
     def seconds(self) -> float:
@@ -87,7 +88,7 @@ def replay(
             n = int(w.m.cells[at + i])
             if n:
                 blame[place] += n
-    return Result(name, p, tuple(outcomes), tuple(blame.most_common(5)), met)
+    return Result(name, p, tuple(outcomes), tuple(blame.most_common(5)), met, r.calls)
 
 
 def machine_of(name: str, cpus: int) -> Machine:
@@ -225,7 +226,7 @@ def as_data(trace: str, meta: Any, r: Replay, mach: Machine, cpus: int, results:
             "faults": n // len(fault), "without_mmap_lock": x.share,
             "share_range": [min(1 - o.locked / max(o.faults, 1) for o in x.outcomes),
                             max(1 - o.locked / max(o.faults, 1) for o in x.outcomes)],
-            "reasons": dict(reasons.most_common()),
+            "reasons": {k: v / len(fault) for k, v in reasons.most_common()},
             "operations": {
                 k: {
                     "n": sum(o.stats[k].n for o in x.outcomes) // len(x.outcomes),
@@ -236,8 +237,8 @@ def as_data(trace: str, meta: Any, r: Replay, mach: Machine, cpus: int, results:
                 }
                 for k in x.outcomes[0].stats
             },
-            "invalidations": invalidations(x.outcomes), "sites": sites(x.outcomes, x.met, r.calls),
-            "after": [{"place": p, "faults": k} for p, k in x.blame],
+            "invalidations": invalidations(x.outcomes), "sites": sites(x.outcomes, x.met, x.calls),
+            "after": [{"place": p, "faults": k / len(fault)} for p, k in x.blame],
             "failed": sum(o.failed for o in x.outcomes), "finished": all(o.finished for o in x.outcomes),
         })  # fmt: skip
     rec = r.recorded
@@ -303,10 +304,10 @@ def show(d: dict[str, Any]) -> None:
     for x in d["designs"]:
         n = max(x["faults"], 1)
         if x["reasons"]:
-            why = ", ".join(f"{k} {v} ({100 * v / n:.2f}%)" for k, v in list(x["reasons"].items())[:5])
+            why = ", ".join(f"{k} {v:,.1f} ({100 * v / n:.2f}%)" for k, v in list(x["reasons"].items())[:5])
             c.print(f"{x['name']}: back to mmap_lock because of {why}")
             if x["after"]:
-                c.print("  after " + "; ".join(f"{a['place']}: {a['faults']}" for a in x["after"][:3]))
+                c.print("  after " + "; ".join(f"{a['place']}: {a['faults']:,.1f}" for a in x["after"][:3]))
     for x in d["designs"]:
         for k, said in enumerate(told(x)):
             c.print("  " * bool(k) + ("" if k else f"{x['name']}: ") + said, markup=False)
