@@ -308,8 +308,10 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     rec.writer = s.place
     mind = pool_object(recent, the(remembered).next)
     the(remembered).next = (the(remembered).next + 1) & (NR_RECENT - 1)
-    mind.start = at + s.c
-    mind.end = at + s.c + n if op != DO_MMAP else 0  # nobody can be waiting for the pages of a mapping to come
+    mind.start = at if op == DO_MMAP or op == DO_REMAP else at + s.c
+    mind.end = mind.start + n
+    if op == DO_MMAP and s.d >> 40 & 1 == 0:
+        mind.end = 0  # nobody can be waiting for the pages of a mapping to come
     mind.began = began
     mind.over = 0
     mind.task = task

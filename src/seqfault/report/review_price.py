@@ -60,6 +60,8 @@ def ask_prices(
     names = list(dict.fromkeys(names))
     p = load(protocol)
     base = baseline_name(p.release)
+    designs = [protocol] if p.name == base else [base, protocol]
+    also = [w for name in designs for w in ("-p", name)]
     commands = []
     loads: list[Workload] = []
     count: list[int] = []
@@ -67,14 +69,12 @@ def ask_prices(
     if names:
         on = CPUS if cpus is None else cpus
         loads, _, count, mach = inputs(names, [protocol], on, machine or MACHINE, "")
-        words = ["seqfault", "price", *(w for n in names for w in ("-w", n)), "-p", base, "-p", protocol]
+        words = ["seqfault", "price", *(w for n in names for w in ("-w", n)), *also]
         commands.append(shlex.join([*words, "--cpus", on, "-m", machine or MACHINE]))
     questions = []
     for t in traces:
-        questions.append(ask(t, [base, protocol], machine=machine or ""))
-        commands.append(
-            shlex.join(["seqfault", "whatif", t, "-p", base, "-p", protocol, *(["-m", machine] if machine else [])])
-        )
+        questions.append(ask(t, designs, machine=machine or ""))
+        commands.append(shlex.join(["seqfault", "whatif", t, *also, *(["-m", machine] if machine else [])]))
     return Asked(protocol, loads, count, mach, questions, commands)
 
 
