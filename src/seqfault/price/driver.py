@@ -308,7 +308,9 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     rec.writer = s.place
     mind = pool_object(recent, the(remembered).next)
     the(remembered).next = (the(remembered).next + 1) & (NR_RECENT - 1)
-    mind.start = at if op == DO_MMAP or op == DO_REMAP else at + s.c
+    mind.start = at
+    if op != DO_MMAP and op != DO_REMAP:
+        mind.start = at + s.c
     mind.end = mind.start + n
     if op == DO_MMAP and s.d >> 40 & 1 == 0:
         mind.end = 0  # nobody can be waiting for the pages of a mapping to come
