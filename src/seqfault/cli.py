@@ -231,18 +231,34 @@ def review(
     sites: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The table of sites: what `seqfault why --json` wrote.")
     ] = None,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WORKLOAD,...|usual", help="Also what it buys on workloads, as `seqfault price` does."),
+    ] = None,
+    trace: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TRACE|sample:NAME", help="And on a recording, as `seqfault whatif`; may be repeated."),
+    ] = None,
+    cpus: Annotated[
+        str | None, typer.Option(metavar="N,N,...,N", help="CPUs of --price. Default: 1,2,...,64.")
+    ] = None,
+    machine: Annotated[
+        str | None,
+        typer.Option("--machine", metavar="PRESET|FILE", help="Of --price, --trace. Default: `price`'s; `whatif`'s."),
+    ] = None,
 ) -> None:
     """Check under some memory models, and write a report that a reviewer can send. Exit codes as check's."""
     from seqfault.report.review import run_review
 
     given = [
         ("--max-states", max_states, 40_000_000), ("--max-memory", max_memory, "4G"), ("--timeout", timeout, None),
-        ("--sites", sites, None),
+        ("--sites", sites, None), *(("--price", p, "") for p in price or []),
+        *(("--trace", t, "") for t in trace or []), ("--cpus", cpus, None), ("--machine", machine, None),
     ]  # fmt: skip
     options = [w for name, value, usual in given if value != usual for w in (name, str(value))]
     run_review(
         protocol, scenario or [], memory or [], out, json, max_states, size(max_memory), timeout, jobs, resume, sites,
-        options,
+        price or [], trace or [], cpus, machine, options,
     )  # fmt: skip
 
 

@@ -75,7 +75,10 @@ def whatif(
     policy: Policy = "",
     rewrite: Annotated[
         list[str] | None,
-        typer.Option(metavar="dontneed|keep", help="Change the program: munmap to MADV_DONTNEED, or to nothing."),
+        typer.Option(
+            metavar="batch|dontneed|keep",
+            help="Change the program: munmaps together; to MADV_DONTNEED; to nothing.",
+        ),
     ] = None,
     pid: Annotated[int | None, typer.Option(help="The process. Default: the busiest.")] = None,
     seeds: Annotated[int, typer.Option(help="Replays of each design.", min=1, max=100)] = 3,

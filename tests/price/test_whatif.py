@@ -80,6 +80,20 @@ def test_conversion(tmp_path):
     assert ops == [d.DO_MMAP, *[d.DO_TOUCH] * 24, d.DO_STOP]
 
 
+def test_batches(tmp_path):
+    """16 rounds of each thread are one mapping, and one munmap; what is left over stays mapped."""
+    with open_trace(write(tmp_path / "t.parquet", two_threads(40))) as t:
+        r = convert(t, rewrite="batch")
+    for steps in r.programs:
+        ops = [x for x in steps if x[0] not in (d.DO_THINK, d.DO_SLEEP)]
+        kinds = [x[0] for x in ops]
+        assert (kinds.count(d.DO_MMAP), kinds.count(d.DO_MUNMAP), kinds.count(d.DO_TOUCH)) == (3, 2, 320)
+        assert [x[2] for x in ops if x[0] != d.DO_TOUCH and x[0] != d.DO_STOP] == [128] * 5
+        assert sorted(x[3] for x in ops if x[0] == d.DO_TOUCH)[:3] == [0, 0, 0]
+        assert max(x[3] for x in ops if x[0] == d.DO_TOUCH) == 127
+        assert kinds.index(d.DO_MUNMAP) == 1 + 128  # after the last page of the 16th
+
+
 def test_what_was_there_before_is_mapped_before(tmp_path):
     rows = [row(T0, 1, 2, schema.FAULT, name="user", duration_ns=1000, address=BASE + 5, flags=6, a2=0)]
     with open_trace(write(tmp_path / "t.parquet", rows)) as t:
@@ -89,17 +103,18 @@ def test_what_was_there_before_is_mapped_before(tmp_path):
 
 def test_whatif(capsys, tmp_path):
     f = str(write(tmp_path / "t.parquet", two_threads()))
-    args = ("whatif", f, "-m", "x86-small", "-p", "mmap-sem", "--rewrite", "keep", "--seeds", "2", "--json")
+    args = ("whatif", f, "-m", "x86-small", "-p", "mmap-sem", "--rewrite", "keep", "--rewrite", "batch", "--seeds", "2", "--json")
     code, out, _ = cli(capsys, *args)
     data = json.loads(out)
     assert code == 0 and data["threads"] == 2 and data["recorded"]["without_mmap_lock"] == 1
-    own, sem, keep = data["designs"]
+    own, sem, keep, batch = data["designs"]
     assert (own["protocol"], sem["protocol"], keep["name"]) == ("vm-refcnt", "mmap-sem", "vm-refcnt, keep")
     assert all(x["finished"] and x["failed"] == 0 for x in data["designs"])
     assert own["faults"] == sem["faults"] == 3200 and keep["faults"] == 16
     assert own["without_mmap_lock"] > 0.9 and sem["without_mmap_lock"] == 0
     assert abs(data["error"]["seconds"]) < 0.25
-    assert keep["seconds"] < own["seconds"]
+    assert keep["seconds"] < batch["seconds"] < own["seconds"]
+    assert batch["operations"]["munmap"]["n"] == 24 and batch["faults"] == 3200
     code, out, _ = cli(capsys, *args[:-1])
     assert code == 0 and "the recording itself, under vm-refcnt: time" in out
 
@@ -110,7 +125,7 @@ def test_bad_input(capsys, tmp_path):
     for args, why in (
         ((str(tmp_path / "none")), "none"),
         ((str(tmp_path / "x")), "no Parquet"),
-        ((f, "--rewrite", "faster"), "none of dontneed"),
+        ((f, "--rewrite", "faster"), "none of dontneed, batch, keep"),
         ((f, "--policy", "q"), "none of fifo"),
         ((f, "--pid", "77"), "process 77"),
     ):

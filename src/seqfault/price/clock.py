@@ -100,6 +100,8 @@ class vtask:
     cpu: task_t
     after: integer(0, NR_TASKS)
     took: integer(0, 1)  # a semaphore for reading, since it was looked at last
+    gave: integer(0, 2)  # 1: a fault gave speculation up since it was looked at last; 2: because something had changed
+    gave_at: ticks_t
 
 
 @struct(pool=1, private=True)
@@ -182,6 +184,14 @@ def vt_relax():
     m = the(vclock)
     m.now += m.relax
     vt_sync()
+
+
+def vt_gave_up(why: integer(0, 2)):
+    """A fault counts why it gives speculation up."""
+    m = the(vclock)
+    me = pool_object(vtask, m.me)
+    me.gave = why
+    me.gave_at = m.now
 
 
 # -- CPUs, where there are fewer than threads.  In the kernel nobody is preempted, as without CONFIG_PREEMPT

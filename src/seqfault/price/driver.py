@@ -26,6 +26,7 @@ NR_STEPS = Size("NR_STEPS", 16)
 NR_DRAWS = Size("NR_DRAWS", 16)
 NR_MAPS = Size("NR_MAPS", 16)
 NR_PLACES = Size("NR_PLACES", 1)
+NR_RECENT = 1024  # operations that are remembered; who began before is too long ago to be the one that a fault met
 NR_REGS = 64
 PATIENCE = 2000  # how often a thread looks whether another one has mapped what it is about to touch
 LOOK = 20_000 * TICKS
@@ -53,12 +54,38 @@ class step:
 @struct(pool=1, private=True)
 class recorded:
     """`base`: where the mappings are that all threads know, plus one; 0: not there yet.  `writer`: which place of the
-    program changed the address space last; `blame`: how many faults took mmap_sem after it."""
+    program changed the address space last; `blame`: how many faults took mmap_sem after it.  `moved`: how many of them
+    had speculated and gave up because something had changed, by the place that was at it, and `moved_for`: how long
+    they took; `vain`, `vain_for`: of these, those whose page nobody was at.  `kept`, `kept_for`: how many waited, and
+    how long."""
 
     base: array[s64, NR_MAPS]
     writer: integer(0, NR_PLACES - 1)
     blame: array[integer(0, 1 << 60), NR_PLACES]
     locked: integer(0, 1 << 60)
+    moved: array[big_t, NR_PLACES]
+    moved_for: array[big_t, NR_PLACES]
+    vain: array[big_t, NR_PLACES]
+    vain_for: array[big_t, NR_PLACES]
+    kept: array[big_t, NR_PLACES]
+    kept_for: array[big_t, NR_PLACES]
+
+
+@struct(pool=NR_RECENT, private=True)
+class recent:
+    """An operation: its pages, when it began and when it was over (0: not yet), by whom, from which place."""
+
+    start: s64
+    end: s64
+    began: ticks_t
+    over: ticks_t
+    task: integer(0, NR_TASKS)
+    place: integer(0, NR_PLACES - 1)
+
+
+@struct(pool=1, private=True)
+class remembered:
+    next: integer(0, NR_RECENT - 1)
 
 
 @struct(pool=NR_TASKS + 1, private=True)
@@ -125,12 +152,63 @@ def run_callbacks():
     vt_preempt()
 
 
+def met(address: vpn_t, began: ticks_t, until: ticks_t) -> integer(-1, NR_RECENT * 2):
+    """Which operation a fault met: one that is about its page, else the latest; twice its number, and 1 in the first
+    case; -1: none."""
+    me: s64 = the(vclock).me
+    best: s64 = -1
+    hit: bool = False
+    latest: ticks_t = 0
+    i: s64 = 0
+    while i < NR_RECENT:
+        r = pool_object(recent, i)
+        if r.began != 0 and r.task != me and r.began <= until and (r.over == 0 or r.over >= began):
+            at_it: bool = r.start <= address and address < r.end
+            if (at_it and not hit) or (at_it == hit and r.began >= latest):
+                best = i
+                latest = r.began
+                hit = at_it
+        i += 1
+    if best < 0:
+        return -1
+    return best * 2 + (1 if hit else 0)
+
+
+def place_of(found: integer(-1, NR_RECENT * 2)) -> integer(0, NR_PLACES - 1):
+    if found < 0:
+        return 0
+    return pool_object(recent, found >> 1).place
+
+
+def blame(address: vpn_t, began: ticks_t, waited: ticks_t):
+    """Lay to the program's places what a fault that took mmap_sem met."""
+    m = the(vclock)
+    task = pool_object(vtask, m.me)
+    rec = the(recorded)
+    rec.locked += 1
+    w = rec.writer
+    rec.blame[w] += 1
+    if task.gave == 2:
+        found: integer(-1, NR_RECENT * 2) = met(address, began, task.gave_at)
+        p = place_of(found)
+        rec.moved[p] += 1
+        rec.moved_for[p] += m.now - began
+        if found >= 0 and found & 1 == 0:
+            rec.vain[p] += 1
+            rec.vain_for[p] += m.now - began
+    if task.waited > waited and w != 0:  # a workload has no places that one could name
+        q = place_of(met(address, began, m.now))
+        rec.kept[q] += 1
+        rec.kept_for[q] += task.waited - waited
+
+
 def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
     m = the(vclock)
     began: ticks_t = m.now
     waited: ticks_t = pool_object(vtask, m.me).waited
     task = pool_object(vtask, m.me)
     task.took = 0
+    task.gave = 0
     m.now += the(driver_costs).fault
     signal: signal_t = do_page_fault_of_text(mm, address, write)
     io: ticks_t = my_batches().io
@@ -138,10 +216,7 @@ def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
         my_batches().io = 0
         vt_sleep(io)
     if task.took != 0 and began >= the(driver_costs).began:
-        rec = the(recorded)
-        rec.locked += 1
-        w = rec.writer
-        rec.blame[w] += 1
+        blame(address, began, waited)
     note(FAULT, began, waited)
     run_callbacks()
     return signal
@@ -231,6 +306,18 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     m.now += k.syscall
     rec = the(recorded)
     rec.writer = s.place
+    mind = pool_object(recent, the(remembered).next)
+    the(remembered).next = (the(remembered).next + 1) & (NR_RECENT - 1)
+    mind.start = at
+    if op != DO_MMAP and op != DO_REMAP:
+        mind.start = at + s.c
+    mind.end = mind.start + n
+    if op == DO_MMAP and s.d >> 40 & 1 == 0:
+        mind.end = 0  # nobody can be waiting for the pages of a mapping to come
+    mind.began = began
+    mind.over = 0
+    mind.task = task
+    mind.place = s.place
     if op == DO_MMAP:
         # c: file, d: protection | flags << 8 | address given << 40 | only once << 48
         f = map_file(s.c, task)
@@ -262,6 +349,8 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
         p.failed += 1
         pool_object(op_stats, kind).failed += 1
         k.error = r
+    if mind.began == began and mind.task == task:  # else its place was taken by a later one
+        mind.over = m.now
     note(kind, began, waited)
     run_callbacks()
 

@@ -28,10 +28,13 @@ MOST_PLACES = 1 << 12
 MOST_PAGES = 900_000  # of the 4 GB that the model has
 BLOCK = 64  # pages around a touched one of which the recording does not tell what they are
 LONG_PAUSE = 2_000_000  # ns; without records of when a thread was off its CPU, a longer pause is sleep
-MADV_DONTNEED, MAP_ANONYMOUS, MAP_SHARED = 4, 0x20, 1
+BATCH = 16  # mappings that are made, and unmapped, together
+MOST_TOGETHER = 8192  # pages
+MADV_DONTNEED, MAP_ANONYMOUS, MAP_SHARED, MAP_FIXED = 4, 0x20, 1, 0x10
 COLUMNS = ("time_ns", "duration_ns", "pid", "tid", "kind", "name", "address", "length", "a2", "a3", "result", "flags", "site", "file")  # noqa: E501
 REWRITES = {
     "dontneed": "munmap of a whole mapping -> MADV_DONTNEED; the next mmap of that size takes it",
+    "batch": "a thread cuts mappings of one size from one of 16 times that, unmapped when all of them are free",
     "keep": "munmap of a whole mapping -> nothing, and the next mmap of that size takes it with its pages",
 }
 
@@ -56,7 +59,8 @@ class Recorded:
 
 @dataclass
 class Replay:
-    """Steps of each thread, what is mapped before, what was left out and why."""
+    """Steps of each thread, what is mapped before, what was left out and why.  `calls`: of each place how many, and
+    in how many threads."""
 
     programs: list[list[tuple[int, ...]]]
     setup: list[tuple[int, ...]]
@@ -65,6 +69,7 @@ class Replay:
     left_out: Counter[str]
     pid: int
     events: int
+    calls: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class Live:
@@ -150,7 +155,9 @@ class Converter:
         self.left_out: Counter[str] = Counter()
         self.places: dict[str, int] = {"(nothing yet)": 0}
         self.spare: dict[int, list[int]] = {}  # with a rewrite: mappings to take again, by size
-        self.alias: dict[int, int] = {}
+        self.alias: dict[int, tuple[int, int]] = {}  # with a rewrite: the mapping that one is a part of, and where
+        self.cut: dict[tuple[int, int, int], list[int]] = {}  # thread, pages, rights -> what is cut, how many were
+        self.unused: dict[int, int] = {}  # of a mapping that is cut, how many pages were freed
         self.rows = self.events = self.pages = 0
         self.first = self.last = 0
         self.offs = False
@@ -244,11 +251,15 @@ class Converter:
             found = self.live.find(page)
             assert found is not None
         m, off = found
-        row = (d.DO_TOUCH, self.number(m), 1, off, int(bool((e["flags"] or 0) & schema.WRITING)))
+        row = (d.DO_TOUCH, self.number(m), 1, self.within(m) + off, int(bool((e["flags"] or 0) & schema.WRITING)))
         self.pause(tid, time).append(row)
 
     def number(self, m: int) -> int:
-        return d.NR_REGS + self.alias.get(m, m)
+        return d.NR_REGS + self.alias.get(m, (m, 0))[0]
+
+    def within(self, m: int) -> int:
+        """At which page of the mapping that it is a part of one begins."""
+        return self.alias.get(m, (m, 0))[1]
 
     def call(self, e: dict[str, Any], tid: int, time: int, name: str) -> None:
         result, n = e["result"], pages(e["length"])
@@ -271,11 +282,11 @@ class Converter:
         elif name in ("mprotect", "pkey_mprotect"):
             p = self.pause(tid, time)
             for m, off, part in self.parts(e["address"] // PAGE, n):
-                p.append((d.DO_PROTECT, self.number(m), part, off, (e["a2"] or 0) & 7, place))
+                p.append((d.DO_PROTECT, self.number(m), part, self.within(m) + off, (e["a2"] or 0) & 7, place))
         elif name == "madvise" and e["a2"] == MADV_DONTNEED:
             p = self.pause(tid, time)
             for m, off, part in self.parts(e["address"] // PAGE, n):
-                p.append((d.DO_ADVISE, self.number(m), part, off, 0, place))
+                p.append((d.DO_ADVISE, self.number(m), part, self.within(m) + off, 0, place))
         else:
             self.left_out[name] += 1
 
@@ -286,20 +297,41 @@ class Converter:
         p = self.pause(tid, time)
         for gone, off, part in self.live.insert(start, n, m):
             self.unmap(p, gone, off, part, place)
-        if self.rewrite and anon and self.spare.get(n):
-            self.alias[m] = self.spare[n].pop()
+        if anon and self.spare.get(n):
+            self.alias[m] = self.spare[n].pop(), 0
+            return
+        prot = (e["a2"] or 0) & 7
+        if self.rewrite == "batch" and anon and not flags & MAP_FIXED and n * BATCH <= MOST_TOGETHER:
+            self.cut_off(p, m, tid, n, prot, place)
             return
         kind = PRIVATE | ANON if anon else MAP_SHARED if flags & MAP_SHARED else PRIVATE
-        p.append((d.DO_MMAP, self.number(m), n, 0 if anon else 1, (e["a2"] or 0) & 7 | kind << 8, place))
+        p.append((d.DO_MMAP, self.number(m), n, 0 if anon else 1, prot | kind << 8, place))
+
+    def cut_off(self, p: list[tuple[int, ...]], m: int, tid: int, n: int, prot: int, place: int) -> None:
+        """A mapping as a part of a larger one, which is made if there is none with room."""
+        had = self.cut.get((tid, n, prot))
+        if had is None or had[1] == BATCH:
+            whole = self.mapping(n * BATCH)
+            self.unused[whole] = 0
+            had = self.cut[tid, n, prot] = [whole, 0]
+            p.append((d.DO_MMAP, d.NR_REGS + whole, n * BATCH, 0, prot | (PRIVATE | ANON) << 8, place))
+        self.alias[m] = had[0], n * had[1]
+        had[1] += 1
 
     def unmap(self, p: list[tuple[int, ...]], m: int, off: int, part: int, place: int) -> None:
-        if self.rewrite and off == 0 and part == self.size[m]:
-            real = self.alias.get(m, m)
+        if self.rewrite == "batch" and m in self.alias:
+            whole = self.alias[m][0]
+            self.unused[whole] += part
+            if self.unused[whole] == self.size[whole]:
+                p.append((d.DO_MUNMAP, d.NR_REGS + whole, self.size[whole], 0, 0, place))
+            return
+        if self.rewrite in ("dontneed", "keep") and off == 0 and part == self.size[m]:
+            real = self.alias.get(m, (m, 0))[0]
             self.spare.setdefault(part, []).append(real)
             if self.rewrite == "dontneed":
                 p.append((d.DO_ADVISE, d.NR_REGS + real, part, 0, 0, place))
             return
-        p.append((d.DO_MUNMAP, self.number(m), part, off, 0, place))
+        p.append((d.DO_MUNMAP, self.number(m), part, self.within(m) + off, 0, place))
 
     def parts(self, start: int, n: int) -> list[tuple[int, int, int]]:
         """The parts of mappings in [start, start + n), which stay."""
@@ -357,7 +389,18 @@ def convert(trace: Trace, pid: int | None = None, rewrite: str = "") -> Replay:
         c.left_out,
         which,
         c.events,
+        calls_of(c),
     )  # fmt: skip
+
+
+def calls_of(c: Converter) -> dict[str, tuple[int, int]]:
+    n: Counter[int] = Counter()
+    threads: Counter[int] = Counter()
+    for p in c.programs.values():
+        own = Counter(row[5] for row in p if len(row) > 5)
+        n.update(own)
+        threads.update(own.keys())
+    return {name: (n[i], threads[i]) for name, i in c.places.items() if n[i]}
 
 
 def shrink(c: Converter) -> None:

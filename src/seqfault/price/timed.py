@@ -30,6 +30,10 @@ from seqfault.price import clock
 from seqfault.price.lines import CELLS, Lines
 from seqfault.price.texts import TEXTS
 
+FALLBACK = "speculative_fallback/"
+# reasons that a writer brings about: a count had moved or was odd, or the VMA was locked for writing.  Not those in
+# which there was nothing to find (vma_none, pmd_changed: also where there never was a table), or a lock was taken
+INVALIDATED = frozenset({"vma_changed", "odd", "vma_copy", "seq1", "seq2", "vma_locked"})
 C_SWAP, C_THREAD = 24, 25  # words of the context's header that compile/native_runtime.py leaves free
 HOOKS: dict[str, Func] = {
     "read": clock.vt_read,
@@ -94,6 +98,13 @@ class TimedWords(Words):
         self.call_function(clock.vt_relax, source_of(clock.vt_relax), [])
 
     w_cpu_relax_ipi = w_cpu_relax
+
+    def w_count(self, node: Any) -> None:
+        super().w_count(node)
+        reason = self.text_arg(node, 0)
+        if reason.startswith(FALLBACK):
+            why = 2 if reason.removeprefix(FALLBACK) in INVALIDATED else 1
+            self.call_function(clock.vt_gave_up, source_of(clock.vt_gave_up), [Val(Const(why), INT)])
 
     def w_cell_of(self, node: Any) -> Val:
         loc = self.location(node.args[0])

@@ -20,11 +20,10 @@ from seqfault.price import driver, nothing
 from seqfault.price.clock import TICKS
 from seqfault.price.machine import TimedMachine
 from seqfault.price.machines import Machine
-from seqfault.price.timed import TimedProgram
+from seqfault.price.timed import FALLBACK, TimedProgram
 
 LARGEST = 1024
 KINDS = ("fault", "mmap", "munmap", "mprotect", "madvise", "mremap")
-FALLBACK = "speculative_fallback/"
 
 
 CHECKED: dict[Any, Any] = {
@@ -120,7 +119,9 @@ class Stats:
 class Outcome:
     """What a run measured, warm-up left out.  `seconds` of virtual time; `units`: the workload's own, all threads;
     `reasons`: why faults fell back; `violations`: what the text did that it must not, by kind;
-    `locked`: faults that took mmap_sem.  `finished`: every thread came to its end."""
+    `locked`: faults that took mmap_sem; `invalidated`: those of them that had speculated and gave up because something
+    changed, and `invalidated_ns` that they took; `vain`, `vain_ns`: those whose page no operation of that time was
+    about.  `finished`: every thread came to its end."""
 
     protocol: str
     tasks: int
@@ -137,6 +138,10 @@ class Outcome:
     wall: float = 0.0
     violations: dict[str, int] = field(default_factory=dict)
     locked: int = 0
+    invalidated: int = 0
+    invalidated_ns: int = 0
+    vain: int = 0
+    vain_ns: int = 0
     finished: bool = True
 
     @property
@@ -277,13 +282,27 @@ class World:
         stats = self.stats()
         faults = stats["fault"].n
         reasons = {k.removeprefix(FALLBACK): v for k, v in count.items() if k.startswith(FALLBACK) and v}
+        moved, moved_ns, vain, vain_ns = (sum(c[k] for c in self.causes()) for k in range(1, 5))
         good = count.get(self.protocol.speculative, 0) if self.protocol.speculative else 0
         return Outcome(
             self.protocol.name, self.tasks, ns / 1e9, self.units() - units, faults, good,
             dict(sorted(reasons.items(), key=lambda x: -x[1])), stats, totals["accesses"], totals["transfers"],
             totals["ipis"], self.failures() - failed, time.perf_counter() - t0,
             dict(Counter(k for k, _ in m.violations)), m.get("recorded", "locked"),
+            moved, moved_ns, vain, vain_ns,
         )  # fmt: skip
+
+    def causes(self) -> list[tuple[int, ...]]:
+        """Places of the program that faults met: place; how many gave up because of it, their ns; how many of those in
+        vain, their ns; how many waited, and how long."""
+        pool = self.layout.pools["recorded"]
+        fields = self.layout.members(pool.struct)
+        names = ("moved", "moved_for", "vain", "vain_for", "kept", "kept_for")
+        n = fields["moved_for"].offset - fields["moved"].offset
+        at = [pool.base + fields[name].offset for name in names]
+        table = np.array([self.m.cells[a : a + n] for a in at])
+        table[1::2] //= TICKS
+        return [(int(i), *(int(x) for x in table[:, i])) for i in np.flatnonzero(table.any(axis=0))]
 
     def _totals(self) -> dict[str, int]:
         m = self.m

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -102,28 +103,8 @@ def run_price(
 ) -> None:
     """The command."""
     loads, protocols, count, mach = inputs(names, protocol, cpus, machine, policy)
-    everybody = with_baselines(protocols)
-    todo = list(grid(loads, everybody, count))
-    points: dict[tuple[str, str, int], Point] = {}
-    bar = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(), console=console_err(), transient=True,
-    )  # fmt: skip
-    try:
-        with bar:
-            task = bar.add_task("", total=len(todo))
-            for k, (w, p, n) in enumerate(todo):
-                bar.update(task, description=f"{w.name}, {p.name}, {n} CPU{'s' if n > 1 else ''}")
-                points[w.name, p.name, n] = measure(
-                    w, p, n, mach, policy, range(1, seeds + 1), ms,
-                    lambda done, k=k: bar.update(task, completed=k + done),  # type: ignore[misc]
-                )  # fmt: skip
-                bar.update(task, completed=k + 1)
-    except UnsupportedMachine as e:
-        raise BadInput(str(e)) from None
-    except ValueError as e:
-        raise BadInput(str(e)) from None
-    data = as_data(loads, protocols, count, mach, policy, points)
+    with progress_bar() as bar:
+        data = curves(loads, protocols, count, mach, policy, range(1, seeds + 1), ms, bar)
     if out is not None:
         write(page(data), out)
     if json:
@@ -136,10 +117,37 @@ def run_price(
         c.print(f"{out}: the curves, as a page that opens offline")
 
 
-def console_err() -> Any:
-    from rich.console import Console
+def progress_bar() -> Progress:
+    return Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(), console=Console(stderr=True, highlight=False), transient=True,
+    )  # fmt: skip
 
-    return Console(stderr=True, highlight=False)
+
+def curves(
+    loads: Sequence[Workload],
+    protocols: Sequence[Protocol],
+    cpus: Sequence[int],
+    mach: Machine,
+    policy: str,
+    seeds: Sequence[int],
+    ms: float | None,
+    bar: Progress,
+) -> dict[str, Any]:
+    """Measure every point, baselines as well: what --json prints.  Raises `BadInput`."""
+    todo = list(grid(loads, with_baselines(protocols), cpus))
+    points: dict[tuple[str, str, int], Point] = {}
+    task = bar.add_task("", total=len(todo), what="")
+    try:
+        for k, (w, p, n) in enumerate(todo):
+            bar.update(task, description=f"{w.name}, {p.name}, {n} CPU{'s' if n > 1 else ''}")
+            points[w.name, p.name, n] = measure(
+                w, p, n, mach, policy, seeds, ms, lambda done, k=k: bar.update(task, completed=k + done)  # type: ignore[misc]
+            )
+            bar.update(task, completed=k + 1)
+    except (UnsupportedMachine, ValueError) as e:
+        raise BadInput(str(e)) from None
+    return as_data(loads, protocols, cpus, mach, policy, points)
 
 
 def as_data(

@@ -55,6 +55,10 @@ def run_review(
     jobs: int,
     resume: Path | None,
     sites: Path | None,
+    price: list[str],
+    traces: list[str],
+    cpus: str | None,
+    machine: str | None,
     options: list[str],
 ) -> None:
     """`seqfault review`.  `options`: the further options as given, for the command that the report names."""
@@ -66,6 +70,11 @@ def run_review(
     name = load(protocol).name
     table = read_sites(sites, name) if sites is not None else None
     scenarios = select(names)
+    asked = None
+    if price or traces or cpus is not None or machine is not None:
+        from seqfault.report.review_price import ask_prices  # polars and LLVM: only who asks waits for them
+
+        asked = ask_prices(protocol, price, traces, cpus, machine)
     command = ["seqfault", "review", protocol, *(w for n in names for w in ("-s", n))]
     command += [] if models == ["sc"] else ["--memory", ",".join(models)]
     command += [*options, "-o", out.name]
@@ -75,6 +84,10 @@ def run_review(
         review = make_review(
             protocol, scenarios, models, shlex.join(command), limits, timeout, jobs, resume, bar, sites=table
         )
+        if asked is not None:
+            from seqfault.report.review_price import answer_prices
+
+            review.prices = answer_prices(asked, bar)
         text = render(review, out.suffix)
     write(text, out)
     if json:
@@ -111,11 +124,10 @@ def make_review(
     resume: Path | None = None,
     bar: Progress | None = None,
     sites: Table | None = None,
-    prices: Table | None = None,
 ) -> Review:
     """Check, group what was found, and replay one counterexample of each distinct violation.
 
-    `sites`, `prices`: the tables of `why` and `price`, if they were made.  Raises `BadInput` as `check` does.
+    `sites`: the table of `why`, if it was made.  Raises `BadInput` as `check` does.
     """
     p = load(protocol)
     end = None if timeout is None else time.perf_counter() + timeout
@@ -133,7 +145,7 @@ def make_review(
     causes = [c for some in spread(explain, chunks(tasks), jobs, bar, "root causes") for c in some]
     groups = group(reports, {key[:3]: c for key, c in zip(found, causes, strict=True)})
     chosen = [(n, k, m) for n, g in enumerate(groups) for k, m in enumerate(ordered(g))]
-    review = Review(p, command, reports, groups, sites=sites, prices=prices)
+    review = Review(p, command, reports, groups, sites=sites)
     jobs_of = [(protocol, by_name[m.scenario], m.violation, k == 0) for _, k, m in chosen]
     texts = Merged()
     for (n, k, _), (trace, rows) in zip(chosen, spread(show, jobs_of, jobs, bar, "counterexamples"), strict=True):

@@ -51,6 +51,40 @@ class Trace:
     mail: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A workload: the series of the protocol and of mmap-sem on the text of its release (the same for mmap-sem itself),
+    as `price --json` has them; `misses`: what docs/validation.md says of it; `notes`: what bounds the figures."""
+
+    name: str
+    title: str
+    unit: str
+    source: str
+    own: dict[str, Any]
+    base: dict[str, Any]
+    misses: list[str]
+    notes: list[str]
+
+    @property
+    def rows(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """For each number of CPUs the protocol's point and that of mmap-sem."""
+        return list(zip(self.own["points"], self.base["points"], strict=True))
+
+
+@dataclass
+class Prices:
+    """What the protocol buys: `workloads` as `price --json` has them (None: none was asked for), `traces` as `whatif
+    --json` does, the `commands` that make the figures again."""
+
+    workloads: dict[str, Any] | None
+    traces: list[dict[str, Any]]
+    commands: list[str]
+    compared: list[Comparison] = field(default_factory=list)
+
+    def data(self) -> dict[str, Any]:
+        return {"workloads": self.workloads, "traces": self.traces, "commands": self.commands}
+
+
 @dataclass
 class Review:
     """All that a report says.  `traces`: (number of the group, of the member in it) -> its counterexample."""
@@ -62,7 +96,7 @@ class Review:
     traces: dict[tuple[int, int], Trace] = field(default_factory=dict)
     texts: list[dict[str, Any]] = field(default_factory=list)
     sites: Table | None = None
-    prices: Table | None = None
+    prices: Prices | None = None
     selection: str = ""
 
     @property
@@ -169,4 +203,4 @@ def review_data(review: Review) -> dict[str, Any]:
     }
 
 
-__all__ = ["Review", "Table", "Trace", "limits", "questions", "review_data", "title"]
+__all__ = ["Comparison", "Prices", "Review", "Table", "Trace", "limits", "questions", "review_data", "title"]

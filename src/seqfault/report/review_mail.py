@@ -70,8 +70,11 @@ def mail(review: Review) -> str:
         out += ["None, in these scenarios and within these bounds."]
     for n in range(len(review.groups)):
         out += cause(review, n)
-    for t, usual in ((review.sites, f"seqfault why {p.name}"), (review.prices, "")):
-        out += table(t, usual)
+    out += table(review.sites, f"seqfault why {p.name}")
+    if review.prices is not None:
+        from seqfault.report.review_price_mail import prices  # which wraps its words as this file does
+
+        out += prices(review.prices)
     answered = questions(p)
     if answered:
         out += ["## Questions of the review", ""]
@@ -138,7 +141,7 @@ def cause(review: Review, n: int) -> list[str]:
 def table(t: Table | None, usual: str) -> list[str]:
     """A table that another command made, a paragraph a row; without one, the command."""
     if t is None:
-        return ["## Sites", "", "Which line is needed:", "", *command(usual), ""] if usual else []
+        return ["## Sites", "", "Which line is needed:", "", *command(usual), ""]
     out = [f"## {t.title}", ""]
     for row in t.rows:
         said = "; ".join(f"{c}: {x}" for c, x in zip(t.columns[1:], row[1:], strict=False) if x)

@@ -36,6 +36,22 @@ def embedded(value: Any) -> Markup:
     return Markup(text)
 
 
+def price_words(review: Review) -> dict[str, Any] | None:
+    """What the page says of prices; None where none were asked for."""
+    p = review.prices
+    if p is None:
+        return None
+    from seqfault.report import review_price as words  # which need what makes machine code
+    from seqfault.report.price import si
+    from seqfault.report.review_curve import curve
+
+    return {
+        "workloads": [(c, curve(c, f"curve-{n}")) for n, c in enumerate(p.compared, 1)],
+        "machine": words.machine_words(p), "traces": [(t, words.designs(t)) for t in p.traces], "commands": p.commands,
+        "misses": words.section(words.MISSES), "recordings": words.section(words.RECORDINGS), "words": words, "si": si,
+    }  # fmt: skip
+
+
 def page(review: Review) -> str:
     """The HTML of a review."""
     data = review_data(review)
@@ -43,6 +59,7 @@ def page(review: Review) -> str:
     return environment().from_string(template("review.html.j2")).render(
         r=data,
         doc=review.protocol.doc.strip(),
+        price=price_words(review),
         questions=questions(review.protocol),
         limits=limits(),
         css=Markup(template("review.css")),

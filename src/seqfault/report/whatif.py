@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
 import seqfault
@@ -23,7 +22,8 @@ from seqfault.price.timed import UnsupportedMachine
 from seqfault.price.world import Outcome, World
 from seqfault.protocols import ProtocolError, load
 from seqfault.report.commands import console
-from seqfault.report.price import DEFAULT, protocols_of
+from seqfault.report.price import DEFAULT, progress_bar, protocols_of
+from seqfault.report.whatif_sites import invalidations, sites, told
 from seqfault.trace.store import TraceError, open_trace
 
 MOST = 50  # times the recorded time, after which a replay is given up
@@ -37,6 +37,8 @@ class Result:
     protocol: Protocol
     outcomes: tuple[Outcome, ...]
     blame: tuple[tuple[str, int], ...]
+    met: Mapping[str, tuple[int, ...]]  # of all seeds, as `World.causes` has them
+    calls: Mapping[str, tuple[int, int]]
 
     @property
     def seconds(self) -> float:
@@ -68,6 +70,7 @@ def replay(
     """Replay once a seed; seeds differ in when threads start, by up to 0.1 ms."""
     outcomes = []
     blame: Counter[str] = Counter()
+    met: dict[str, tuple[int, ...]] = {}
     for seed in range(1, seeds + 1):
         w = World(p, mach, r.programs, r.setup, seed, POLICIES[policy or policy_of(p)], stagger=100_000.0, cpus=cpus)
         most = 1e9 * max(r.recorded.seconds, 1e-3)
@@ -77,12 +80,15 @@ def replay(
                 progress((seed - 1 + min(at / most, 1)) / seeds)
 
         outcomes.append(w.finish(MOST * most, report))
+        for k, *row in w.causes():
+            had = met.get(r.places[k], (0,) * len(row))
+            met[r.places[k]] = tuple(a + b for a, b in zip(had, row, strict=True))
         at = w.layout.address("recorded", 0, "blame[0]")
         for i, place in enumerate(r.places):
             n = int(w.m.cells[at + i])
             if n:
                 blame[place] += n
-    return Result(name, p, tuple(outcomes), tuple(blame.most_common(5)))
+    return Result(name, p, tuple(outcomes), tuple(blame.most_common(5)), met, r.calls)
 
 
 def machine_of(name: str, cpus: int) -> Machine:
@@ -98,18 +104,38 @@ def machine_of(name: str, cpus: int) -> Machine:
     return replace(m, title=f"{cpus} CPUs like those of {m.name}, not calibrated", cores=max(cpus, 1))
 
 
-def run_whatif(
+@dataclass(frozen=True)
+class Job:
+    """One design: its name, its text, the steps, on how many CPUs, the semaphore's policy."""
+
+    name: str
+    protocol: Protocol
+    replay: Replay
+    cpus: int
+    policy: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A trace that was read, and the designs to replay it under; the recorded one comes first."""
+
+    trace: str
+    meta: Any
+    machine: Machine
+    cpus: int
+    jobs: tuple[Job, ...]
+
+
+def ask(
     trace: str,
-    protocol: Sequence[str],
-    cpus: int | None,
-    machine: str,
-    policy: str,
-    rewrite: Sequence[str],
-    pid: int | None,
-    seeds: int,
-    json: bool,
-) -> None:
-    """The command."""
+    protocol: Sequence[str] = (),
+    cpus: int | None = None,
+    machine: str = "",
+    policy: str = "",
+    rewrite: Sequence[str] = (),
+    pid: int | None = None,
+) -> Question:
+    """Read a trace.  Raises `BadInput` for whatever the options name wrongly."""
     for x in rewrite:
         if x not in REWRITES:
             raise BadInput(f"--rewrite {x!r} is none of {', '.join(REWRITES)}")
@@ -133,39 +159,54 @@ def run_whatif(
     n = cpus or r.recorded.cpus
     if n > 1024:
         raise BadInput(f"--cpus {n}; 1024 are the most")
-    jobs = [(own.name, own, r, r.recorded.cpus, "")]
+    jobs = [Job(own.name, own, r, r.recorded.cpus, "")]
     if n != r.recorded.cpus or policy:
-        jobs.append((f"{own.name} on {n} CPUs" if n != r.recorded.cpus else f"{own.name}, {policy}", own, r, n, policy))
-    jobs += [(p.name, p, r, n, policy) for p in others]
-    jobs += [(f"{own.name}, {x}", own, q, n, policy) for x, q in rewritten.items()]
+        name = f"{own.name} on {n} CPUs" if n != r.recorded.cpus else f"{own.name}, {policy}"
+        jobs.append(Job(name, own, r, n, policy))
+    jobs += [Job(p.name, p, r, n, policy) for p in others]
+    jobs += [Job(f"{own.name}, {x}", own, q, n, policy) for x, q in rewritten.items()]
+    return Question(trace, meta, mach, n, tuple(jobs))
+
+
+def answer(q: Question, seeds: int, bar: Progress) -> dict[str, Any]:
+    """Replay it: what --json prints.  Raises `BadInput`."""
     results: list[Result] = []
-    bar = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(), console=_stderr(), transient=True,
-    )  # fmt: skip
+    task = bar.add_task("", total=len(q.jobs), what="")
     try:
-        with bar:
-            task = bar.add_task("", total=len(jobs))
-            for k, (name, p, what, on, pol) in enumerate(jobs):
-                bar.update(task, description=name)
-                results.append(
-                    replay(what, p, mach, on, pol, seeds, name, lambda x, k=k: bar.update(task, completed=k + x))  # type: ignore[misc]
+        for k, j in enumerate(q.jobs):
+            bar.update(task, description=j.name)
+            results.append(
+                replay(
+                    j.replay, j.protocol, q.machine, j.cpus, j.policy, seeds, j.name,
+                    lambda x, k=k: bar.update(task, completed=k + x),  # type: ignore[misc]
                 )
+            )  # fmt: skip
     except UnsupportedMachine as e:
         raise BadInput(str(e)) from None
     except ValueError as e:
-        raise BadInput(f"{trace}: {e}") from None
-    data = as_data(trace, meta, r, mach, n, results)
+        raise BadInput(f"{q.trace}: {e}") from None
+    return as_data(q.trace, q.meta, q.jobs[0].replay, q.machine, q.cpus, results)
+
+
+def run_whatif(
+    trace: str,
+    protocol: Sequence[str],
+    cpus: int | None,
+    machine: str,
+    policy: str,
+    rewrite: Sequence[str],
+    pid: int | None,
+    seeds: int,
+    json: bool,
+) -> None:
+    """The command."""
+    q = ask(trace, protocol, cpus, machine, policy, rewrite, pid)
+    with progress_bar() as bar:
+        data = answer(q, seeds, bar)
     if json:
         dump(data)
     else:
         show(data)
-
-
-def _stderr() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
 
 
 def as_data(trace: str, meta: Any, r: Replay, mach: Machine, cpus: int, results: Sequence[Result]) -> dict[str, Any]:
@@ -185,7 +226,7 @@ def as_data(trace: str, meta: Any, r: Replay, mach: Machine, cpus: int, results:
             "faults": n // len(fault), "without_mmap_lock": x.share,
             "share_range": [min(1 - o.locked / max(o.faults, 1) for o in x.outcomes),
                             max(1 - o.locked / max(o.faults, 1) for o in x.outcomes)],
-            "reasons": dict(reasons.most_common()),
+            "reasons": {k: v / len(fault) for k, v in reasons.most_common()},
             "operations": {
                 k: {
                     "n": sum(o.stats[k].n for o in x.outcomes) // len(x.outcomes),
@@ -196,7 +237,8 @@ def as_data(trace: str, meta: Any, r: Replay, mach: Machine, cpus: int, results:
                 }
                 for k in x.outcomes[0].stats
             },
-            "after": [{"place": p, "faults": k} for p, k in x.blame],
+            "invalidations": invalidations(x.outcomes), "sites": sites(x.outcomes, x.met, x.calls),
+            "after": [{"place": p, "faults": k / len(fault)} for p, k in x.blame],
             "failed": sum(o.failed for o in x.outcomes), "finished": all(o.finished for o in x.outcomes),
         })  # fmt: skip
     rec = r.recorded
@@ -262,10 +304,13 @@ def show(d: dict[str, Any]) -> None:
     for x in d["designs"]:
         n = max(x["faults"], 1)
         if x["reasons"]:
-            why = ", ".join(f"{k} {v} ({100 * v / n:.2f}%)" for k, v in list(x["reasons"].items())[:5])
+            why = ", ".join(f"{k} {v:,.1f} ({100 * v / n:.2f}%)" for k, v in list(x["reasons"].items())[:5])
             c.print(f"{x['name']}: back to mmap_lock because of {why}")
             if x["after"]:
-                c.print("  after " + "; ".join(f"{a['place']}: {a['faults']}" for a in x["after"][:3]))
+                c.print("  after " + "; ".join(f"{a['place']}: {a['faults']:,.1f}" for a in x["after"][:3]))
+    for x in d["designs"]:
+        for k, said in enumerate(told(x)):
+            c.print("  " * bool(k) + ("" if k else f"{x['name']}: ") + said, markup=False)
     for k, v in d["left_out"].items():
         c.print(f"left out: {v} {k}")
     failed = sum(x["failed"] for x in d["designs"])
@@ -273,6 +318,3 @@ def show(d: dict[str, Any]) -> None:
         c.print(f"{failed} operations of the replays failed: they met the address space in another state than recorded")
     if d["lost"]:
         c.print(f"the recorder lost {d['lost']} records")
-
-
-__all__ = ["Path", "run_whatif"]
