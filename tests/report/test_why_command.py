@@ -24,7 +24,7 @@ def test_text_says_what_is_needed(capsys):
     code, out, _ = run(capsys, SEQCOUNT, "--memory", "sc,pso", "-j", "1")
     assert code == 0
     necessary, rest = out.split("Changes nothing", 1)
-    assert "raw_write_seqcount_begin/smp_wmb@seq" in necessary and "sc no effect, pso needed" in necessary
+    assert "raw_write_seqcount_begin/smp_wmb@seq" in necessary and "sc no effect, pso needed (1)" in necessary
     assert "raw_read_seqcount/smp_rmb@seq" in rest
 
 

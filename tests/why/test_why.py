@@ -75,8 +75,10 @@ def test_what_is_taken_out_leaves_balance():
 
 
 def test_seqcount_needs_its_barriers_where_memory_is_weak():
-    st = study(SEQCOUNT, [small_scenario(load(SEQCOUNT))], ("sc", "tso", "pso"))
-    for m, need in (("sc", set()), ("tso", set()), ("pso", {"raw_write_seqcount_begin/smp_wmb@seq", "raw_write_seqcount_end/smp_wmb@seq"})):
+    st = study(SEQCOUNT, [small_scenario(load(SEQCOUNT))], ("sc", "tso", "pso", "lkmm"))
+    writers = {"raw_write_seqcount_begin/smp_wmb@seq", "raw_write_seqcount_end/smp_wmb@seq"}
+    readers = {"raw_read_seqcount/smp_rmb@seq", "read_seqcount_retry/smp_rmb@seq"}
+    for m, need in (("sc", set()), ("tso", set()), ("pso", writers), ("lkmm", writers | readers)):
         barriers = {k[0]: f.verdict for k, f in st.findings[m].items() if "smp_" in k[0]}
         assert len(barriers) == 4
         assert {k for k, v in barriers.items() if v == NECESSARY} == need, m

@@ -292,7 +292,8 @@ class Answer:
 
     def one(self, c: Console, sites: tuple[str, ...], all_labels: bool) -> None:
         fs = self.findings(sites)
-        under = ", ".join(f"{f.memory} {SHORT[f.verdict]}" for f in fs) if len(self.study.memories) > 1 else ""
+        told = [f"{f.memory} {SHORT[f.verdict]}" + (f" ({f.explored})" if f.memory != SC else "") for f in fs]
+        under = ", ".join(told) if len(self.study.memories) > 1 else ""
         kind = self.kinds[sites[0]] if len(sites) == 1 else f"{len(sites)} together"
         c.print(f"  {' + '.join(sites)}  [{kind}]" + (f"  {under}" if under else ""), markup=False)
         for f in fs:
