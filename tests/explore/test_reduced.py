@@ -11,14 +11,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from programs import program, show, texts
-from test_movers import kinds
+from test_movers import kinds, shown
 
 from seqfault.explore import engine, reduced
 from seqfault.explore.engine import Exploration
 from seqfault.explore.memory import with_memory
 from seqfault.explore.progress import find_lassos
 from seqfault.explore.rehash import acyclic
-from seqfault.explore.tables import DISABLED
 
 PROGRAMS = int(os.environ.get("SEQFAULT_MOVERS", "60"))
 MANY = 30_000  # states; larger programs are left out
@@ -56,30 +55,6 @@ def same(x: Exploration, y: Exploration) -> None:
         assert y.cyclic or not endless(x)
     else:
         assert cyclic(x) == y.cyclic
-
-
-def shown(a, init, rom, y: Exploration) -> None:
-    """Each violation by its path, run by the interpreter without any reduction."""
-    for v in y.violations:
-        e = engine.Executor(a, rom)
-        path = y.path_of(v)
-        while True:
-            words = e.start(init)
-            statuses, met = [], []
-            for p, choice in path:
-                statuses.append(e.run(words, p, choice))
-                met = [k[0] for k in e.violations()]
-            if not e.learns():  # which cells have old stores
-                break
-        assert DISABLED not in statuses[:-1]  # who takes a lock twice waits for ever
-        if a.kinds[v.kind] == "deadlock":
-            for p, info in enumerate(a.processes):
-                assert info.role > 1 or e.pc(words, p) == a.halt_pc or e.run(words.copy(), p) == DISABLED
-            continue
-        if v.process < 0:
-            e.rest(words)
-            met = [k[0] for k in e.violations()]
-        assert v.kind in met, a.kinds[v.kind]
 
 
 @pytest.mark.parametrize("role", [0, 1, 2], ids=["cpu", "agent", "environment"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from seqfault.compile.work import ATOMIC_CELL, LOOK, OBJECT, READ, RMW_CELL, WRITE
+from seqfault.compile.work import ATOMIC_CELL, CELL, LOOK, OBJECT, READ, RMW_CELL, WRITE
 from seqfault.explore.futures import (
     ASLEEP_ROW,
     ATOMICS,
@@ -32,27 +32,11 @@ from seqfault.explore.private import Y_STATE, believed, disowned, private
 from seqfault.explore.tables import M_CELLS, M_MEMORY, MAX_ACCESSED, O_MEMORY, X_ACCESSED, X_RADIX, X_USED
 
 BUFFERED, VIEWED = 1, 3  # M_MEMORY of tso, lkmm
-CELL = ATOMIC_CELL - 1
 ANYBODY, STRANGERS, PARTNERS = range(3)
 # two cells behind those of memory stand for what a memory model with views does: KNOWS is loaded by an access to a racy
 # cell, "stored" if that is a store, "taken" by a full barrier that tells others something; WAKES is stored by the step
 # of a unit that was idle, and so knows all that there is
 KNOWS, WAKES = 0, 1
-
-
-@jit
-def locks_touched(W, X):  # type: ignore[no-untyped-def]
-    """Whether the step accessed a cell of a lock."""
-    for j in range(min(X[X_ACCESSED], np.int64(MAX_ACCESSED))):
-        code = X[X_ACCESSED + 1 + j]
-        cell = (code >> 2) & CELL
-        many = np.int64(1)
-        if code & 3 == OBJECT:
-            many = W[W[W_STRIDE] + cell]
-        for c in range(cell, cell + many):
-            if W[W[W_WHOSE] + c] != 0:
-                return True
-    return False
 
 
 @jit
@@ -105,7 +89,7 @@ def in_the_way(S, P, W, R, Q, known, at, Z, cell, before, no, p, nproc, store, w
         ):
             if not alone_wakes(S, P, W, R, Q, known, at, Z, before, q, p, nproc):
                 return 1
-            if store and waits_on(Z, q, cell, nproc):
+            if store and waits_on(Z, q, cell):
                 says = 2
     return says
 
@@ -139,7 +123,7 @@ def racy_way(S, P, W, R, Q, known, at, Z, cell, before, no, p, nproc, store):  #
                 says &= LEFT
             if not store and stores:
                 says &= RIGHT
-        elif loads and store and waits_on(Z, q, cell, nproc):
+        elif loads and store and waits_on(Z, q, cell):
             says &= LEFT
     return says
 

@@ -17,11 +17,38 @@ from seqfault.explore.exploration import Exploration, Found
 from seqfault.explore.graph import AGED, CHOICE_AT, COMPLETES, RESTARTS, Recorder
 from seqfault.explore.interp import get, mix, step, violate
 from seqfault.explore.jit import jit
+from seqfault.explore.levels import (
+    C_DISTINCT,
+    C_EDGES,
+    C_FINALS,
+    C_HEAD,
+    C_OUTCOMES,
+    C_STORED,
+    C_TAIL,
+    C_TRANSITIONS,
+    C_WHY,
+    SLACK,
+    V_CHOICE,
+    V_COUNT,
+    V_KIND,
+    V_PC,
+    V_POOL,
+    V_PROCESS,
+    V_STATE,
+    WHY_DONE,
+    WHY_EDGES,
+    WHY_FRONTIER,
+    WHY_OUTCOMES,
+    WHY_PAUSE,
+    WHY_TABLE,
+    Levels,
+)
 from seqfault.explore.memory import LKMM
 from seqfault.explore.memory_lkmm import connect
 from seqfault.explore.memory_settle import learned, news
 from seqfault.explore.races import RACES, compare
 from seqfault.explore.racewatch import Races
+from seqfault.explore.slots import last_open
 from seqfault.explore.tables import (
     DISABLED,
     K_BUFFER,
@@ -66,16 +93,6 @@ from seqfault.explore.tables import (
     work_array,
 )
 from seqfault.explore.watch import NOTHING, OFF, W_ON, WATCHED_EVENTS, Watch, watch
-
-SLACK = 4096  # room for the successors of one state
-MAX_DISTINCT = 512
-CHUNK_S = 0.15
-
-# ctl: where a chunk of the exploration stands
-C_HEAD, C_TAIL, C_TRANSITIONS, C_DISTINCT, C_FINALS, C_OUTCOMES, C_STORED, C_WHY, C_EDGES = range(9)
-WHY_DONE, WHY_PAUSE, WHY_FRONTIER, WHY_TABLE, WHY_OUTCOMES, WHY_EDGES = range(6)
-# columns of the distinct violations
-V_KIND, V_PC, V_POOL, V_INDEX, V_STATE, V_PROCESS, V_CHOICE, V_COUNT = range(8)
 
 
 @jit
@@ -152,6 +169,31 @@ def at_rest(B, S, P, X):  # type: ignore[no-untyped-def]
         for w in range(P[o + 1]):
             B[base + w] = 0
         step(B, P, X, 0, base, P[o + 1], 0, P[o], P[O_NOSTOP], 0)
+
+
+@jit
+def rested(B, S, P, X, distinct, ctl, outcomes, state, finished):  # type: ignore[no-untyped-def]
+    """State number `state`, S, where nothing can move: at rest if every CPU has `finished`, else a deadlock."""
+    if finished:
+        ctl[C_FINALS] += 1
+        at_rest(B, S, P, X)
+        note(X, distinct, ctl, state, -1, 0)
+        h = X[X_HASH]
+        mask = outcomes.shape[0] - 1
+        s = h & mask
+        while outcomes[s, 1] >= 0 and outcomes[s, 0] != h:
+            s = (s + 1) & mask
+        if outcomes[s, 1] < 0:
+            outcomes[s, 0] = h
+            outcomes[s, 1] = state
+            ctl[C_OUTCOMES] += 1
+    else:
+        X[X_VIOL] = P[K_DEADLOCK]
+        X[X_VIOL + 1] = -1
+        X[X_VIOL + 2] = -1
+        X[X_VIOL + 3] = 0
+        X[X_VIOLATIONS] = 1
+        note(X, distinct, ctl, state, -1, 0)
 
 
 @jit
@@ -275,9 +317,7 @@ def expand(  # type: ignore[no-untyped-def]
                         edges[ne, 1] = p | flag | choice << CHOICE_AT
                         ne += 1
                 # the next combination of choices
-                k = used - 1
-                while k >= 0 and X[X_DIGITS + k] + 1 >= X[X_RADIX + k]:
-                    k -= 1
+                k = last_open(X, used)
                 if k < 0:
                     break
                 taken += 1
@@ -288,27 +328,8 @@ def expand(  # type: ignore[no-untyped-def]
                     break
                 X[X_DIGITS + k] += 1
                 depth = k + 1
-        if not busy:
-            if finished:
-                ctl[C_FINALS] += 1
-                at_rest(B, S, P, X)
-                note(X, distinct, ctl, base + head, -1, 0)
-                oh = X[X_HASH]
-                om = outcomes.shape[0] - 1
-                s2 = oh & om
-                while outcomes[s2, 1] >= 0 and outcomes[s2, 0] != oh:
-                    s2 = (s2 + 1) & om
-                if outcomes[s2, 1] < 0:
-                    outcomes[s2, 0] = oh
-                    outcomes[s2, 1] = base + head
-                    ctl[C_OUTCOMES] += 1
-            elif not crowded:
-                X[X_VIOL] = P[K_DEADLOCK]
-                X[X_VIOL + 1] = -1
-                X[X_VIOL + 2] = -1
-                X[X_VIOL + 3] = 0
-                X[X_VIOLATIONS] = 1
-                note(X, distinct, ctl, base + head, -1, 0)
+        if not busy and (finished or not crowded):
+            rested(B, S, P, X, distinct, ctl, outcomes, base + head, finished)
         if keep:
             able[base + head] = steppers
             begin[base + head + 1] = ne
@@ -318,20 +339,6 @@ def expand(  # type: ignore[no-untyped-def]
     ctl[C_TAIL] = tail
     ctl[C_STORED] = stored
     ctl[C_WHY] = why
-
-
-@jit
-def rehash(old, new, index, indexed):  # type: ignore[no-untyped-def]
-    mask = np.uint64(new.shape[0] - 1)
-    for i in range(old.shape[0]):
-        h = old[i]
-        if h != 0:
-            s = h & mask
-            while new[s] != 0:
-                s = (s + np.uint64(1)) & mask
-            new[s] = h
-            if index.shape[0] > 1:
-                indexed[s] = index[i]
 
 
 class Executor:
@@ -471,21 +478,10 @@ def _explore(
     t.X[X_EDGES:] = 0
     t.X[X_VIOLATIONS] = 0
     scratch = np.zeros(nw + 1, np.int64)
-    ctl = np.zeros(16, np.int64)
-    table = np.zeros(1 << 14, np.uint64)
-    cur = np.zeros((SLACK, nw), np.int64)
-    nxt = np.zeros((2 * SLACK, nw), np.int64)
-    cur[0] = first
-    parent = np.zeros(2 * SLACK, np.int64)
-    action = np.zeros(2 * SLACK, np.int64)
-    table[int(fingerprint_of(first, nw)) & (len(table) - 1)] = fingerprint_of(first, nw)
-    distinct = np.zeros((MAX_DISTINCT, 8), np.int64)
-    outcomes = np.full((1 << 10, 2), -1, np.int64)
-    ex = Exploration(automaton)
-    recorder = Recorder(automaton, graph, len(table))
-    ncur, base, depth = 1, 0, 0
-    ctl[C_STORED] = 1
-    budget = 20_000
+    ex = Exploration(automaton, counters=counts)
+    lv = Levels(automaton, first, fingerprint_of(first, nw), 20_000, 1000)
+    ctl = lv.ctl
+    recorder = Recorder(automaton, graph, len(lv.table))
     stop_reason = ""
     met = 0  # states when the memory model met something new: from there on only to twice as many, to meet more
     while True:
@@ -493,90 +489,35 @@ def _explore(
         c0 = time.perf_counter()
         before = int(ctl[C_HEAD])
         expand(
-            cur, ncur, base, nxt, table, parent, action, ctl, max_states, budget, exclusive, t.B, scratch, t.P, t.X,
-            counts, distinct, outcomes, watched, seen, recorder.index, recorder.begin, recorder.edges,
-            recorder.able, recorder.boundary,
+            lv.cur, lv.ncur, lv.base, lv.nxt, lv.table, lv.parent, lv.action, ctl, max_states, lv.budget, exclusive,
+            t.B, scratch, t.P, t.X, counts, lv.distinct, lv.outcomes, watched, seen, recorder.index, recorder.begin,
+            recorder.edges, recorder.able, recorder.boundary,
         )  # fmt: skip
         now = time.perf_counter()
-        why = int(ctl[C_WHY])
-        if why == WHY_PAUSE:
-            worked = max(1, int(ctl[C_HEAD]) - before)
-            budget = int(min(5_000_000, max(1000, worked * CHUNK_S / max(1e-6, now - c0))))
+        lv.paused(before, now - c0)
         if recorder.nbytes > max_memory // 2:
             recorder = Recorder(automaton, False, 0)  # what may be asked of the graph is not answered then
-        used = table.nbytes + cur.nbytes + nxt.nbytes + parent.nbytes + action.nbytes + recorder.nbytes
         if t.views and not met and news(t.P):
-            met = int(ctl[C_STORED])
-        if met and ctl[C_STORED] > 2 * met + 1000:
+            met = lv.stored
+        if met and lv.stored > 2 * met + 1000:
             stop_reason = LEARNT
-        elif ctl[C_STORED] > max_states:
-            stop_reason = f"limit of {max_states:,} states"
-        elif timeout is not None and now - t0 > timeout:
-            stop_reason = f"time limit of {timeout:g} s"
-        elif (why == WHY_TABLE and used + table.nbytes > max_memory) or (
-            why == WHY_FRONTIER and used + nxt.nbytes + parent.nbytes > max_memory
-        ):
-            stop_reason = f"memory limit of {max_memory / (1 << 20):,.0f} MiB"
-        if progress is not None:
-            ex.states, ex.transitions, ex.depth, ex.seconds = (
-                int(ctl[C_STORED]),
-                int(ctl[C_TRANSITIONS]),
-                depth,
-                now - t0,
-            )
-            progress(ex, int(ctl[C_TAIL]) + ncur - int(ctl[C_HEAD]))
+        else:
+            stop_reason = lv.limit(recorder.nbytes, max_states, max_memory, timeout, now - t0)
+        lv.tell(ex, progress, now - t0)
         if stop_reason:
             break
-        if why == WHY_TABLE:
-            bigger = np.zeros(len(table) * 2, np.uint64)
-            places = recorder.bigger_index(len(bigger))
-            rehash(table, bigger, recorder.index, places)
-            table, recorder.index = bigger, places
-        elif why == WHY_EDGES:
-            recorder.grow(int(ctl[C_EDGES]), int(ctl[C_STORED]), SLACK)
-        elif why == WHY_FRONTIER:
-            if int(ctl[C_TAIL]) + SLACK > len(nxt):
-                nxt = np.concatenate([nxt, np.zeros_like(nxt)])
-            if int(ctl[C_STORED]) + SLACK > len(parent):
-                parent = np.concatenate([parent, np.zeros_like(parent)])
-                action = np.concatenate([action, np.zeros_like(action)])
-        elif why == WHY_OUTCOMES:
-            bigger2 = np.full((len(outcomes) * 2, 2), -1, np.int64)
-            for h, s in outcomes[outcomes[:, 1] >= 0]:
-                k = int(h) & (len(bigger2) - 1)
-                while bigger2[k, 1] >= 0:
-                    k = (k + 1) & (len(bigger2) - 1)
-                bigger2[k] = h, s
-            outcomes = bigger2
-        elif why == WHY_DONE:
-            base += ncur
-            ncur = int(ctl[C_TAIL])
-            ctl[C_HEAD] = ctl[C_TAIL] = 0
-            if ncur == 0:
-                break
-            depth += 1
-            cur, nxt = nxt, cur
-            if len(nxt) < 2 * SLACK:
-                nxt = np.zeros((2 * SLACK, nw), np.int64)
-    n = int(ctl[C_STORED])
-    ex.states, ex.transitions, ex.finals, ex.depth = n, int(ctl[C_TRANSITIONS]), int(ctl[C_FINALS]), depth
-    ex.parent, ex.action = parent[:n].copy(), action[:n].copy()
-    ex.counters = counts
-    ex.graph = None if stop_reason else recorder.graph(n, int(ctl[C_EDGES]))
-    ex.outcomes = {int(h): int(s) for h, s in outcomes if s >= 0}
-    ex.complete, ex.reason = not stop_reason, stop_reason
-    for row in distinct[: int(ctl[C_DISTINCT])]:
-        k, pc, pool, index, state, process, choice, count = (int(x) for x in row)
-        cell = -1
-        if pc < -1:  # a rule about a cell
-            cell, pc = -2 - pc, -1
-        ex.violations.append(Found(k, pc, pool, index, state, process, choice, count, cell))
-    n = len(automaton.lock_classes)
-    edges = t.X[X_EDGES : X_EDGES + n * n].reshape(n, n)
-    for i, j in zip(*np.nonzero(edges), strict=True):
-        ex.edges.append((int(i), int(j), int(edges[i, j]) - 1))
-    ex.bytes = table.nbytes + cur.nbytes + nxt.nbytes + parent.nbytes + action.nbytes
-    ex.seconds = time.perf_counter() - t0
+        if lv.why == WHY_TABLE:
+            places = recorder.bigger_index(2 * len(lv.table))
+            lv.larger_table(recorder.index, places)
+            recorder.index = places
+        elif lv.why == WHY_EDGES:
+            recorder.grow(int(ctl[C_EDGES]), lv.stored, SLACK)
+        elif lv.why != WHY_DONE:
+            lv.make_room()
+        elif not lv.deeper():
+            break
+    ex.graph = None if stop_reason else recorder.graph(lv.stored, int(ctl[C_EDGES]))
+    lv.fill(ex, t.X, stop_reason, time.perf_counter() - t0)
     return ex
 
 

@@ -67,8 +67,10 @@ class Exploration:
 
         Where parents were not kept (many states, several threads), the states up to that depth are explored again.
         """
-        if self.retrace is not None:
-            return self.retrace(state)
+        return self.steps_to(state) if self.retrace is None else self.retrace(state)
+
+    def steps_to(self, state: int) -> list[tuple[int, int]]:
+        """The steps between states by which one was first reached: its parents', with `parent` and `action`."""
         out = []
         while state > 0:
             a = int(self.action[state])

@@ -27,18 +27,27 @@ SETS = 4
 IDS = 1 << 15
 EDGES = 1 << 18
 # Q: numbers, then of each process which bits of its region make up its control
-Q_IDS, Q_EDGES, Q_NEWS, Q_LOST, Q_WIDTH, Q_REGION, Q_NPROC, Q_SPARE = range(8)
-Q_MASKS = 8
+Q_IDS, Q_EDGES, Q_NEWS, Q_LOST, Q_WIDTH, Q_REGION, Q_MASKS = range(7)
 # of a process that cannot step: how many cells it looked at to find that (0: it can, or they are too many), then these
 ASLEEP_ROW = 16
 ALL = (1 << 64) - 1
 
 
+_masks: dict[int, tuple[Automaton, NDArray[np.int64]]] = {}
+
+
 def control_masks(a: Automaton) -> NDArray[np.int64]:
-    """Of each process, the bits of its region (processes x words) that make up its control."""
+    """Of each process, the bits of its region (processes x words) that make up its control; looked for once."""
+    if id(a) not in _masks:
+        _masks[id(a)] = a, _control_masks(a)  # with the automaton, so that its number stays its own
+    return _masks[id(a)][1]
+
+
+def _control_masks(a: Automaton) -> NDArray[np.int64]:
     region = max(p.words for p in a.processes)
     out = np.zeros((len(a.processes), max(region, a.masks.shape[1])), np.uint64)
-    slots = {a.pc_slot} | {int(r[1]) for r in a.code if int(r[0]) == Op.CALL}
+    calls = np.flatnonzero(a.code[:, 0] == Op.CALL).tolist()
+    slots = {a.pc_slot} | set(a.code[calls, 1].tolist())
     for i, p in enumerate(a.processes):
         if p.base >= a.observer_base or p.words < 1:
             continue
@@ -47,8 +56,8 @@ def control_masks(a: Automaton) -> NDArray[np.int64]:
             if word < p.words:
                 out[i, word] |= np.uint64((mask & ALL) << shift & ALL)
         mine = a.where[p.entry].function
-        for pc, (r, w) in enumerate(zip(a.code, a.where, strict=True)):
-            if int(r[0]) == Op.CALL and w.function == mine and not w.chain:
+        for pc in calls:
+            if a.where[pc].function == mine and not a.where[pc].chain:
                 out[i, : a.masks.shape[1]] |= a.masks[pc].view(np.uint64)
     return out.view(np.int64)
 
@@ -60,7 +69,7 @@ class Futures:
         masks = control_masks(a)
         width = (cells + 63) // 64
         self.Q = np.concatenate([np.zeros(Q_MASKS, np.int64), masks.reshape(-1)])
-        self.Q[Q_WIDTH], self.Q[Q_REGION], self.Q[Q_NPROC] = width, masks.shape[1], len(a.processes)
+        self.Q[Q_WIDTH], self.Q[Q_REGION] = width, masks.shape[1]
         self.keys = np.zeros(2 * IDS, np.int64)  # then those that there are, in the order in which they were met
         self.known = np.zeros(IDS * SETS * width, np.int64)
         self.own = np.zeros(IDS * SETS * width, np.int64)
@@ -115,9 +124,9 @@ def leads(Q, known, edges, i, j, drained):  # type: ignore[no-untyped-def]
             edges[s] = e
             edges[EDGES + Q[Q_EDGES]] = s
             Q[Q_EDGES] += 1
-            n = Q[Q_WIDTH] * (EARLY if drained else SETS)
-            for w in range(n):
-                if known[j * SETS * Q[Q_WIDTH] + w] & ~known[i * SETS * Q[Q_WIDTH] + w]:
+            row = SETS * Q[Q_WIDTH]
+            for w in range(Q[Q_WIDTH] * (EARLY if drained else SETS)):
+                if known[j * row + w] & ~known[i * row + w]:
                     Q[Q_NEWS] += 1
                     break
             return
@@ -177,7 +186,7 @@ def asleep_but_for(W, R, Q, known, at, Z, before, q, p, nproc):  # type: ignore[
 
 
 @jit
-def waits_on(Z, q, cell, nproc):  # type: ignore[no-untyped-def]
+def waits_on(Z, q, cell):  # type: ignore[no-untyped-def]
     """Whether `q`, which cannot step, looked at `cell` to find that."""
     z = q * ASLEEP_ROW
     for j in range(Z[z]):  # noqa: SIM110

@@ -7,7 +7,7 @@ from pathlib import Path
 from seqfault.compile.jit import make_cfunc, make_jit
 
 COMPILED = (
-    "../compile/counts.py", "counts.py", "engine.py", "graph.py", "interp.py", "jit.py", "memory.py",
+    "../compile/counts.py", "counts.py", "engine.py", "graph.py", "interp.py", "jit.py", "levels.py", "memory.py",
     "memory_buffers.py", "memory_sc.py", "orders.py", "races.py", "raw.py", "slots.py", "tables.py",
     "watch.py",
 )  # fmt: skip
@@ -23,5 +23,5 @@ VIEWS_FILES = [*FILES, *(HERE / name for name in VIEWS)]
 jit_views = make_jit("views", VIEWS_FILES)
 cfunc_views = make_cfunc("views", VIEWS_FILES)
 jit_search = make_jit("search", [*FILES, *(HERE / name for name in SEARCH)])
-MOVING = ("engine.py", "commute.py", "moving.py", "private.py", "relief.py", *SEARCH, *VIEWS)
+MOVING = ("commute.py", "moving.py", "private.py", "relief.py", *SEARCH, *VIEWS)
 jit_moving = make_jit("moving", [*FILES, *(HERE / name for name in MOVING)])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
-from seqfault.compile.work import LOOK, MAX_ACCESSED, OBJECT, READ, X_ACCESSED
+from seqfault.compile.work import CELL, LOOK, MAX_ACCESSED, OBJECT, READ, X_ACCESSED
 from seqfault.explore.jit import jit_search as jit
 from seqfault.explore.locksets import against, holding, lock_rows
 from seqfault.explore.slots import put
@@ -97,7 +97,7 @@ def locks_touched(W, X):  # type: ignore[no-untyped-def]
     """Whether an access in X is to a cell of a lock."""
     for j in range(min(X[X_ACCESSED], np.int64(MAX_ACCESSED))):
         code = X[X_ACCESSED + 1 + j]
-        cell = code >> 2
+        cell = (code >> 2) & CELL
         many = np.int64(1)
         if code & 3 == OBJECT:
             many = W[W[W_STRIDE] + cell]

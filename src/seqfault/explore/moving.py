@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from seqfault.compile.work import OBJECT, WRITE
-from seqfault.explore.commute import BUFFERED, CELL, chooses, fenced, learn, locks_touched, moves
-from seqfault.explore.engine import (
+from seqfault.compile.work import CELL, OBJECT, WRITE
+from seqfault.explore.commute import BUFFERED, chooses, fenced, learn, moves
+from seqfault.explore.engine import encode, fingerprint, note, rested
+from seqfault.explore.futures import ASLEEP_ROW, Q_LOST, control, leads, waits_on
+from seqfault.explore.interp import get, step, violate
+from seqfault.explore.jit import jit_moving as jit
+from seqfault.explore.levels import (
     C_EDGES,
-    C_FINALS,
     C_HEAD,
     C_OUTCOMES,
     C_STORED,
@@ -24,24 +27,17 @@ from seqfault.explore.engine import (
     WHY_OUTCOMES,
     WHY_PAUSE,
     WHY_TABLE,
-    at_rest,
-    encode,
-    fingerprint,
-    note,
 )
-from seqfault.explore.futures import ASLEEP_ROW, Q_LOST, control, leads, waits_on
-from seqfault.explore.interp import get, step, violate
-from seqfault.explore.jit import jit_moving as jit
 from seqfault.explore.memory_buffers import buffer_of, count, is_buffer
-from seqfault.explore.movers import CHAIN, LEFT, RIGHT, TRIES, W_WAITS, close, held, robbed
+from seqfault.explore.movers import CHAIN, LEFT, RIGHT, TRIES, W_WAITS, close, held, locks_touched, robbed
 from seqfault.explore.movers import TAKES as MOVES_TAKES
 from seqfault.explore.private import own
 from seqfault.explore.relief import blocked, holder, relieve
+from seqfault.explore.slots import last_open
 from seqfault.explore.tables import (
     DISABLED,
     K_BUFFER,
     K_CHOICES,
-    K_DEADLOCK,
     M_HALT,
     M_MEMORY,
     M_NW,
@@ -61,7 +57,6 @@ from seqfault.explore.tables import (
     X_COUNTED,
     X_COUNTS,
     X_DIGITS,
-    X_HASH,
     X_RADIX,
     X_SEQ,
     X_TRACE,
@@ -124,9 +119,7 @@ def look(B, C, P, Z, X, q):  # type: ignore[no-untyped-def]
                     return
                 Z[z + 1 + n] = cell
                 n += 1
-        k = X[X_USED] - 1
-        while k >= 0 and X[X_DIGITS + k] + 1 >= X[X_RADIX + k]:
-            k -= 1
+        k = last_open(X, X[X_USED])
         if k < 0:
             Z[z] = n
             return
@@ -135,13 +128,13 @@ def look(B, C, P, Z, X, q):  # type: ignore[no-untyped-def]
 
 
 @jit
-def stirs(Z, X, q, takes, nproc):  # type: ignore[no-untyped-def]
+def stirs(Z, X, q, takes):  # type: ignore[no-untyped-def]
     """Whether a step may have changed whether `q` can step: it stored where `q` looked, or took a lock."""
     if takes:
         return True
     for j in range(min(X[X_ACCESSED], np.int64(MAX_ACCESSED))):
         code = X[X_ACCESSED + 1 + j]
-        if code & 3 == WRITE and waits_on(Z, q, (code >> 2) & CELL, nproc):
+        if code & 3 == WRITE and waits_on(Z, q, (code >> 2) & CELL):
             return True
     return False
 
@@ -151,7 +144,7 @@ def after_step(B, C, P, Z, X, p, takes, nproc):  # type: ignore[no-untyped-def]
     """Who can step, after a step of `p` to C."""
     bits = np.int64(0)
     for q in range(nproc):
-        if q != p and stirs(Z, X, q, takes, nproc):
+        if q != p and stirs(Z, X, q, takes):
             bits |= np.int64(1) << q
     Z[p * ASLEEP_ROW] = 0
     for q in range(nproc):
@@ -453,9 +446,7 @@ def expand(  # type: ignore[no-untyped-def]
                 for k in range(used):
                     X[X_DIGITS + k] = digits[k]
                     X[X_RADIX + k] = digits[32 + k]
-                k = used - 1
-                while k >= 0 and X[X_DIGITS + k] + 1 >= X[X_RADIX + k]:
-                    k -= 1
+                k = last_open(X, used)
                 if k < 0:
                     break
                 taken += 1
@@ -466,27 +457,8 @@ def expand(  # type: ignore[no-untyped-def]
                     break
                 X[X_DIGITS + k] += 1
                 depth = k + 1
-        if not busy:
-            if finished:
-                ctl[C_FINALS] += 1
-                at_rest(B, S, P, X)
-                note(X, distinct, ctl, base + head, -1, 0)
-                oh = X[X_HASH]
-                om = outcomes.shape[0] - 1
-                s2 = oh & om
-                while outcomes[s2, 1] >= 0 and outcomes[s2, 0] != oh:
-                    s2 = (s2 + 1) & om
-                if outcomes[s2, 1] < 0:
-                    outcomes[s2, 0] = oh
-                    outcomes[s2, 1] = base + head
-                    ctl[C_OUTCOMES] += 1
-            elif not crowded:
-                X[X_VIOL] = P[K_DEADLOCK]
-                X[X_VIOL + 1] = -1
-                X[X_VIOL + 2] = -1
-                X[X_VIOL + 3] = 0
-                X[X_VIOLATIONS] = 1
-                note(X, distinct, ctl, base + head, -1, 0)
+        if not busy and (finished or not crowded):
+            rested(B, S, P, X, distinct, ctl, outcomes, base + head, finished)
         head += 1
     ctl[C_EDGES] = ne
     ctl[C_HEAD] = head

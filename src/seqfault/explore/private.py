@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
-from seqfault.compile.work import ATOMIC_CELL, OBJECT, READ, WRITE
+from seqfault.compile.work import CELL, OBJECT, READ, WRITE
 from seqfault.explore.jit import jit_moving as jit
 from seqfault.explore.memory_buffers import load
 from seqfault.explore.slots import get
@@ -22,7 +22,6 @@ from seqfault.explore.tables import M_MEMORY, M_NW, MAX_ACCESSED, O_TAB, SLOT, X
 # that it points to (plus one; 0: it is a number, -1: a number that may stand for an object); of each object its struct,
 # and what a pointer to it is; of each struct how far it is believed
 Y_OBJECTS, Y_CELLS, Y_OF, Y_STATE, Y_TARGET, Y_STRUCT, Y_POINTER, Y_BELIEF = range(8)
-CELL = ATOMIC_CELL - 1
 BITS, A_WORD = 5, 12  # an owner is a process plus one
 TYPED, WIDE, NONE = 2, 1, 0  # a pointer is stored; or a number that may stand for an object, too; no claim
 

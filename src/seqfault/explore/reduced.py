@@ -11,31 +11,9 @@ from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
 from seqfault.explore import interrupt, moving
-from seqfault.explore.engine import (
-    C_DISTINCT,
-    C_EDGES,
-    C_FINALS,
-    C_HEAD,
-    C_STORED,
-    C_TAIL,
-    C_TRANSITIONS,
-    C_WHY,
-    CHUNK_S,
-    MAX_DISTINCT,
-    SLACK,
-    WHY_DONE,
-    WHY_EDGES,
-    WHY_FRONTIER,
-    WHY_OUTCOMES,
-    WHY_PAUSE,
-    WHY_TABLE,
-    Executor,
-    Exploration,
-    Found,
-    fingerprint_of,
-    rehash,
-)
+from seqfault.explore.engine import Executor, Exploration, fingerprint_of
 from seqfault.explore.futures import ASLEEP_ROW, Q_LOST, Q_NEWS, Futures
+from seqfault.explore.levels import C_EDGES, C_HEAD, C_WHY, SLACK, WHY_DONE, WHY_EDGES, WHY_TABLE, Levels
 from seqfault.explore.memory_buffers import address, buffer_of, count, is_buffer, together
 from seqfault.explore.memory_settle import news
 from seqfault.explore.memory_views import U_CLASSES, U_KEYS, U_KNOWN, U_Q, U_RACY
@@ -218,29 +196,16 @@ def _explore(
     t0: float,
 ) -> Exploration:
     a, t, f = r.a, r.t, r.futures
-    nw = r.words
     counts = np.zeros(max(1, len(a.counters)), np.int64)
-    ctl = np.zeros(16, np.int64)
     log = np.zeros(1, np.int64)
-    table = np.zeros(1 << 12, np.uint64)
-    while len(table) * 6 // 10 < 2 * SLACK:
-        table = np.zeros(len(table) * 2, np.uint64)
-    cur = np.zeros((SLACK, nw), np.int64)
-    nxt = np.zeros((2 * SLACK, nw), np.int64)
-    ex = Exploration(a)
-    first = r.begin(ctl, counts, log)
-    cur[0] = first
-    parent = np.zeros(2 * SLACK, np.int64)
-    action = np.zeros(2 * SLACK, np.int64)
-    h = fingerprint_of(first, nw)
-    table[int(h) & (len(table) - 1)] = h
-    index = np.zeros(len(table) if graph else 1, np.int32)
+    opening = np.zeros(16, np.int64)
+    first = r.begin(opening, counts, log)
+    ex = Exploration(a, counters=counts)
+    lv = Levels(a, first, fingerprint_of(first, r.words), 2_000, 500)
+    ctl = lv.ctl
+    ctl[C_LOST] = opening[C_LOST]
+    index = np.zeros(len(lv.table) if graph else 1, np.int32)
     edges = np.zeros((2 * SLACK if graph else 1, 2), np.int32)
-    distinct = np.zeros((MAX_DISTINCT, 8), np.int64)
-    outcomes = np.full((1 << 10, 2), -1, np.int64)
-    ncur, base, depth = 1, 0, 0
-    ctl[C_STORED] = 1
-    budget = 2_000
     reason = ""
     met = 0
     while True:
@@ -248,105 +213,49 @@ def _explore(
         c0 = time.perf_counter()
         before = int(ctl[C_HEAD])
         moving.expand(
-            cur, ncur, base, nxt, table, parent, action, ctl, max_states, budget, t.B, r.S, r.C, r.S2, t.P, t.X, counts,
-            distinct, outcomes, *r.shared(), index, edges,
+            lv.cur, lv.ncur, lv.base, lv.nxt, lv.table, lv.parent, lv.action, ctl, max_states, lv.budget, t.B, r.S, r.C,
+            r.S2, t.P, t.X, counts, lv.distinct, lv.outcomes, *r.shared(), index, edges,
         )  # fmt: skip
         now = time.perf_counter()
-        why = int(ctl[C_WHY])
-        if why == WHY_PAUSE:
-            worked = max(1, int(ctl[C_HEAD]) - before)
-            budget = int(min(5_000_000, max(500, worked * CHUNK_S / max(1e-6, now - c0))))
-        used = table.nbytes + cur.nbytes + nxt.nbytes + parent.nbytes + action.nbytes + index.nbytes + edges.nbytes
+        lv.paused(before, now - c0)
         if not met and (f.Q[Q_NEWS] or (t.views and news(t.P))):
-            met = int(ctl[C_STORED])
+            met = lv.stored
         if ctl[C_LOST] or f.Q[Q_LOST]:
             reason = LOST
-        elif met and ctl[C_STORED] > MORE * met + 256:
+        elif met and lv.stored > MORE * met + 256:
             reason = GROWN
         elif interrupt.asked():
             reason = interrupt.INTERRUPTED
-        elif ctl[C_STORED] > max_states:
-            reason = f"limit of {max_states:,} states"
-        elif timeout is not None and now - t0 > timeout:
-            reason = f"time limit of {timeout:g} s"
-        elif (why == WHY_TABLE and used + table.nbytes > max_memory) or (
-            why == WHY_FRONTIER and used + nxt.nbytes + parent.nbytes > max_memory
-        ):
-            reason = f"memory limit of {max_memory / (1 << 20):,.0f} MiB"
-        if progress is not None:
-            ex.states, ex.transitions, ex.depth, ex.seconds = (
-                int(ctl[C_STORED]), int(ctl[C_TRANSITIONS]), depth, now - t0,
-            )  # fmt: skip
-            progress(ex, int(ctl[C_TAIL]) + ncur - int(ctl[C_HEAD]))
+        else:
+            reason = lv.limit(index.nbytes + edges.nbytes, max_states, max_memory, timeout, now - t0)
+        lv.tell(ex, progress, now - t0)
         if reason:
             break
-        if why == WHY_TABLE:
-            bigger = np.zeros(len(table) * 2, np.uint64)
-            places = np.zeros(len(bigger) if graph else 1, np.int32)
-            rehash(table, bigger, index, places)
-            table, index = bigger, places
-        elif why == WHY_EDGES:
+        if lv.why == WHY_TABLE:
+            places = np.zeros(2 * len(lv.table) if graph else 1, np.int32)
+            lv.larger_table(index, places)
+            index = places
+        elif lv.why == WHY_EDGES:
             edges = np.concatenate([edges, np.zeros_like(edges)])
-        elif why == WHY_FRONTIER:
-            if int(ctl[C_TAIL]) + SLACK > len(nxt):
-                nxt = np.concatenate([nxt, np.zeros_like(nxt)])
-            if int(ctl[C_STORED]) + SLACK > len(parent):
-                parent = np.concatenate([parent, np.zeros_like(parent)])
-                action = np.concatenate([action, np.zeros_like(action)])
-        elif why == WHY_OUTCOMES:
-            bigger2 = np.full((len(outcomes) * 2, 2), -1, np.int64)
-            for oh, s in outcomes[outcomes[:, 1] >= 0]:
-                k = int(oh) & (len(bigger2) - 1)
-                while bigger2[k, 1] >= 0:
-                    k = (k + 1) & (len(bigger2) - 1)
-                bigger2[k] = oh, s
-            outcomes = bigger2
-        elif why == WHY_DONE:
-            base += ncur
-            ncur = int(ctl[C_TAIL])
-            ctl[C_HEAD] = ctl[C_TAIL] = 0
-            if ncur == 0:
-                break
-            depth += 1
-            cur, nxt = nxt, cur
-            if len(nxt) < 2 * SLACK:
-                nxt = np.zeros((2 * SLACK, nw), np.int64)
-    n = int(ctl[C_STORED])
-    ex.states, ex.transitions, ex.finals, ex.depth = n, int(ctl[C_TRANSITIONS]), int(ctl[C_FINALS]), depth
+        elif lv.why != WHY_DONE:
+            lv.make_room()
+        elif not lv.deeper():
+            break
+    n = lv.stored
     ex.moved = int(ctl[C_MOVED])
-    ex.parent, ex.action = parent[:n].copy(), action[:n].copy()
-    ex.counters = counts
-    ex.outcomes = {int(oh): int(s) for oh, s in outcomes if s >= 0}
-    ex.complete, ex.reason = not reason, reason
     if graph and not reason:
         rooms = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int32), np.zeros(n + 1, np.uint8)
         ex.cyclic = not acyclic(edges, int(ctl[C_EDGES]), n, *rooms)
-    ex.retrace = Retrace(r, ex.parent, ex.action)
-    for row in distinct[: int(ctl[C_DISTINCT])]:
-        k, pc, pool, i, state, process, choice, count = (int(x) for x in row)
-        cell = -1
-        if pc < -1:  # a rule about a cell
-            cell, pc = -2 - pc, -1
-        ex.violations.append(Found(k, pc, pool, i, state, process, choice, count, cell))
-    m = len(a.lock_classes)
-    order = t.X[X_EDGES : X_EDGES + m * m].reshape(m, m)
-    for i, j in zip(*np.nonzero(order), strict=True):
-        ex.edges.append((int(i), int(j), int(order[i, j]) - 1))
-    ex.bytes = table.nbytes + cur.nbytes + nxt.nbytes + parent.nbytes + action.nbytes
-    ex.seconds = time.perf_counter() - t0
+    lv.fill(ex, t.X, reason, time.perf_counter() - t0)
+    ex.retrace = Retrace(r, ex)
     return ex
 
 
 class Retrace:
     """Paths to the states of an exploration with movers."""
 
-    def __init__(self, r: Reduced, parent: Int64, action: Int64):
-        self.r, self.parent, self.action = r, parent, action
+    def __init__(self, r: Reduced, ex: Exploration):
+        self.r, self.ex = r, ex
 
     def __call__(self, state: int) -> list[tuple[int, int]]:
-        out = []
-        while state > 0:
-            k = int(self.action[state])
-            out.append((k & 255, k >> 8))
-            state = int(self.parent[state])
-        return self.r.path(out[::-1])
+        return self.r.path(self.ex.steps_to(state))

@@ -26,6 +26,7 @@ from seqfault.explore.movers import (
     robbed,
 )
 from seqfault.explore.raw import call2, call5, call7, compare_and_swap, fetch_add, high, prefetch
+from seqfault.explore.slots import last_open
 from seqfault.explore.tables import (
     DISABLED,
     K_CHOICES,
@@ -542,9 +543,7 @@ def work(  # type: ignore[no-untyped-def]
                         rec[m, 0] = head
                         rec[m, 1] = p + 256 * choice
                         m += 1
-                k = used - 1
-                while k >= 0 and X[X_DIGITS + k] + 1 >= X[X_RADIX + k]:
-                    k -= 1
+                k = last_open(X, used)
                 if k < 0:
                     break
                 taken += 1

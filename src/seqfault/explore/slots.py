@@ -48,3 +48,12 @@ def mix(h):  # type: ignore[no-untyped-def]
     h *= np.uint64(0xD6E8FEB86659FD93)
     h ^= h >> np.uint64(32)
     return h
+
+
+@jit
+def last_open(X, used):  # type: ignore[no-untyped-def]
+    """The last of a step's `used` choices that has another alternative; -1: none has."""
+    k = used - 1
+    while k >= 0 and X[X_DIGITS + k] + 1 >= X[X_RADIX + k]:
+        k -= 1
+    return k

@@ -14,7 +14,7 @@ from seqfault.explore import memory, memory_views
 from seqfault.explore.engine import Executor
 from seqfault.explore.memory import LKMM
 from seqfault.explore.memory_buffers import address, buffer_of, count
-from seqfault.explore.replay import Access, Step, knowing
+from seqfault.explore.replay import TRACE_ROOM, Access, Step, knowing
 from seqfault.explore.tables import DISABLED, T_LOAD
 
 MB, RMB, WMB = 1, 2, 3  # Op.FENCE
@@ -52,6 +52,8 @@ def old_reads(
     if a.memory == "sc":
         return out
     ex = knowing(a, init, rom, list(schedule))
+    traced = Executor(a, rom, trace_room=TRACE_ROOM)
+    traced.P[:] = ex.P  # what is known of memory, too
     units = {} if views else {p: int(buffer_of(ex.P, p)) for p in range(len(a.processes))}
     for s in steps:
         for x in s.accesses:
@@ -79,7 +81,7 @@ def old_reads(
                     continue
                 k = len(here) - x.behind - 1 if views else len(here) - 1
                 source = here[k] if k >= 0 else None
-                barriers = _preventing(a, init, rom, schedule, s, x, newer[0])
+                barriers = _preventing(traced, init, schedule, s, x, newer[0])
                 out.append(OldRead(s, x, source, newer, not views, barriers))
     return out
 
@@ -90,23 +92,22 @@ def _buffered(ex: Executor, s: Step, x: Access) -> bool:
 
 
 def _preventing(
-    a: Automaton, init: NDArray[np.uint64], rom: NDArray[np.int64], schedule: Sequence[tuple[int, int]],
-    load: Step, access: Access, store: Step,
-) -> tuple[tuple[str, Step, bool], ...]:  # fmt: skip
+    ex: Executor, init: NDArray[np.uint64], schedule: Sequence[tuple[int, int]], load: Step, access: Access, store: Step
+) -> tuple[tuple[str, Step, bool], ...]:
     """The weakest barriers, of those tried, with which the load cannot take that store."""
     reader, writer = (load.number, False), (store.number, True)
     tries: list[Fences] = [{writer: (store.process, MB)}]
-    if a.memory.startswith(LKMM):
+    if ex.views:
         tries = [
             {reader: (load.process, RMB)},
             {writer: (store.process, WMB)},
             {reader: (load.process, RMB), writer: (store.process, WMB)},
             {reader: (load.process, MB), writer: (store.process, MB)},
         ]
-    elif a.memory.startswith("pso"):
+    elif ex.a.memory.startswith("pso"):
         tries = [{writer: (store.process, WMB)}, *tries]
     for fences in tries:
-        if not _still(a, init, rom, schedule, load, access, fences):
+        if not _still(ex, init, schedule, load, access, fences):
             return tuple(
                 (NAMES[kind], load if where == reader else store, where[1]) for where, (_, kind) in fences.items()
             )
@@ -114,13 +115,11 @@ def _preventing(
 
 
 def _still(
-    a: Automaton, init: NDArray[np.uint64], rom: NDArray[np.int64], schedule: Sequence[tuple[int, int]],
-    load: Step, access: Access, fences: Fences,
+    ex: Executor, init: NDArray[np.uint64], schedule: Sequence[tuple[int, int]], load: Step, access: Access,
+    fences: Fences,
 ) -> bool:  # fmt: skip
     """Whether the load takes the same store although there are barriers."""
-    ex = knowing(a, init, rom, list(schedule))
     at = load.accesses.index(access)
-    ex = Executor(a, rom, trace_room=4096) if not ex.views else _traced(ex, rom)
     words = ex.start(init)
     fence = memory_views.fence if ex.views else memory.fence
     for n, (p, choice) in enumerate(schedule[: load.number + 1]):
@@ -136,10 +135,3 @@ def _still(
     loads = [(int(k) >> 8, int(c), int(v)) for k, _, c, v in rows if int(k) & 255 == T_LOAD]
     before = [x for x in load.accesses[:at] if x.kind == "load"]
     return len(loads) > len(before) and loads[len(before)] == (access.behind, access.cell, access.value)
-
-
-def _traced(ex: Executor, rom: NDArray[np.int64]) -> Executor:
-    """An executor that knows what `ex` knows, with room for events."""
-    new = Executor(ex.a, rom, trace_room=4096)
-    new.P[:] = ex.P
-    return new
