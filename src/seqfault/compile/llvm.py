@@ -84,12 +84,15 @@ class Module:
 
     def text(self) -> str:
         out = [t for f in self.unit.functions.values() for t in Body(self, f).lines]
-        out.append('!0 = !{!"branch_weights", i32 1, i32 100000}')
-        out.append('!1 = !{!"cells"}')
+        return "\n".join([*out, *self.metadata()]) + "\n"
+
+    def metadata(self) -> list[str]:
+        """What the functions' text refers to; known when all of it is made."""
+        out = ['!0 = !{!"branch_weights", i32 1, i32 100000}', '!1 = !{!"cells"}']
         for key, n in self.tbaa.items():
             out.append(f'!{2 + 2 * n} = !{{!"{key}", !1}}')
             out.append(f"!{3 + 2 * n} = !{{!{2 + 2 * n}, !{2 + 2 * n}, i64 0}}")
-        return "\n".join(out) + "\n"
+        return out
 
 
 def loop_heads(f: Function) -> set[int]:

@@ -12,7 +12,7 @@ import os
 import pickle
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -153,13 +153,16 @@ class NativeProgram:
 
     def unit(self) -> Unit:
         """The functions as nodes, tidied, with ranges."""
-        unit = Unit(self.layout, self.binds)
-        for fn in self.entries.values():
+        return self.compiled(Unit(self.layout, self.binds), self.entries.values(), Words)
+
+    def compiled(self, unit: Unit, roots: Iterable[Callable[..., Any]], words: type[Words]) -> Unit:
+        """`unit` with the functions `roots` and all that they call, by this compiler of words."""
+        for fn in roots:
             if fn not in unit.functions:
                 function_for(unit, fn)
         while unit.queue:
             fn = unit.queue.pop(0)
-            Words(unit, unit.functions[fn]).compile(fn)
+            words(unit, unit.functions[fn]).compile(fn)
         fns = list(unit.functions.values())
         for f in fns:
             tidy(f, False)

@@ -314,12 +314,7 @@ class RawModule(Module):
                 out.append(self.definition(f, f"%v = ptrtoint ptr {name} to i64"))
             else:
                 out += Body(self, f).lines
-        out.append('!0 = !{!"branch_weights", i32 1, i32 100000}')
-        out.append('!1 = !{!"cells"}')
-        for key, n in self.tbaa.items():
-            out.append(f'!{2 + 2 * n} = !{{!"{key}", !1}}')
-            out.append(f"!{3 + 2 * n} = !{{!{2 + 2 * n}, !{2 + 2 * n}, i64 0}}")
-        return "\n".join(out) + "\n"
+        return "\n".join([*out, *self.metadata()]) + "\n"
 
     def definition(self, f: Function, body: str) -> str:
         params = "".join(f", i64 %p{i}" for i in range(len(f.params)))

@@ -17,10 +17,9 @@ from seqfault.compile.builder import Unit, Val
 from seqfault.compile.digest import files_digest
 from seqfault.compile.ir import Access, Const, Node
 from seqfault.compile.llvm import Body, Module
-from seqfault.compile.native import NativeProgram, function_for
+from seqfault.compile.native import NativeProgram
 from seqfault.compile.native_runtime import C_CPU, C_MEM, C_PROCESS, RUNTIME, wrapper
 from seqfault.compile.ops import Op
-from seqfault.compile.passes import check_assigned, infer_ranges, liveness, tidy
 from seqfault.compile.source import Func, reach, source_of
 from seqfault.compile.words import Words
 from seqfault.kernel.layout import Layout
@@ -280,12 +279,7 @@ class TimedModule(Module):
             if fn.__module__ in ("seqfault.price.clock", "seqfault.price.locks")
         }
         out = [t for f in self.unit.functions.values() for t in TimedBody(self, f).lines]
-        out.append('!0 = !{!"branch_weights", i32 1, i32 100000}')
-        out.append('!1 = !{!"cells"}')
-        for key, n in self.tbaa.items():
-            out.append(f'!{2 + 2 * n} = !{{!"{key}", !1}}')
-            out.append(f"!{3 + 2 * n} = !{{!{2 + 2 * n}, !{2 + 2 * n}, i64 0}}")
-        return "\n".join(out) + "\n"
+        return "\n".join([*out, *self.metadata()]) + "\n"
 
 
 def thread(main: str, finish: str) -> str:
@@ -351,19 +345,7 @@ class TimedProgram(NativeProgram):
         unit = Unit(self.layout, self.binds)
         unit.instead = self.instead  # type: ignore[attr-defined]
         unit.lines = self.lines  # type: ignore[attr-defined]
-        for fn in [*self.entries.values(), *HOOKS.values()]:
-            if fn not in unit.functions:
-                function_for(unit, fn)
-        while unit.queue:
-            fn = unit.queue.pop(0)
-            TimedWords(unit, unit.functions[fn]).compile(fn)
-        fns = list(unit.functions.values())
-        for f in fns:
-            tidy(f, False)
-            assert f.entry is not None
-            check_assigned(f, liveness(f)[0][id(f.entry)])
-        infer_ranges(fns, self.layout)
-        return unit
+        return self.compiled(unit, [*self.entries.values(), *HOOKS.values()], TimedWords)
 
     def llvm_text(self) -> tuple[str, Module, Unit]:
         llvm.initialize_native_asmparser()
