@@ -12,12 +12,7 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
     Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
 )
 
 from seqfault.cli import BAD_INPUT, EXIT, BadInput, dump
@@ -33,6 +28,7 @@ from seqfault.explore.racecheck import MODES, grouped
 from seqfault.kernel.places import Protocol
 from seqfault.protocols import builtin_names, load
 from seqfault.report import terminal
+from seqfault.report.bars import WITH_WHAT
 from seqfault.report.counterexample import Counterexample, encode_schedule, from_schedule, from_violation
 from seqfault.scenarios import APART, builtin, find
 from seqfault.scenarios import load as load_file
@@ -59,14 +55,6 @@ def select(names: list[str], protocol: Protocol | None = None) -> list[Scenario]
     return list(out.values())
 
 
-COLUMNS = (  # of a progress line
-    SpinnerColumn(),
-    TextColumn("{task.description}"),
-    BarColumn(bar_width=20),
-    MofNCompleteColumn(),
-    TextColumn("{task.fields[what]}"),
-    TimeElapsedColumn(),
-)
 COMPARED = ("sc", "tso", "lkmm")  # what --memory all is
 REDUCE = {"auto": None, "all": True, "none": False}  # what --reduce means for `Limits.movers`
 
@@ -114,7 +102,7 @@ def run_check(
     else:
         automaton_for(p, scenarios[0])  # errors in the text come before any worker starts
     limits = Limits(max_states, max_memory, movers=REDUCE[reduce], checkpoint_every=every, threads=threads)
-    with Progress(*COLUMNS, console=err, transient=True, disable=not err.is_terminal) as bar:
+    with Progress(*WITH_WHAT, console=err, transient=True, disable=not err.is_terminal) as bar:
         reports = [
             checked(
                 protocol, p.name + ("" if m == SC else f" {m}"), scenarios, m, limits, timeout, jobs, resume, bar,

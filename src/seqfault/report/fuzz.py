@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from seqfault.cli import BadInput, dump
@@ -27,6 +27,7 @@ from seqfault.live.fuzz import (
 )
 from seqfault.live.script import row_text
 from seqfault.mm.fullsize import release_number
+from seqfault.report.bars import WITH_WHAT
 
 EXIT = {"same": 0, "different": 1, "incomplete": 3}
 
@@ -69,16 +70,8 @@ def verdict(c: Campaign) -> str:
 def run_fuzz(o: Options, json: bool, out: Path | None) -> None:
     """`seqfault fuzz`."""
     err = Console(stderr=True, highlight=False)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("fuzz"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[what]}"),
-        TimeElapsedColumn(),
-    )
     try:
-        with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        with Progress(*WITH_WHAT, console=err, transient=True, disable=not err.is_terminal) as bar:
             task = bar.add_task("fuzz", total=o.ops, what="")
 
             def note(t: Tally, what: str) -> None:

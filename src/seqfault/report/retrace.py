@@ -8,10 +8,11 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from seqfault.cli import BadInput, dump
 from seqfault.mm.fullsize import release_number
+from seqfault.report.bars import OF_HOW_MANY
 from seqfault.trace.replay import Replay, Result
 from seqfault.trace.spaces import Spaces, SpacesFull
 from seqfault.trace.timeline import Recording, RecordingError, read_recording
@@ -73,14 +74,7 @@ def run_retrace(
 
 def replayed(recording: Recording, release: int, quiet: bool) -> Result:
     err = Console(stderr=True, highlight=False)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
+    with Progress(*OF_HOW_MANY, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
         task = progress.add_task("compiling the model", total=None)
         replay = Replay(recording, Spaces(release))
         progress.update(task, description="replaying", total=len(recording.items))

@@ -22,7 +22,8 @@ from seqfault.explore.memory import SC
 from seqfault.explore.model import automaton_for
 from seqfault.explore.tables import MEMORY_MODELS
 from seqfault.protocols import load
-from seqfault.report.commands import COLUMNS, checked, models_named, select
+from seqfault.report.bars import WITH_WHAT
+from seqfault.report.commands import checked, models_named, select
 from seqfault.report.counterexample import from_violation
 from seqfault.report.review_causes import Cause, Finder, Group, group
 from seqfault.report.review_data import Review, Table, Trace, ordered, review_data
@@ -79,7 +80,7 @@ def run_review(
     command += [] if models == ["sc"] else ["--memory", ",".join(models)]
     command += [*options, "-o", out.name]
     err = Console(stderr=True, highlight=False)
-    with Progress(*COLUMNS, console=err, transient=True, disable=not err.is_terminal) as bar:
+    with Progress(*WITH_WHAT, console=err, transient=True, disable=not err.is_terminal) as bar:
         limits = Limits(max_states, max_memory)
         review = make_review(
             protocol, scenarios, models, shlex.join(command), limits, timeout, jobs, resume, bar, sites=table

@@ -7,10 +7,11 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from seqfault.cli import BadInput, dump
 from seqfault.mm.fullsize import release_number
+from seqfault.report.bars import OF_HOW_MANY
 from seqfault.trace.assemble import CALLS
 from seqfault.trace.histogram import Histogram
 from seqfault.trace.schema import Meta
@@ -42,14 +43,7 @@ def run_summary(name: str, json: bool, top: int = TOP, verbose: bool = False) ->
 def read(trace: Trace, quiet: bool) -> tuple[Summary, Vmas | None]:
     """The summary; and the VMAs, where the calls were recorded all the time."""
     err = Console(stderr=True, highlight=False)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
+    with Progress(*OF_HOW_MANY, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
         task = progress.add_task("reading", total=trace.rows)
         summary = summarise(trace, lambda n: progress.update(task, completed=n))
         if not summary.calls or trace.meta.windows:
