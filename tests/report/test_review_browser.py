@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import pytest
 
 from seqfault.explore.check import Limits
 from seqfault.report.review import make_review, render
 from seqfault.scenarios import find
-
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'seqfault[browser]'")
-CHROMIUM = os.environ.get("SEQFAULT_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-if CHROMIUM is None:
-    pytest.skip("no chromium: apt-get install chromium, or name one in SEQFAULT_CHROMIUM", allow_module_level=True)
 
 SCENARIOS = ["argued/case8-alone", "argued/munmap-table-goes", "argued/third-question"]
 
@@ -25,17 +17,6 @@ def report(tmp_path_factory):
     path = tmp_path_factory.mktemp("review") / "review.html"
     path.write_text(render(review, ".html"))
     return path
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as p:
-        try:
-            b = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        except playwright.Error as e:
-            pytest.skip(f"chromium does not start: {str(e).splitlines()[0]}")
-        yield b
-        b.close()
 
 
 @pytest.fixture

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import pytest
 
-pytest.importorskip("pyarrow")
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install 'seqfault[browser]'")
-CHROMIUM = os.environ.get("SEQFAULT_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-if CHROMIUM is None:
-    pytest.skip("no chromium: apt-get install chromium, or name one in SEQFAULT_CHROMIUM", allow_module_level=True)
-
-from seqfault.cli import main  # noqa: E402
+from seqfault.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -23,17 +14,6 @@ def report(tmp_path_factory):
     with pytest.raises(SystemExit):
         main(["review", "spf-v5", "-s", "argued/case2-alone", "--jobs", "1", *price, "-o", str(path)])
     return path
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as p:
-        try:
-            b = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        except playwright.Error as e:
-            pytest.skip(f"chromium does not start: {str(e).splitlines()[0]}")
-        yield b
-        b.close()
 
 
 def opened(browser, report, width=1280, scheme="light", scripts=True):
