@@ -60,23 +60,15 @@ class Exploration:
     parent: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
     action: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
     packed: dict[int, tuple[NDArray[np.int64], int]] = field(default_factory=dict, repr=False)
-    retrace: Callable[[int], list[tuple[int, int]]] | None = field(default=None, repr=False)
+    # holds no exploration: such a ring would keep its arrays until Python looks for rings
+    retrace: Callable[[Exploration, int], list[tuple[int, int]]] | None = field(default=None, repr=False)
 
     def path_to(self, state: int) -> list[tuple[int, int]]:
         """A shortest path to a state: (process, choice code) of each step.
 
         Where parents were not kept (many states, several threads), the states up to that depth are explored again.
         """
-        return self.steps_to(state) if self.retrace is None else self.retrace(state)
-
-    def steps_to(self, state: int) -> list[tuple[int, int]]:
-        """The steps between states by which one was first reached: its parents', with `parent` and `action`."""
-        out = []
-        while state > 0:
-            a = int(self.action[state])
-            out.append((a & 255, a >> 8))
-            state = int(self.parent[state])
-        return out[::-1]
+        return steps_to(self.parent, self.action, state) if self.retrace is None else self.retrace(self, state)
 
     def path_of(self, v: Found) -> list[tuple[int, int]]:
         """A shortest path that ends with the violation."""
@@ -84,3 +76,13 @@ class Exploration:
         if v.process >= 0:
             path.append((v.process, v.choice))
         return path
+
+
+def steps_to(parent: NDArray[np.int64], action: NDArray[np.int64], state: int) -> list[tuple[int, int]]:
+    """The steps between states by which one was first reached."""
+    out = []
+    while state > 0:
+        a = int(action[state])
+        out.append((a & 255, a >> 8))
+        state = int(parent[state])
+    return out[::-1]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from seqfault.compile.automaton import Automaton
 from seqfault.explore import interrupt, moving
 from seqfault.explore.engine import Executor, Exploration, fingerprint_of
+from seqfault.explore.exploration import steps_to
 from seqfault.explore.futures import ASLEEP_ROW, Q_LOST, Q_NEWS, Futures
 from seqfault.explore.levels import C_EDGES, C_HEAD, C_WHY, SLACK, WHY_DONE, WHY_EDGES, WHY_TABLE, Levels
 from seqfault.explore.memory_buffers import address, buffer_of, count, is_buffer, together
@@ -247,15 +248,15 @@ def _explore(
         rooms = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int32), np.zeros(n + 1, np.uint8)
         ex.cyclic = not acyclic(edges, int(ctl[C_EDGES]), n, *rooms)
     lv.fill(ex, t.X, reason, time.perf_counter() - t0)
-    ex.retrace = Retrace(r, ex)
+    ex.retrace = Retrace(r)
     return ex
 
 
 class Retrace:
     """Paths to the states of an exploration with movers."""
 
-    def __init__(self, r: Reduced, ex: Exploration):
-        self.r, self.ex = r, ex
+    def __init__(self, r: Reduced):
+        self.r = r
 
-    def __call__(self, state: int) -> list[tuple[int, int]]:
-        return self.r.path(self.ex.steps_to(state))
+    def __call__(self, ex: Exploration, state: int) -> list[tuple[int, int]]:
+        return self.r.path(steps_to(ex.parent, ex.action, state))

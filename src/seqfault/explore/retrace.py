@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from seqfault.explore import search as k
 from seqfault.explore.engine import Executor, Exploration
+from seqfault.explore.exploration import steps_to
 from seqfault.explore.steps import Stepper
 from seqfault.explore.tables import X_VIOLATIONS
 
@@ -24,28 +25,24 @@ class Retrace:
     thread), or took movers at once (they are put in again)."""
 
     def __init__(self, s: Search, ex: Exploration):
-        self.ex, self.code, self.R, self.moving = ex, s.code, s.R, s.moving
+        self.code, self.R, self.moving = s.code, s.R, s.moving
         self.again = (s.a, s.init, s.rom)
         self.options = {"mode": s.mode, "exclusive": s.exclusive, "dead": s.dead, "moves": s.R if s.moving else None}
         self.number: dict[int, int] = {}
         self.parent, self.action = ex.parent, ex.action
         self.kept = len(ex.parent) > 0
 
-    def __call__(self, state: int) -> Path:
+    def __call__(self, ex: Exploration, state: int) -> Path:
         if self.kept or state == 0:
             at = state
         else:
             if state not in self.number:
-                self._explore({state, *(v.state for v in self.ex.violations)})
+                self._explore(ex, {state, *(v.state for v in ex.violations)})
             at = self.number[state]
-        out: Path = []
-        while at > 0:
-            a = int(self.action[at])
-            out.append((a & 255, a >> 8))
-            at = int(self.parent[at])
-        return self._with_movers(out[::-1]) if self.moving else out[::-1]
+        path = steps_to(self.parent, self.action, at)
+        return self._with_movers(path) if self.moving else path
 
-    def _explore(self, states: set[int]) -> None:
+    def _explore(self, ex: Exploration, states: set[int]) -> None:
         from seqfault.explore.frontier import Search
 
         a, init, rom = self.again
@@ -53,7 +50,7 @@ class Retrace:
         s.keep = 1 << 60
         wanted: dict[int, list[int]] = {}
         for state in states:
-            wanted.setdefault(self.ex.packed[state][1], []).append(state)
+            wanted.setdefault(ex.packed[state][1], []).append(state)
         deep = max(wanted)
         w = s.workers[0]
         th = w.th
@@ -62,7 +59,7 @@ class Retrace:
             if th[k.T_HEAD] == 0 and th[k.T_LEVEL] in wanted:
                 front = (w.part if th[k.T_PARITY] else w.front)[: th[k.T_FRONTIER]]
                 for state in wanted.pop(int(th[k.T_LEVEL])):
-                    same = np.flatnonzero((front == self.ex.packed[state][0]).all(axis=1))
+                    same = np.flatnonzero((front == ex.packed[state][0]).all(axis=1))
                     self.number[state] = int(th[k.T_BASE] + same[0])
             if th[k.T_LEVEL] >= deep and th[k.T_HEAD] == 0:
                 break
