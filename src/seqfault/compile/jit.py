@@ -18,6 +18,9 @@ import platformdirs
 from seqfault.compile.digest import files_digest
 
 config: Any = numba.config
+OPTIONS: dict[str, Any] = {"boundscheck": False, "error_model": "numpy"}
+# a function that makes none borrows its arrays, and need not count references: numba does so at each call
+MAKE_ARRAYS = frozenset({"zeros", "empty", "full", "array"})
 
 
 def cache_directory(name: str, files: Sequence[Path]) -> str:
@@ -44,10 +47,10 @@ def make_jit(name: str, files: Sequence[Path]) -> Callable[[Callable[..., Any]],
     """A decorator that compiles functions of `files`; kept on disk where a cache can be written, else compiled
     again in each run."""
     directory = cache_directory(name, files)
-    options: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 
     def jit(fn: Callable[..., Any]) -> Any:
-        return kept(directory, lambda keep: numba.njit(cache=keep, **options)(fn))
+        own = not MAKE_ARRAYS.isdisjoint(fn.__code__.co_names)
+        return kept(directory, lambda keep: numba.njit(cache=keep, nogil=True, _nrt=own, **OPTIONS)(fn))
 
     return jit
 
@@ -59,7 +62,7 @@ def make_cfunc(name: str, files: Sequence[Path]) -> Callable[[Any], Callable[[Ca
     def cfunc(signature: Any) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
         def decorate(fn: Callable[..., Any]) -> Callable[[], Any]:
             return cache(
-                lambda: kept(directory, lambda keep: numba.cfunc(signature, cache=keep, error_model="numpy")(fn))
+                lambda: kept(directory, lambda keep: numba.cfunc(signature, cache=keep, _nrt=False, **OPTIONS)(fn))
             )
 
         return decorate
