@@ -75,6 +75,8 @@ def test_random_programs(memory: str, role: int):
             same(x, y)
             if seed % 8 == 0:
                 shown(a, init, rom, y)
+            elif seed % 8 == 4:  # while it learns
+                shown(a, init, rom, reduced.explore(a, init, rom, max_states=y.states // 2))
         except AssertionError as e:
             raise AssertionError(f"program {seed}\n{show(program(seed))}") from e
         compared += 1

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import carray, types
+from numba import types
 from numpy.typing import NDArray
 
 from seqfault.explore.jit import cfunc_views
@@ -44,6 +44,7 @@ from seqfault.explore.memory_views import (
     taken,
 )
 from seqfault.explore.orders import ATOMIC, is_rmw
+from seqfault.explore.raw import numbers_at
 from seqfault.explore.slots import alternative
 from seqfault.explore.tables import (
     FULL,
@@ -60,9 +61,7 @@ from seqfault.explore.tables import (
     X_WITHIN,
 )
 
-ARRAY = types.CPointer(types.int64)
-SIGNATURE = types.int64(ARRAY, ARRAY, ARRAY, *[types.int64] * 5)
-ANY = (1 << 40,)  # length of an array that is known by its address
+SIGNATURE = types.int64(*[types.int64] * 8)
 
 
 @jit
@@ -147,7 +146,7 @@ def begin_object(B, P, cell, raw, zeroed, p):  # type: ignore[no-untyped-def]
 @cfunc_views(SIGNATURE)
 def begin(b, pp, xx, p, pc, u3, u4, u5):  # type: ignore[no-untyped-def]
     """A step of process `p`, which stands at `pc`, begins."""
-    B, P, X = carray(b, ANY), carray(pp, ANY), carray(xx, ANY)
+    B, P, X = numbers_at(b), numbers_at(pp), numbers_at(xx)
     X[X_AGED] = 0
     X[X_WITHIN] = 0
     wake(B, P, p)
@@ -157,14 +156,14 @@ def begin(b, pp, xx, p, pc, u3, u4, u5):  # type: ignore[no-untyped-def]
 @cfunc_views(SIGNATURE)
 def end(b, pp, xx, p, pc, u3, u4, u5):  # type: ignore[no-untyped-def]
     """A step has ended; the process stands at `pc`."""
-    settle(carray(b, ANY), carray(pp, ANY), p, pc)
+    settle(numbers_at(b), numbers_at(pp), p, pc)
     return 0
 
 
 @cfunc_views(SIGNATURE)
 def do_load(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def]
     """The load that is instruction `q` of P, of `cell`: its raw value is X[X_VALUE]."""
-    B, P, X = carray(b, ANY), carray(pp, ANY), carray(xx, ANY)
+    B, P, X = numbers_at(b), numbers_at(pp), numbers_at(xx)
     order = P[q + 7]
     if order:
         before(B, P, p)
@@ -190,7 +189,7 @@ def do_load(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def]
 @cfunc_views(SIGNATURE)
 def do_store(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def]
     """The store that is instruction `q` of P, to `cell`, of the raw value X[X_VALUE]."""
-    B, P, X = carray(b, ANY), carray(pp, ANY), carray(xx, ANY)
+    B, P, X = numbers_at(b), numbers_at(pp), numbers_at(xx)
     order = P[q + 7]
     back = np.int64(0)
     rmw = is_rmw(order)
@@ -222,14 +221,14 @@ def do_store(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def
 @cfunc_views(SIGNATURE)
 def compute(b, pp, xx, op, a, c, d, p):  # type: ignore[no-untyped-def]
     """Register `a` was computed by `op` from `c` and `d`."""
-    compute_tag(carray(b, ANY), carray(pp, ANY), op, a, c, d, p)
+    compute_tag(numbers_at(b), numbers_at(pp), op, a, c, d, p)
     return 0
 
 
 @cfunc_views(SIGNATURE)
 def branch(b, pp, xx, a, c, p, u4, u5):  # type: ignore[no-untyped-def]
     """Process `p` goes one way or the other by register `a` (and `c`, or -1)."""
-    B, P, X = carray(b, ANY), carray(pp, ANY), carray(xx, ANY)
+    B, P, X = numbers_at(b), numbers_at(pp), numbers_at(xx)
     if not X[X_WITHIN]:  # a cmpxchg's comparison is no control dependency
         branched(B, P, a, p)
         if c >= 0:
@@ -241,7 +240,7 @@ def branch(b, pp, xx, a, c, p, u4, u5):  # type: ignore[no-untyped-def]
 @cfunc_views(SIGNATURE)
 def forget(b, pp, xx, a, p, pc, u4, u5):  # type: ignore[no-untyped-def]
     """Register `a` depends on nothing; at the call `pc` (or -1) registers that are not kept have no tags."""
-    B, P = carray(b, ANY), carray(pp, ANY)
+    B, P = numbers_at(b), numbers_at(pp)
     if tagged(B, P, p):
         set_tag(B, P, a, p, np.int64(0))
         if pc >= 0:
@@ -252,7 +251,7 @@ def forget(b, pp, xx, a, p, pc, u4, u5):  # type: ignore[no-untyped-def]
 @cfunc_views(SIGNATURE)
 def object_cell(b, pp, xx, cell, raw, p, what, zeroed):  # type: ignore[no-untyped-def]
     """An object's state (`what` 0), or another of its cells when it is allocated."""
-    B, P = carray(b, ANY), carray(pp, ANY)
+    B, P = numbers_at(b), numbers_at(pp)
     before(B, P, p)
     if what == 0:
         return 0 if state_of_object(B, P, cell, raw, p) else FULL
@@ -261,7 +260,7 @@ def object_cell(b, pp, xx, cell, raw, p, what, zeroed):  # type: ignore[no-untyp
 
 @cfunc_views(SIGNATURE)
 def do_fence(b, pp, xx, kind, p, u3, u4, u5):  # type: ignore[no-untyped-def]
-    fence(carray(b, ANY), carray(pp, ANY), kind, p)
+    fence(numbers_at(b), numbers_at(pp), kind, p)
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import carray
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
@@ -38,7 +37,7 @@ from seqfault.explore.memory_views import (
     U_RACED,
     U_RACY,
     U_STANDS,
-    U_TAGS,
+    U_STOOD,
     U_UNITS,
     U_WOKE,
     V_CARRIED,
@@ -56,13 +55,14 @@ from seqfault.explore.memory_views import (
     remove,
     tag_at,
     tagged,
+    tags_of,
     touched,
     unit_of,
     view_at,
     writer_of,
 )
-from seqfault.explore.raw import pointer
-from seqfault.explore.slots import get, mix
+from seqfault.explore.raw import numbers_at
+from seqfault.explore.slots import get
 from seqfault.explore.tables import (
     M_NW,
     M_PC,
@@ -77,8 +77,6 @@ from seqfault.explore.tables import (
     PROCESS_ROW,
     SLOT,
 )
-
-ANY = (1 << 40,)  # length of an array that is known by its address
 
 
 @jit
@@ -98,7 +96,7 @@ def wake(B, P, p):  # type: ignore[no-untyped-def]
     P[P[O_MEMORY] + U_MET] = 0
     P[P[O_MEMORY] + U_WOKE] = 0
     unit = unit_of(P, p)
-    P[P[O_MEMORY] + U_CLASS] = class_of(B, P, p)
+    P[P[O_MEMORY] + U_CLASS] = class_of(B, P, p, P[P[O_MEMORY] + U_STOOD] != 0)
     if idle(B, P, unit):
         P[P[O_MEMORY] + U_WOKE] = 1
         if entries(B, P) == 0:
@@ -127,12 +125,9 @@ def dead(B, P, key, p, pc, ends):  # type: ignore[no-untyped-def]
 def drop_dead(B, P, p, pc, ends):  # type: ignore[no-untyped-def]
     """Registers that are not read again have no tags."""
     unit = unit_of(P, p)
-    i = P[P[O_MEMORY] + U_TAGS] - 1
-    while i >= 0:
-        k = B[tag_at(P, unit, i)]
-        if k and dead(B, P, k, p, pc, ends):
+    for i in range(tags_of(B, P, unit) - 1, -1, -1):
+        if dead(B, P, B[tag_at(P, unit, i)], p, pc, ends):
             drop_tag(B, P, unit, i)
-        i -= 1
 
 
 @jit
@@ -144,13 +139,16 @@ def clear(B, P):  # type: ignore[no-untyped-def]
 
 
 @jit
-def class_of(B, P, p):  # type: ignore[no-untyped-def]
-    """What `p` may yet do to racy cells, as a number; 0 if it is not known."""
+def class_of(B, P, p, stood):  # type: ignore[no-untyped-def]
+    """What `p` may yet do to racy cells, as a number; 0 if it is not known.  Not `stood`: where it is has to be
+    found."""
     u = P[O_MEMORY]
     if P[u + U_Q] == 0:
         return np.int64(0)
-    Q, keys = carray(pointer(P[u + U_Q]), ANY), carray(pointer(P[u + U_KEYS]), ANY)
-    return carray(pointer(P[u + U_CLASSES]), ANY)[control(B, P, Q, keys, p)]
+    i = u + P[u + U_STANDS] + p
+    if not stood:
+        P[i] = control(B, P, numbers_at(P[u + U_Q]), numbers_at(P[u + U_KEYS]), p)
+    return numbers_at(P[u + U_CLASSES])[P[i]]
 
 
 @jit
@@ -160,7 +158,7 @@ def ahead(B, P, cell):  # type: ignore[no-untyped-def]
     how = touched(P, cell)
     if P[u + U_Q] == 0 or how == 0:
         return how
-    Q, known = carray(pointer(P[u + U_Q]), ANY), carray(pointer(P[u + U_KNOWN]), ANY)
+    Q, known = numbers_at(P[u + U_Q]), numbers_at(P[u + U_KNOWN])
     out = np.int64(0)
     for p in range(P[M_PROCESSES]):
         unit = unit_of(P, p)
@@ -185,57 +183,68 @@ def settle(B, P, p, pc):  # type: ignore[no-untyped-def]
         return
     if tagged(B, P, p):
         drop_dead(B, P, p, pc, True)
-    if P[u + U_CHANGED] == 0 and class_of(B, P, p) == P[u + U_CLASS] and not idle(B, P, unit_of(P, p)):
+    if class_of(B, P, p, False) == P[u + U_CLASS] and P[u + U_CHANGED] == 0 and not idle(B, P, unit_of(P, p)):
         return  # it was settled before
-    if P[u + U_Q]:
-        Q, keys = carray(pointer(P[u + U_Q]), ANY), carray(pointer(P[u + U_KEYS]), ANY)
+    if P[u + U_Q] and P[u + U_STOOD] == 0:
         for q in range(P[M_PROCESSES]):
-            P[u + P[u + U_STANDS] + q] = control(B, P, Q, keys, q)
-    while True:
-        was = checksum(B, P)
-        simplify(B, P)
+            class_of(B, P, q, False)
+    look_ahead(B, P)
+    more = True
+    while more:
+        more = simplify(B, P)
         if entries(B, P) == 0:
             clear(B, P)
-            return
-        if checksum(B, P) == was:
             return
 
 
 @jit
-def checksum(B, P):  # type: ignore[no-untyped-def]
-    """A number for all that is known."""
-    u = P[O_MEMORY]
-    h = np.uint64(0)
-    for k in range(P[u + U_BASE], entry_at(P, entries(B, P))):
-        if B[k]:
-            h = mix(h ^ (np.uint64(B[k]) + np.uint64(k) * np.uint64(0x9E3779B97F4A7C15)))
-    return h
+def look_ahead(B, P):  # type: ignore[no-untyped-def]
+    """Of each entry what the units may yet do to its cell."""
+    at = P[O_MEMORY] + P[P[O_MEMORY] + U_AHEAD]
+    last = np.int64(-1)
+    for i in range(entries(B, P)):
+        c = cell_of(B, P, i)
+        P[at + i] = P[at + i - 1] if c == last else ahead(B, P, c)
+        last = c
+
+
+@jit
+def drop(B, P, i):  # type: ignore[no-untyped-def]
+    """Remove an entry of those that there are in `look_ahead`."""
+    at = P[O_MEMORY] + P[P[O_MEMORY] + U_AHEAD]
+    for k in range(i, entries(B, P) - 1):
+        P[at + k] = P[at + k + 1]
+    remove(B, P, i)
+
+
+@jit
+def narrow(B, w, mask):  # type: ignore[no-untyped-def]
+    """Of the view at word `w` only `mask`; whether that was less."""
+    old = B[w]
+    B[w] = old & mask
+    return B[w] != old
 
 
 @jit
 def simplify(B, P):  # type: ignore[no-untyped-def]
-    """Drop what nobody can see any more, and from views what changes nothing: once, which may show more of that."""
+    """Drop what nobody can see any more, and from views what changes nothing: once; whether that may show more of
+    it."""
     u = P[O_MEMORY]
+    less = False
     n = entries(B, P)
     units = P[u + U_UNITS]
-    for i in range(n):
-        c = cell_of(B, P, i)
-        if i > 0 and cell_of(B, P, i - 1) == c:
-            P[u + P[u + U_AHEAD] + i] = P[u + P[u + U_AHEAD] + i - 1]
-        else:
-            P[u + P[u + U_AHEAD] + i] = ahead(B, P, c)
     every = (np.int64(1) << n) - 1
     gone = every  # overwritten for everybody
     lacking = np.int64(0)  # some unit lacks it
     for v in range(units):
         if idle(B, P, v):
             for k in range(VIEWS):
-                B[view_at(P, v, k)] = 0
-            for i in range(P[u + U_TAGS]):
-                B[tag_at(P, v, i)] = 0
-                B[tag_at(P, v, i) + 1] = 0
+                less = narrow(B, view_at(P, v, k), 0) or less
+            for i in range(tags_of(B, P, v) - 1, -1, -1):
+                drop_tag(B, P, v, i)
+                less = True
             P[u + P[u + U_LACKS] + v] = 0
-            B[P[u + U_BASE]] &= ~(np.int64(1) << (BARRIER_AT + v))
+            less = narrow(B, P[u + U_BASE], ~(np.int64(1) << (BARRIER_AT + v))) or less
             continue
         loads = np.int64(0)
         stores = np.int64(0)
@@ -250,22 +259,21 @@ def simplify(B, P):  # type: ignore[no-untyped-def]
         lack = every & ~((seen | B[a + V_LOADS]) & (seen | B[a + V_STORES] | ~stores))
         lacking |= lack
         P[u + P[u + U_LACKS] + v] = lack
-        B[a + V_STORES] &= stores & ~seen
-        B[a + V_READ] &= ~(B[a + V_LOADS] | seen)
-        B[a + V_SEEN] &= ~(B[a + V_LOADS] & (B[a + V_STORES] | ~stores))
-        for i in range(P[u + U_TAGS] - 1, -1, -1):
+        less = narrow(B, a + V_STORES, stores & ~seen) or less
+        less = narrow(B, a + V_READ, ~(B[a + V_LOADS] | seen)) or less
+        less = narrow(B, a + V_SEEN, ~(B[a + V_LOADS] & (B[a + V_STORES] | ~stores))) or less
+        for i in range(tags_of(B, P, v) - 1, -1, -1):
             w = tag_at(P, v, i)
-            if B[w]:
-                B[w + 1] &= lack
-                if B[w + 1] == 0:
-                    drop_tag(B, P, v, i)
+            less = narrow(B, w + 1, lack) or less
+            if B[w + 1] == 0:
+                drop_tag(B, P, v, i)
     for v in range(units):
         others = np.int64(0)
         for k in range(units):
             if k != v:
                 others |= P[u + P[u + U_LACKS] + k]
-        B[view_at(P, v, V_OWN)] &= others
-        B[view_at(P, v, V_CARRIED)] &= others
+        less = narrow(B, view_at(P, v, V_OWN), others) or less
+        less = narrow(B, view_at(P, v, V_CARRIED), others) or less
     for i in range(n):
         w = entry_at(P, i)
         c = cell_of(B, P, i)
@@ -275,19 +283,22 @@ def simplify(B, P):  # type: ignore[no-untyped-def]
         for k in range(units):
             if k != writer and (how >> (2 * k)) & 1:
                 others |= P[u + P[u + U_LACKS] + k]
-        B[w + E_CARRIED] &= others
+        less = narrow(B, w + E_CARRIED, others) or less
         if is_lock(P, c):
-            B[w + E_DEP] &= lacking
+            less = narrow(B, w + E_DEP, lacking) or less
         elif writer >= 0:
-            B[w + E_DEP] &= P[u + P[u + U_LACKS] + writer]
+            less = narrow(B, w + E_DEP, P[u + P[u + U_LACKS] + writer]) or less
     for i in range(n - 1, -1, -1):
         if (gone >> i) & 1 and B[entry_at(P, i)] & LAST == 0:
-            remove(B, P, i)
+            drop(B, P, i)
+            less = True
     for i in range(entries(B, P) - 1, -1, -1):
         w = entry_at(P, i)
         alone = i == 0 or cell_of(B, P, i - 1) != cell_of(B, P, i)
         if alone and B[w] & LAST and B[w + E_CARRIED] == 0 and B[w + E_DEP] == 0:
-            remove(B, P, i)
+            drop(B, P, i)
+            less = True
+    return less
 
 
 # -- the automaton with views

@@ -46,11 +46,12 @@ TAG = 2  # words: of what, the view
     U_CAPACITY, U_BASE, U_UNITS, U_TAGS, U_FIRST_TAG, U_FIRST_ENTRY, U_LOCKS, U_NEWS, U_CHANGED,
     U_UNIT_OF, U_IDLE, U_LOCK_ROWS, U_RACY, U_IS_LOCK, U_RECORDS, U_FOUND, U_LACKS, U_TOUCHED, U_STANDS,
     U_AHEAD, U_RACED, U_MET, U_WOKE, U_Q, U_KEYS, U_KNOWN,
-    U_CLASSES, U_CLASS,
-) = range(28)  # fmt: skip
+    U_CLASSES, U_CLASS, U_STOOD,
+) = range(29)  # fmt: skip
 # U_RACED, U_MET, U_WOKE: what a step did, for movers: an access to a racy cell (1: loaded, 2: stored); it changed what
 # others know; it began where nothing was known.  U_Q ...: addresses
-# of what processes may yet do (futures.py), if that is known
+# of what processes may yet do (futures.py), if that is known.  U_STOOD: before the step processes were where U_STANDS
+# says
 U_HEADER = 48  # above the numbers: V_CALLS
 NEVER = -1  # in a record: no such access
 REMOVED, INSERTED, BETWEEN = range(3)  # what becomes of an entry
@@ -154,10 +155,12 @@ def renumber(B, P, i, how):  # type: ignore[no-untyped-def]
     for k in range(first, first + units * VIEWS):
         if B[k]:
             B[k] = moved(B[k], i, how)
-    for k in range(units * P[u + U_TAGS]):
-        w = tag_at(P, 0, k) + 1
-        if B[w]:
-            B[w] = moved(B[w], i, how)
+    for v in range(units):
+        w = tag_at(P, v, 0)
+        end = w + TAG * P[u + U_TAGS]
+        while w < end and B[w]:
+            B[w + 1] = moved(B[w + 1], i, how)
+            w += TAG
     for k in range(entries(B, P)):
         w = entry_at(P, k)
         B[w + E_CARRIED] = moved(B[w + E_CARRIED], i, how)
@@ -217,6 +220,16 @@ def tag(B, P, slot, p):  # type: ignore[no-untyped-def]
 def tagged(B, P, p):  # type: ignore[no-untyped-def]
     """Whether anything of the unit of `p` has a tag."""
     return B[tag_at(P, unit_of(P, p), 0)] != 0
+
+
+@jit
+def tags_of(B, P, unit):  # type: ignore[no-untyped-def]
+    """How many tags the unit has."""
+    w = tag_at(P, unit, 0)
+    n = np.int64(0)
+    while n < P[P[O_MEMORY] + U_TAGS] and B[w + TAG * n]:
+        n += 1
+    return n
 
 
 @jit

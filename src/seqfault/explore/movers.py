@@ -17,7 +17,7 @@ from seqfault.compile.automaton import Automaton
 from seqfault.compile.work import CELL, LOOK, MAX_ACCESSED, OBJECT, READ, X_ACCESSED
 from seqfault.explore.jit import jit_search as jit
 from seqfault.explore.locksets import against, holding, lock_rows
-from seqfault.explore.slots import put
+from seqfault.explore.slots import get, put
 
 # W: whether it is on; how many locks; offsets of the locks, of each cell's number of cells in its object, of the lock
 # that a cell belongs to (its number plus one), of which instructions take a lock without waiting: TRIES
@@ -58,13 +58,7 @@ def with_records(W: NDArray[np.int64], R: NDArray[np.int64], nproc: int) -> NDAr
     cell and process at once."""
     out = W.copy()
     r = R.reshape(-1, nproc, KINDS)
-    if (r != NEVER).any():
-        rows = W[W[W_LOCK] : W[W_LOCK] + LOCK_ROW * W[W_LOCKS]].reshape(-1, LOCK_ROW)
-        taken = [x for x in rows if (r[x[1]] != NEVER).any() or (x[0] and (r[x[2]] != NEVER).any())]
-        out[W_LOCKS] = len(taken)
-        for k, x in enumerate(taken):
-            at = W[W_LOCK] + LOCK_ROW * k
-            out[at : at + LOCK_ROW] = x
+    keep_locks(out, R, nproc)
     stores = [r[:, :, 1], r[:, :, 2]]
     known = np.zeros(r.shape[:2], np.int64)
     for shift, kinds in ((0, stores), (2, [*stores, r[:, :, 0]])):
@@ -75,6 +69,19 @@ def with_records(W: NDArray[np.int64], R: NDArray[np.int64], nproc: int) -> NDAr
         known |= np.where(bare_others > 0, ALWAYS, np.where(others > 0, MAYBE, 0)) << shift
     out[W_KNOWN] = len(out)
     return np.concatenate([out, known.reshape(-1)])
+
+
+def keep_locks(W: NDArray[np.int64], R: NDArray[np.int64], nproc: int) -> None:
+    """Of the locks in W only those that the records (of which there are any) name: of no other is one held."""
+    r = R.reshape(-1, nproc, KINDS)
+    if (r == NEVER).all():
+        return
+    rows = W[W[W_LOCK] : W[W_LOCK] + LOCK_ROW * W[W_LOCKS]].reshape(-1, LOCK_ROW)
+    taken = [x for x in rows if (r[x[1]] != NEVER).any() or (x[0] and (r[x[2]] != NEVER).any())]
+    W[W_LOCKS] = len(taken)
+    for k, x in enumerate(taken):
+        at = W[W_LOCK] + LOCK_ROW * k
+        W[at : at + LOCK_ROW] = x
 
 
 def no_records(a: Automaton, more: int = 0) -> NDArray[np.int64]:
@@ -110,10 +117,16 @@ def locks_touched(W, X):  # type: ignore[no-untyped-def]
 @jit
 def robbed(S, S2, P, W, p, nproc):  # type: ignore[no-untyped-def]
     """Whether the step of `p` from S to S2 changed what others hold: then a lock protects nothing."""
-    others = False
-    for q in range(nproc):
-        others = others or (q != p and held(S, P, W, q) != held(S2, P, W, q))
-    return others
+    for k in range(W[W_LOCKS]):
+        r = W[W_LOCK] + LOCK_ROW * k
+        if get(S, P, W[r + 1], 0) == get(S2, P, W[r + 1], 0) and (
+            W[r] == 0 or get(S, P, W[r + 2], 0) == get(S2, P, W[r + 2], 0)
+        ):
+            continue
+        for q in range(nproc):
+            if q != p and holding(S, P, W, r, q) != holding(S2, P, W, r, q):
+                return True
+    return False
 
 
 @jit

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from seqfault.compile.work import CELL, OBJECT, WRITE
-from seqfault.explore.commute import BUFFERED, chooses, fenced, learn, moves
+from seqfault.explore.commute import BUFFERED, VIEWED, chooses, fenced, learn, moves
 from seqfault.explore.engine import encode, fingerprint, note, rested
 from seqfault.explore.futures import ASLEEP_ROW, Q_LOST, control, leads, waits_on
 from seqfault.explore.interp import get, step, violate
@@ -29,6 +29,7 @@ from seqfault.explore.levels import (
     WHY_TABLE,
 )
 from seqfault.explore.memory_buffers import buffer_of, count, is_buffer
+from seqfault.explore.memory_views import U_STANDS, U_STOOD
 from seqfault.explore.movers import CHAIN, LEFT, RIGHT, TRIES, W_WAITS, close, held, locks_touched, robbed
 from seqfault.explore.movers import TAKES as MOVES_TAKES
 from seqfault.explore.private import own
@@ -44,6 +45,7 @@ from seqfault.explore.tables import (
     M_PC,
     M_PROCESSES,
     MAX_ACCESSED,
+    O_MEMORY,
     O_PROCS,
     O_STOP,
     OK,
@@ -73,10 +75,15 @@ EMPTIED, FLUSHED = 256, 512  # in the log of steps, above the process
 
 
 @jit
-def run(B, S, P, X, p, depth):  # type: ignore[no-untyped-def]
-    """The step of process `p` from state S; B is what it leads to."""
+def run(B, S, P, at, X, p, depth):  # type: ignore[no-untyped-def]
+    """The step of process `p` from state S, in which the processes stand `at` their controls; B is what it leads to."""
     for w in range(P[M_NW]):
         B[w] = S[w]
+    if P[M_MEMORY] == VIEWED:
+        u = P[O_MEMORY]
+        for q in range(P[M_PROCESSES]):
+            P[u + P[u + U_STANDS] + q] = at[q]
+        P[u + U_STOOD] = 1
     X[X_COUNTED] = 0
     X[X_TRACE] = 0
     X[X_SEQ] = -1
@@ -84,11 +91,13 @@ def run(B, S, P, X, p, depth):  # type: ignore[no-untyped-def]
     pb = P[i + P_BASE]
     pc = get(S, P, P[M_PC], pb)
     status = step(B, P, X, p, pb, P[i + P_WORDS], P[i + P_CPU], pc, P[O_STOP], depth)
+    if P[M_MEMORY] == VIEWED:
+        P[P[O_MEMORY] + U_STOOD] = 0
     return status
 
 
 @jit
-def look(B, C, P, Z, X, q):  # type: ignore[no-untyped-def]
+def look(B, C, P, at, Z, X, q):  # type: ignore[no-untyped-def]
     """Whether process `q` can step from state C, and what it looks at if it cannot."""
     z = q * ASLEEP_ROW
     Z[z] = 0
@@ -104,7 +113,7 @@ def look(B, C, P, Z, X, q):  # type: ignore[no-untyped-def]
     n = 0
     depth = np.int64(0)
     for _ in range(ASLEEP_ROW):
-        if run(B, C, P, X, q, depth) != DISABLED or X[X_VIOLATIONS]:
+        if run(B, C, P, at, X, q, depth) != DISABLED or X[X_VIOLATIONS]:
             X[X_VIOLATIONS] = 0
             return
         for j in range(min(X[X_ACCESSED], np.int64(MAX_ACCESSED))):
@@ -140,7 +149,7 @@ def stirs(Z, X, q, takes):  # type: ignore[no-untyped-def]
 
 
 @jit
-def after_step(B, C, P, Z, X, p, takes, nproc):  # type: ignore[no-untyped-def]
+def after_step(B, C, P, at, Z, X, p, takes, nproc):  # type: ignore[no-untyped-def]
     """Who can step, after a step of `p` to C."""
     bits = np.int64(0)
     for q in range(nproc):
@@ -149,11 +158,11 @@ def after_step(B, C, P, Z, X, p, takes, nproc):  # type: ignore[no-untyped-def]
     Z[p * ASLEEP_ROW] = 0
     for q in range(nproc):
         if (bits >> q) & 1:
-            look(B, C, P, Z, X, q)
+            look(B, C, P, at, Z, X, q)
 
 
 @jit
-def waits_for(B, S, S2, P, W, X, p, before, after):  # type: ignore[no-untyped-def]
+def waits_for(B, S, S2, P, W, at, X, p, before, after):  # type: ignore[no-untyped-def]
     """Whether the step of `p` from S, which takes a lock, waits where somebody else holds it (and does not go another
     way, as a trylock does)."""
     pc = get(S, P, P[M_PC], P[P[O_PROCS] + p * PROCESS_ROW + P_BASE])
@@ -163,20 +172,20 @@ def waits_for(B, S, S2, P, W, X, p, before, after):  # type: ignore[no-untyped-d
     for j in range(P[M_NW]):
         S2[j] = S[j]
     close(S2, P, W, before, after, p)
-    waits = run(B, S2, P, X, p, np.int64(0)) == DISABLED
+    waits = run(B, S2, P, at, X, p, np.int64(0)) == DISABLED
     if not waits:
         W[w] = TRIES
     X[X_VIOLATIONS] = 0
-    run(B, S, P, X, p, np.int64(0))
+    run(B, S, P, at, X, p, np.int64(0))
     return waits
 
 
 @jit
-def judge(B, S, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, status, p):  # type: ignore[no-untyped-def]
-    """Of the step of `p` from S to B that was just made: enter it in the records; what `moves` says of it."""
+def judge(B, S, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, status, p, before):  # type: ignore[no-untyped-def]
+    """Of the step of `p`, who held the locks `before`, from S to B that was just made: enter it in the records; what
+    `moves` says of it, and the locks held behind it."""
     nproc = P[M_PROCESSES]
     h = holder(P, p, nproc)
-    before = held(S, P, W, h)
     after = before
     waits = False
     if status == OK and P[M_MEMORY] == BUFFERED:
@@ -186,13 +195,13 @@ def judge(B, S, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, s
         if robbed(S, B, P, W, h, nproc):
             ctl[C_LOST] = 1
         if after & ~before:
-            waits = waits_for(B, S, S2, P, W, X, p, before, after)
+            waits = waits_for(B, S, S2, P, W, at, X, p, before, after)
     if X[X_ACCESSED] > MAX_ACCESSED:
         ctl[C_LOST] = 1
     learn(S, B, P, W, N, Y, Q, known, own_, at[p], X, before, after, status == DISABLED, waits, p, nproc)
     if status == OK:
         leads(Q, known, edges, at[p], control(B, P, Q, keys, p), fenced(P, X))
-    return moves(S, B, P, W, R, Y, Q, known, at, Z, X, before, after, p, nproc, waits)
+    return moves(S, B, P, W, R, Y, Q, known, at, Z, X, before, after, p, nproc, waits), after
 
 
 @jit
@@ -210,11 +219,11 @@ def enter(log, C, P, X, p):  # type: ignore[no-untyped-def]
 
 @jit
 def follow(  # type: ignore[no-untyped-def]
-    B, C, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, p, says, counts, log
+    B, C, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, p, says, before, counts, log
 ):
-    """From state C, which changes to where they lead, take the steps of process `p` between which nobody need act;
-    how many they were.  `says`: what `moves` says of the step that led here (0: of none).  log[0]: how many are in the
-    log, which follow (`enter`)."""
+    """From state C, which changes to where they lead, take the steps of process `p`, who holds the locks `before`,
+    between which nobody need act; how many they were.  `says`: what `moves` says of the step that led here (0: of
+    none).  log[0]: how many are in the log, which follow (`enter`)."""
     early = says & RIGHT != 0
     taken = says & MOVES_TAKES != 0
     moved = np.int64(0)
@@ -227,11 +236,10 @@ def follow(  # type: ignore[no-untyped-def]
             break
         if P[M_MEMORY] == BUFFERED and blocked(C, P, W, R, Y, Q, known, at, Z, p, nproc):
             break
-        status = run(B, C, P, X, p, np.int64(0))
+        status = run(B, C, P, at, X, p, np.int64(0))
         if status != OK or chooses(X) or X[X_VIOLATIONS]:
             X[X_VIOLATIONS] = 0  # it is looked at where all processes are
             break
-        before = held(C, P, W, h)
         after = before
         waits = False
         if P[M_MEMORY] == BUFFERED:
@@ -241,7 +249,7 @@ def follow(  # type: ignore[no-untyped-def]
             if robbed(C, B, P, W, h, nproc):
                 ctl[C_LOST] = 1
             if after & ~before:
-                waits = waits_for(B, C, S2, P, W, X, p, before, after)
+                waits = waits_for(B, C, S2, P, W, at, X, p, before, after)
         c = moves(C, B, P, W, R, Y, Q, known, at, Z, X, before, after, p, nproc, waits)
         if c & LEFT == 0 and not early:
             break
@@ -261,7 +269,8 @@ def follow(  # type: ignore[no-untyped-def]
         own(C, B, P, Y, X, p)
         for w in range(nw):
             C[w] = B[w]
-        after_step(B, C, P, Z, X, p, after & ~before != 0, nproc)
+        after_step(B, C, P, at, Z, X, p, after & ~before != 0, nproc)
+        before = after
         moved += 1
         if log.shape[0] > 1:
             enter(log, C, P, X, p)
@@ -284,8 +293,9 @@ def everybody(  # type: ignore[no-untyped-def]
             if q == tried or Z[q * ASLEEP_ROW] or P[P[O_PROCS] + q * PROCESS_ROW + P_ROLE] > 1:
                 continue
             n = follow(
-                B, C, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, q, np.int64(0), counts, log
-            )
+                B, C, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, q, np.int64(0),
+                held(C, P, W, holder(P, q, P[M_PROCESSES])), counts, log,
+            )  # fmt: skip
             if n > 0:
                 moved += n
                 more = True
@@ -297,12 +307,12 @@ def everybody(  # type: ignore[no-untyped-def]
 
 
 @jit
-def chain(B, S, C, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, p, counts, log):  # type: ignore[no-untyped-def]
-    """After the step of `p` from S to B: C becomes where the movers lead that follow it."""
+def chain(B, S, C, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, p, before, counts, log):  # type: ignore[no-untyped-def]
+    """After the step of `p`, who held the locks `before`, from S to B: C becomes where the movers lead that follow
+    it."""
     nw = P[M_NW]
     nproc = P[M_PROCESSES]
-    before = held(S, P, W, p)
-    says = judge(B, S, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, OK, p)
+    says, after = judge(B, S, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, OK, p, before)
     for w in range(nw, S.shape[0]):
         C[w] = S[w]
     own(C, B, P, Y, X, p)
@@ -312,10 +322,10 @@ def chain(B, S, C, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X
     if log.shape[0] > 1:
         enter(log, C, P, X, p)
     X[X_VIOLATIONS] = 0
-    after_step(B, C, P, Z, X, p, held(C, P, W, p) & ~before != 0, nproc)
+    after_step(B, C, P, at, Z, X, p, after & ~before != 0, nproc)
     n = np.int64(0)
     if P[P[O_PROCS] + p * PROCESS_ROW + P_ROLE] <= 1:
-        n = follow(B, C, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, p, says, counts, log)
+        n = follow(B, C, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, p, says, after, counts, log)
     n += everybody(B, C, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, p, counts, log)
     return n
 
@@ -325,7 +335,8 @@ def stand(B, S, P, Q, keys, at, Z, X):  # type: ignore[no-untyped-def]
     """The control of each process in state S, and which cannot step."""
     for p in range(P[M_PROCESSES]):
         at[p] = control(S, P, Q, keys, p)
-        look(B, S, P, Z, X, p)
+    for p in range(P[M_PROCESSES]):
+        look(B, S, P, at, Z, X, p)
 
 
 @jit
@@ -388,10 +399,11 @@ def expand(  # type: ignore[no-untyped-def]
                 finished = False
             if P[M_MEMORY] == BUFFERED and blocked(S, P, W, R, Y, Q, known, at, Z, p, nproc):
                 continue  # its stores leave first
+            before = held(S, P, W, holder(P, p, nproc))
             depth = np.int64(0)
             taken = np.int64(0)
             while True:
-                status = run(B, S, P, X, p, depth)
+                status = run(B, S, P, at, X, p, depth)
                 used = X[X_USED]
                 choice = np.int64(0)
                 if used:
@@ -415,7 +427,7 @@ def expand(  # type: ignore[no-untyped-def]
                     for q in range(nproc * ASLEEP_ROW):
                         Z2[q] = Z[q]
                     ctl[C_MOVED] += chain(
-                        B, S, C, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at2, Z2, ctl, X, p, counts, log
+                        B, S, C, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at2, Z2, ctl, X, p, before, counts, log
                     )
                     h = fingerprint(C, nw)
                     s = h & mask
@@ -440,7 +452,7 @@ def expand(  # type: ignore[no-untyped-def]
                         graph[ne, 1] = index[s]
                         ne += 1
                 else:
-                    judge(B, S, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, status, p)
+                    judge(B, S, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, status, p, before)
                     X[X_VIOLATIONS] = 0
                 # the next combination of choices
                 for k in range(used):

@@ -8,6 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.arrayobj import make_array, populate_array
 
 I64 = ir.IntType(64)
 
@@ -70,12 +71,22 @@ def high(typing_context, a, b):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def pointer(typing_context, address):  # type: ignore[no-untyped-def]
-    """The 64-bit numbers at an address, for `carray`."""
-    sig = types.CPointer(types.int64)(types.int64)
+def numbers_at(typing_context, address):  # type: ignore[no-untyped-def]
+    """The 64-bit numbers at an address, as many as are asked for."""
+    sig = types.Array(types.int64, 1, "C")(types.int64)
 
     def codegen(ctx, builder, sig, args):  # type: ignore[no-untyped-def]
-        return builder.inttoptr(args[0], I64.as_pointer())
+        out = make_array(sig.return_type)(ctx, builder)
+        size = ctx.get_constant(types.intp, 8)
+        populate_array(
+            out,
+            data=builder.inttoptr(args[0], I64.as_pointer()),
+            shape=[ctx.get_constant(types.intp, 1 << 40)],
+            strides=[size],
+            itemsize=size,
+            meminfo=None,
+        )
+        return out._getvalue()
 
     return sig, codegen
 

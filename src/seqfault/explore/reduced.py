@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +13,16 @@ from seqfault.compile.automaton import Automaton
 from seqfault.explore import interrupt, moving
 from seqfault.explore.engine import Executor, Exploration, fingerprint_of
 from seqfault.explore.exploration import steps_to
-from seqfault.explore.futures import ASLEEP_ROW, Q_LOST, Q_NEWS, Futures
+from seqfault.explore.futures import ASLEEP_ROW, IDS, Q_IDS, Q_LOST, Q_NEWS, Futures
 from seqfault.explore.levels import C_EDGES, C_HEAD, C_WHY, SLACK, WHY_DONE, WHY_EDGES, WHY_TABLE, Levels
 from seqfault.explore.memory_buffers import address, buffer_of, count, is_buffer, together
 from seqfault.explore.memory_settle import news
 from seqfault.explore.memory_views import U_CLASSES, U_KEYS, U_KNOWN, U_Q, U_RACY
-from seqfault.explore.movers import no_records, tables
+from seqfault.explore.movers import W_STRIDE, held, keep_locks, no_records, tables
 from seqfault.explore.moving import C_LOST, C_MOVED, EMPTIED, FLUSHED
 from seqfault.explore.private import owner_tables
 from seqfault.explore.rehash import acyclic
+from seqfault.explore.relief import holder
 from seqfault.explore.tables import DISABLED, O_MEMORY, X_EDGES, X_VIOLATIONS
 
 Int64 = NDArray[np.int64]
@@ -29,7 +30,20 @@ GROWN = "a step was taken for a mover that is none"
 LOST = "what a step does to locks could not be followed"
 TRIES = 64
 TSO = "tso"
-MORE = 4  # how many times as many states are looked at when something new was met, to meet more
+MORE = 16  # how many times as many states are looked at when something new was met, to meet more
+
+
+class Known(NamedTuple):
+    """What an exploration knew at a moment: of who touches what (movers.py, private.py), of what controls (their
+    numbers `ids`) may yet do, and of racy cells."""
+
+    R: Int64
+    W: Int64
+    Y: Int64
+    ids: Int64
+    known: Int64
+    classes: Int64
+    memory: Int64
 
 
 class Reduced:
@@ -38,8 +52,11 @@ class Reduced:
     def __init__(self, a: Automaton, init: NDArray[np.uint64], rom: Int64):
         self.a, self.init, self.rom = a, init, rom
         self.t = Executor(a, rom)
+        self.memory = slice(int(self.t.P[O_MEMORY]), int(self.t.P[O_MEMORY]) + len(a.memory_table))
+        self.recalled: Known | None = None
         more = 2  # cells for what a memory model with views says (moving.py)
         self.W = tables(a, True, more)
+        self.locks = self.W[: self.W[W_STRIDE]].copy()
         self.R = no_records(a, more)
         self.N = self.R.copy()
         self.futures = Futures(a, a.ncell + more)
@@ -66,6 +83,18 @@ class Reduced:
         f = self.futures
         return self.W, self.R, self.N, self.Y, f.Q, f.keys, f.known, f.own, f.edges
 
+    def new(self) -> bool:
+        """Whether something was met that is not known."""
+        return bool(self.futures.Q[Q_NEWS]) or (self.t.views and news(self.t.P))
+
+    def learn(self) -> None:
+        """What was met is what is known."""
+        self.t.learns()
+        self.R[:] = self.N
+        self.W[: self.locks.size] = self.locks
+        keep_locks(self.W, self.R, len(self.a.processes))
+        self.futures.again(self.racy())
+
     def begin(self, ctl: Int64, counts: Int64, log: Int64) -> Int64:
         """The state that exploration begins with."""
         first = self.t.start(self.init)
@@ -81,20 +110,43 @@ class Reduced:
         moving.everybody(t.B, self.C, self.S2, t.P, *self.shared(), at, asleep, ctl, t.X, -1, counts, log)
         return self.C.copy()
 
+    def knowledge(self) -> Known:
+        """What is known now."""
+        f = self.futures
+        ids = f.keys[IDS : IDS + f.Q[Q_IDS]].copy()
+        known = f.known.reshape(IDS, -1)[ids]
+        memory = self.t.P[self.memory].copy()
+        return Known(self.R.copy(), self.W.copy(), self.Y.copy(), ids, known, f.classes[ids], memory)
+
+    def recall(self, k: Known) -> None:
+        """Know what was known then."""
+        f = self.futures
+        if k is self.recalled:
+            return
+        self.recalled = k
+        self.R[:], self.W[:], self.Y[:], self.t.P[self.memory] = k.R, k.W, k.Y, k.memory
+        f.known[:] = 0
+        f.classes[:] = 0
+        f.known.reshape(IDS, -1)[k.ids] = k.known
+        f.classes[k.ids] = k.classes
+
     def standing(self) -> tuple[Int64, Int64]:
         n = len(self.a.processes)
         return np.zeros(n, np.int64), np.zeros(n * ASLEEP_ROW, np.int64)
 
-    def path(self, steps: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Steps between states as those of single processes: with the movers that follow each."""
+    def path(self, steps: list[tuple[int, int]], known: list[Known]) -> list[tuple[int, int]]:
+        """Steps between states as those of single processes: with the movers that follow each.  `known`: what was,
+        when each was taken."""
         t, f, nw = self.t, self.futures, self.a.nw
         ctl, counts = np.zeros(16, np.int64), np.zeros(max(1, len(self.a.counters)), np.int64)
         log = np.zeros(70_000, np.int64)
         at, asleep = self.standing()
+        self.recall(known[0])
         state = self.begin(ctl, counts, log)
         real = InOrder(self.a, self.init, self.rom)
         real.take(log, 0)
-        for p, choice in steps:
+        for (p, choice), then in zip(steps, known[1:], strict=True):
+            self.recall(then)
             self.S[:] = state
             log[0] = 0
             moving.stand(t.B, self.S, t.P, f.Q, f.keys, at, asleep, t.X)
@@ -102,7 +154,10 @@ class Reduced:
             if t.run(words, p, choice):
                 break
             t.B[:nw] = words
-            moving.chain(t.B, self.S, self.C, self.S2, t.P, *self.shared(), at, asleep, ctl, t.X, p, counts, log)
+            before = held(self.S, t.P, self.W, holder(t.P, p, len(self.a.processes)))
+            moving.chain(
+                t.B, self.S, self.C, self.S2, t.P, *self.shared(), at, asleep, ctl, t.X, p, before, counts, log
+            )
             real.take(log, choice)
             state = self.C.copy()
         real.catch_up(state)
@@ -177,13 +232,9 @@ def explore(
         ex = _explore(r, max_states, max_memory, timeout, progress, graph, t0)
         if ex.reason == LOST:
             return None
-        if ex.reason not in ("", GROWN):
+        if ex.reason != GROWN:
             return ex
-        new = r.t.learns() or bool(r.futures.Q[Q_NEWS])
-        if not new:
-            return ex
-        r.R[:] = r.N
-        r.futures.again(r.racy())
+        r.learn()
     return None
 
 
@@ -202,13 +253,14 @@ def _explore(
     opening = np.zeros(16, np.int64)
     first = r.begin(opening, counts, log)
     ex = Exploration(a, counters=counts)
-    lv = Levels(a, first, fingerprint_of(first, r.words), 2_000, 500)
+    lv = Levels(a, first, fingerprint_of(first, r.words), 100, 100)
     ctl = lv.ctl
     ctl[C_LOST] = opening[C_LOST]
     index = np.zeros(len(lv.table) if graph else 1, np.int32)
     edges = np.zeros((2 * SLACK if graph else 1, 2), np.int32)
     reason = ""
-    met = 0
+    known: list[tuple[int, Known]] = []
+    met = 0  # how many states there were when something new was met last
     while True:
         ctl[C_WHY] = WHY_DONE
         c0 = time.perf_counter()
@@ -219,8 +271,10 @@ def _explore(
         )  # fmt: skip
         now = time.perf_counter()
         lv.paused(before, now - c0)
-        if not met and (f.Q[Q_NEWS] or (t.views and news(t.P))):
+        if r.new():
             met = lv.stored
+            known.append((lv.base + int(ctl[C_HEAD]), r.knowledge()))
+            r.learn()
         if ctl[C_LOST] or f.Q[Q_LOST]:
             reason = LOST
         elif met and lv.stored > MORE * met + 256:
@@ -241,6 +295,7 @@ def _explore(
         elif lv.why != WHY_DONE:
             lv.make_room()
         elif not lv.deeper():
+            reason = GROWN if met else ""
             break
     n = lv.stored
     ex.moved = int(ctl[C_MOVED])
@@ -248,15 +303,21 @@ def _explore(
         rooms = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int32), np.zeros(n + 1, np.uint8)
         ex.cyclic = not acyclic(edges, int(ctl[C_EDGES]), n, *rooms)
     lv.fill(ex, t.X, reason, time.perf_counter() - t0)
-    ex.retrace = Retrace(r)
+    ex.retrace = Retrace(r, [*known, (n, r.knowledge())])
     return ex
 
 
 class Retrace:
     """Paths to the states of an exploration with movers."""
 
-    def __init__(self, r: Reduced):
-        self.r = r
+    def __init__(self, r: Reduced, known: list[tuple[int, Known]]):
+        self.r, self.known = r, known  # up to which state what was known
 
     def __call__(self, ex: Exploration, state: int) -> list[tuple[int, int]]:
-        return self.r.path(steps_to(ex.parent, ex.action, state))
+        parents = []
+        at = state
+        while at > 0:
+            at = int(ex.parent[at])
+            parents.append(at)
+        then = [next(k for end, k in self.known if i < end) for i in (0, *parents[::-1])]
+        return self.r.path(steps_to(ex.parent, ex.action, state), then)
