@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
 from seqfault.explore import interrupt, moving
-from seqfault.explore.engine import Executor, Exploration, fingerprint_of
+from seqfault.explore.engine import Executor, Exploration, Path, fingerprint_of
 from seqfault.explore.exploration import steps_to
 from seqfault.explore.futures import ASLEEP_ROW, IDS, Q_IDS, Q_LOST, Q_NEWS, Futures
 from seqfault.explore.levels import C_EDGES, C_HEAD, C_WHY, SLACK, WHY_DONE, WHY_EDGES, WHY_TABLE, Levels
@@ -23,6 +23,7 @@ from seqfault.explore.moving import C_LOST, C_MOVED, EMPTIED, FLUSHED
 from seqfault.explore.private import owner_tables
 from seqfault.explore.rehash import acyclic
 from seqfault.explore.relief import holder
+from seqfault.explore.replay import ends, knowing, shows
 from seqfault.explore.tables import DISABLED, O_MEMORY, X_EDGES, X_VIOLATIONS
 
 Int64 = NDArray[np.int64]
@@ -304,7 +305,28 @@ def _explore(
         ex.cyclic = not acyclic(edges, int(ctl[C_EDGES]), n, *rooms)
     lv.fill(ex, t.X, reason, time.perf_counter() - t0)
     ex.retrace = Retrace(r, [*known, (n, r.knowledge())])
+    if met and reason not in (GROWN, LOST):
+        keep_shown(r, ex)
     return ex
+
+
+def keep_shown(r: Reduced, ex: Exploration) -> None:
+    """Of what an exploration found that ended while it learned, leave what its paths show without reduction: before it
+    knew what a process may yet touch, it may have forgotten which stores that one knows, or taken them out of turn."""
+
+    def run(path: Path) -> tuple[Executor, NDArray[np.int64]]:
+        real = knowing(r.a, r.init, r.rom, path)
+        return real, real.start(r.init)
+
+    for v in ex.violations[:]:
+        path = ex.path_of(v)
+        if not shows(*run(path), path, (v.kind, v.pc if v.cell < 0 else -2 - v.cell, v.pool)):
+            ex.violations.remove(v)
+    for h, state in list(ex.outcomes.items()):
+        path = ex.path_to(state)
+        if not ends(*run(path), path, h):
+            del ex.outcomes[h]
+    ex.edges.clear()
 
 
 class Retrace:

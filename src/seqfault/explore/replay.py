@@ -178,6 +178,17 @@ def shows(ex: Executor, first: NDArray[np.int64], path: Path, target: tuple[int,
     return ex.a.kinds[target[0]] == "deadlock" and stuck(ex, words)
 
 
+def ends(ex: Executor, first: NDArray[np.int64], path: Path, outcome: int) -> bool:
+    """Whether a schedule can be followed, to rest and to this outcome."""
+    words = first.copy()
+    for p, choice in path:
+        if ex.pc(words, p) == ex.a.halt_pc or ex.run(words, p, choice) != OK:
+            return False
+    if not at_rest(ex, words):
+        return False
+    return ex.rest(words) == outcome
+
+
 def join_turns(
     ex: Executor, first: NDArray[np.int64], path: Path, target: tuple[int, int, int]
 ) -> list[tuple[int, int]]:
