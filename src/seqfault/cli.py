@@ -597,4 +597,6 @@ def dump(value: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from seqfault import cli  # its errors, not those of a second copy of this module
+
+    cli.main()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -178,3 +180,9 @@ def test_bad_script(capsys, monkeypatch, tmp_path: Path):
     f.write_text("mmap 1-3 rw\nfrob 3\n")
     code, _, err = run(capsys, monkeypatch, "run", str(f))
     assert code == 2 and "s.txt:2" in err
+
+
+@pytest.mark.parametrize("module", ["seqfault", "seqfault.cli"])
+def test_python_m(module):
+    out = subprocess.run([sys.executable, "-m", module, "check", "nosuch"], capture_output=True, text=True, check=False)
+    assert out.returncode == 2 and "nosuch" in out.stderr and "Traceback" not in out.stderr

@@ -49,8 +49,8 @@ def make_jit(name: str, files: Sequence[Path]) -> Callable[[Callable[..., Any]],
     directory = cache_directory(name, files)
 
     def jit(fn: Callable[..., Any]) -> Any:
-        own = not MAKE_ARRAYS.isdisjoint(fn.__code__.co_names)
-        return kept(directory, lambda keep: numba.njit(cache=keep, nogil=True, _nrt=own, **OPTIONS)(fn))
+        options = {"nogil": True, "_nrt": not MAKE_ARRAYS.isdisjoint(fn.__code__.co_names), **OPTIONS}
+        return kept(directory, lambda keep: numba.njit(cache=keep, **options)(fn))
 
     return jit
 
@@ -61,9 +61,8 @@ def make_cfunc(name: str, files: Sequence[Path]) -> Callable[[Any], Callable[[Ca
 
     def cfunc(signature: Any) -> Callable[[Callable[..., Any]], Callable[[], Any]]:
         def decorate(fn: Callable[..., Any]) -> Callable[[], Any]:
-            return cache(
-                lambda: kept(directory, lambda keep: numba.cfunc(signature, cache=keep, _nrt=False, **OPTIONS)(fn))
-            )
+            options = {"_nrt": False, **OPTIONS}
+            return cache(lambda: kept(directory, lambda keep: numba.cfunc(signature, cache=keep, **options)(fn)))
 
         return decorate
 
