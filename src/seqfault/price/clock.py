@@ -98,6 +98,7 @@ class vtask:
     node: integer(0, 4095)
     core: integer(0, 65535)
     cpu: task_t
+    space: task_t  # its address space, where there are several
     after: integer(0, NR_TASKS)
     took: integer(0, 1)  # a semaphore for reading, since it was looked at last
     gave: integer(0, 2)  # 1: a fault gave speculation up since it was looked at last; 2: because something had changed

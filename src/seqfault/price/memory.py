@@ -20,7 +20,19 @@ from seqfault.mm.frames import page_add_file_rmap as page_add_file_rmap_of_text
 from seqfault.mm.frames import page_add_new_anon_rmap as page_add_new_anon_rmap_of_text
 from seqfault.mm.pgtable import pte_alloc_one as pte_alloc_one_of_text
 from seqfault.mm.readahead import page_cache_alloc as page_cache_alloc_of_text
-from seqfault.mm.types import LINUX, NR_FRAMES, fault_t, file, page, pgoff_t, pte_table, vm_area_struct, vm_fault, vpn_t
+from seqfault.mm.types import (
+    LINUX,
+    NR_FRAMES,
+    NR_MMS,
+    fault_t,
+    file,
+    page,
+    pgoff_t,
+    pte_table,
+    vm_area_struct,
+    vm_fault,
+    vpn_t,
+)
 from seqfault.price import locks
 from seqfault.price.clock import ticks_t, vclock, vt_rmw, vt_sleep, vtask
 from seqfault.price.words import line_of
@@ -43,7 +55,7 @@ class mem_cgroup:
     memory: integer(0, 1)
 
 
-@struct(pool=1, static=True)
+@struct(pool=NR_MMS, static=True)
 class mm_rss:
     anon: integer(0, 1)
 
@@ -173,7 +185,8 @@ def count_page():
     c = my_batches()
     c.rss += 1
     if c.rss >= the(memory_costs).nr_rss:
-        vt_rmw(line_of(the(mm_rss).anon))
+        rss = pool_object(mm_rss, min(pool_object(vtask, the(vclock).me).space, NR_MMS - 1))
+        vt_rmw(line_of(rss.anon))
         c.rss = 0
 
 

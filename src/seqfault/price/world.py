@@ -14,6 +14,7 @@ from seqfault.kernel.machine import KernelBug
 from seqfault.kernel.places import Protocol
 from seqfault.mm.frames import free_page_check
 from seqfault.mm.fullsize import full_sizes
+from seqfault.mm.opcodes import PAGE_SIZE
 from seqfault.mm.tlb import flush_check
 from seqfault.mm.vma import validate_mm
 from seqfault.price import driver, nothing
@@ -23,7 +24,9 @@ from seqfault.price.machines import Machine
 from seqfault.price.timed import FALLBACK, TimedProgram
 
 LARGEST = 1024
-KINDS = ("fault", "mmap", "munmap", "mprotect", "madvise", "mremap")
+PAGES = 1 << 20  # of an address space
+HEAP = 16  # the page where heaps begin: mappings are placed from the top down
+KINDS = ("fault", "mmap", "munmap", "mprotect", "madvise", "mremap", "brk")
 
 
 CHECKED: dict[Any, Any] = {
@@ -33,8 +36,8 @@ CHECKED: dict[Any, Any] = {
 }
 
 
-def sizes_of(protocol: Protocol, tasks: int) -> dict[str, int]:
-    """Sizes for up to `tasks` threads: 4 GB of addresses, a million frames."""
+def sizes_of(protocol: Protocol, tasks: int, processes: bool = False) -> dict[str, int]:
+    """Sizes for up to `tasks` threads, or processes of one thread each: 4 GB of addresses, a million frames."""
     own = dict(protocol.sizes)
     linux = own.pop("LINUX", 412)
     own.pop("NR_VMAS", None)
@@ -47,10 +50,10 @@ def sizes_of(protocol: Protocol, tasks: int) -> dict[str, int]:
         | {
             "NR_CPUS": tasks,
             "NR_TASKS": tasks,
-            "NR_MMS": 1,
-            "NR_PAGES": 1 << 20,
+            "NR_MMS": tasks if processes else 1,
+            "NR_PAGES": PAGES,
             "PTRS_PER_PTE": 512,
-            "NR_PTE_TABLES": 4096,
+            "NR_PTE_TABLES": 1 << (13 if processes else 12),
             "NR_VMAS": 1 << 15,
             "NR_FRAMES": 1 << (20 if small else 21),
             "NR_ANON_VMAS": 1 << 15,
@@ -71,24 +74,25 @@ def sizes_of(protocol: Protocol, tasks: int) -> dict[str, int]:
     )
 
 
-_programs: dict[tuple[int, int], TimedProgram] = {}
+_programs: dict[tuple[int, int, bool], TimedProgram] = {}
 
 
-def program(protocol: Protocol, tasks: int) -> TimedProgram:
-    """The machine code of a protocol for up to `tasks` threads (256 or `LARGEST`)."""
-    key = id(protocol), tasks  # protocols live as long as the process
+def program(protocol: Protocol, tasks: int, processes: bool = False) -> TimedProgram:
+    """The machine code of a protocol for so many threads and more (256 or `LARGEST`), or as many processes."""
+    tasks = 256 if tasks <= 256 else LARGEST
+    key = id(protocol), tasks, processes  # protocols live as long as the process
     if key not in _programs:
-        _programs[key] = _program(protocol, tasks)
+        _programs[key] = _program(protocol, tasks, processes)
     return _programs[key]
 
 
-def _program(protocol: Protocol, tasks: int) -> TimedProgram:
+def _program(protocol: Protocol, tasks: int, processes: bool) -> TimedProgram:
     binds: dict[Any, Any] = {**protocol.binds, **CHECKED}
     return TimedProgram(
         driver.price_main,
         {"price_init": driver.price_init, "price_setup": driver.price_setup},
         binds,
-        sizes_of(protocol, tasks),
+        sizes_of(protocol, tasks, processes),
         protocol.fields,
         level=1,
         typesafe=protocol.typesafe,
@@ -161,10 +165,11 @@ class Outcome:
 
 
 class World:
-    """Threads with steps of their own on one address space.
+    """Threads with steps of their own on one address space, or processes with one each.
 
     `programs`: for each task its steps, rows of (op, a, b, c, d) (price/driver.py); `setup`: rows that are performed
-    before, by nobody; `cpus`: how many the threads share (0: one for each); `costs` override the machine's constants.
+    before, by nobody (with `owners`: in the address space of which process, a number for each); `cpus`: how many the
+    threads share (0: one for each); `costs` override the machine's constants.
     """
 
     def __init__(
@@ -178,17 +183,23 @@ class World:
         lookahead: float | None = None,
         stagger: float = 1000.0,
         cpus: int = 0,
+        owners: Sequence[int] | None = None,
     ):
         tasks = len(programs)
         if not 1 <= tasks <= LARGEST:
             raise ValueError(f"{tasks} threads; there may be 1 to {LARGEST}")
         self.protocol, self.tasks = protocol, tasks
-        prog = program(protocol, 256 if tasks <= 256 else LARGEST)
+        prog = program(protocol, tasks, owners is not None)
         nodes, cores = machine.topology(tasks, cpus or tasks)
         look = machine.lookahead if lookahead is None else lookahead
         self.m = m = TimedMachine(prog, tasks, {**machine.costs, **(costs or {})}, nodes, cores, cpus, look)
         self.layout = prog.layout
+        if owners is not None:
+            m.task_cells[:tasks, m.task_field["space"]] = np.arange(tasks)
         m.call("price_init", prog.sizes["NR_FILES"], 1 << 13)
+        for i in range(prog.sizes["NR_MMS"]):
+            for name in ("start_brk", "brk"):
+                m.cells[self.layout.address("mm_struct", i, name)] = HEAP * PAGE_SIZE
         rows: list[tuple[int, ...]] = []
         first: list[int] = []
         for row in setup:
@@ -205,7 +216,7 @@ class World:
             table[which, :width] = [rows[i] for i in which]
         m.cells[pool.base : pool.base + table.size] = table.ravel()
         for k in range(len(setup)):
-            m.call("price_setup", k, 0)
+            m.call("price_setup", k, owners[k] if owners is not None else 0)
         shared = self.program_cells(prog.sizes["NR_TASKS"])
         if shared[self.offset("failed")]:
             error = m.get("driver_costs", "error")

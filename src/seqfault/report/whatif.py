@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any
 
 from rich.progress import Progress
@@ -13,20 +14,35 @@ from rich.table import Table
 import seqfault
 from seqfault.cli import BadInput, dump
 from seqfault.kernel.places import Protocol
-from seqfault.mm.fullsize import release_number
+from seqfault.mm.fullsize import RELEASES, release_number
 from seqfault.price import machines
+from seqfault.price.converter import ReplayError
 from seqfault.price.curves import policy_of
 from seqfault.price.machines import POLICIES, Machine
-from seqfault.price.replay import REWRITES, Replay, ReplayError, convert
+from seqfault.price.replay import Replay, convert
+from seqfault.price.rewrites import GUARDS_SINCE, REWRITES
 from seqfault.price.timed import UnsupportedMachine
-from seqfault.price.world import Outcome, World
+from seqfault.price.world import Outcome, World, program
 from seqfault.protocols import ProtocolError, load
 from seqfault.report.commands import console
 from seqfault.report.price import DEFAULT, progress_bar, protocols_of
+from seqfault.report.whatif_rewrites import rewritten
 from seqfault.report.whatif_sites import invalidations, sites, told
 from seqfault.trace.store import TraceError, open_trace
 
 MOST = 50  # times the recorded time, after which a replay is given up
+
+
+@dataclass(frozen=True)
+class Job:
+    """One design: its name, its text, the steps, on how many CPUs, the semaphore's policy."""
+
+    name: str
+    protocol: Protocol
+    replay: Replay
+    cpus: int
+    policy: str
+    rewrite: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,8 @@ class Result:
     blame: tuple[tuple[str, int], ...]
     met: Mapping[str, tuple[int, ...]]  # of all seeds, as `World.causes` has them
     calls: Mapping[str, tuple[int, int]]
+    notes: Mapping[str, int]
+    rewrite: str = ""
 
     @property
     def seconds(self) -> float:
@@ -51,12 +69,17 @@ class Result:
         return 1 - sum(o.locked for o in self.outcomes) / n if n else 1.0
 
 
+def known_release(kernel: str) -> int:
+    """The release that was recorded, as a number; where the trace does not tell, the latest that the text has."""
+    try:
+        return release_number(kernel)
+    except ValueError:
+        return max(RELEASES.values())
+
+
 def recorded_design(kernel: str) -> str:
     """The protocol of the kernel that was recorded."""
-    try:
-        linux = release_number(kernel)
-    except ValueError:
-        return "vm-refcnt"
+    linux = known_release(kernel)
     if linux >= 615:
         return "vm-refcnt"
     if linux >= 604:
@@ -64,15 +87,19 @@ def recorded_design(kernel: str) -> str:
     return "mmap-sem"
 
 
-def replay(
-    r: Replay, p: Protocol, mach: Machine, cpus: int, policy: str, seeds: int, name: str, progress: Any = None
-) -> Result:
+def replay(j: Job, mach: Machine, seeds: int, progress: Any = None) -> Result:
     """Replay once a seed; seeds differ in when threads start, by up to 0.1 ms."""
+    r, p = j.replay, j.protocol
     outcomes = []
     blame: Counter[str] = Counter()
     met: dict[str, tuple[int, ...]] = {}
+    program(p, len(r.programs), r.owners is not None).address("vt_resume")  # compiled before time is taken
     for seed in range(1, seeds + 1):
-        w = World(p, mach, r.programs, r.setup, seed, POLICIES[policy or policy_of(p)], stagger=100_000.0, cpus=cpus)
+        began = perf_counter()
+        w = World(
+            p, mach, r.programs, r.setup, seed, POLICIES[j.policy or policy_of(p)], stagger=100_000.0, cpus=j.cpus,
+            owners=r.owners,
+        )  # fmt: skip
         most = 1e9 * max(r.recorded.seconds, 1e-3)
 
         def report(at: float, seed: int = seed, most: float = most) -> None:
@@ -80,6 +107,7 @@ def replay(
                 progress((seed - 1 + min(at / most, 1)) / seeds)
 
         outcomes.append(w.finish(MOST * most, report))
+        outcomes[-1].wall = perf_counter() - began
         for k, *row in w.causes():
             had = met.get(r.places[k], (0,) * len(row))
             met[r.places[k]] = tuple(a + b for a, b in zip(had, row, strict=True))
@@ -88,7 +116,7 @@ def replay(
             n = int(w.m.cells[at + i])
             if n:
                 blame[place] += n
-    return Result(name, p, tuple(outcomes), tuple(blame.most_common(5)), met, r.calls)
+    return Result(j.name, p, tuple(outcomes), tuple(blame.most_common(5)), met, r.calls, r.notes, j.rewrite)
 
 
 def machine_of(name: str, cpus: int) -> Machine:
@@ -102,17 +130,6 @@ def machine_of(name: str, cpus: int) -> Machine:
     except machines.MachineError as e:
         raise BadInput(str(e)) from None
     return replace(m, title=f"{cpus} CPUs like those of {m.name}, not calibrated", cores=max(cpus, 1))
-
-
-@dataclass(frozen=True)
-class Job:
-    """One design: its name, its text, the steps, on how many CPUs, the semaphore's policy."""
-
-    name: str
-    protocol: Protocol
-    replay: Replay
-    cpus: int
-    policy: str
 
 
 @dataclass(frozen=True)
@@ -145,7 +162,12 @@ def ask(
         with open_trace(trace) as t:
             meta = t.meta
             r = convert(t, pid)
-            rewritten = {x: convert(t, pid, x) for x in rewrite}
+            if "guard" in rewrite and known_release(meta.kernel) < GUARDS_SINCE:
+                raise BadInput(
+                    f"--rewrite guard: MADV_GUARD_INSTALL is of Linux 6.13, and {trace} was recorded on {meta.kernel}; "
+                    "record the program on a later kernel"
+                )
+            others = {x: convert(t, pid, x) for x in rewrite}
     except TraceError as e:
         raise BadInput(str(e)) from None
     except ReplayError as e:
@@ -155,7 +177,7 @@ def ask(
         own = load(recorded_design(r.recorded.kernel))
     except ProtocolError as e:
         raise BadInput(str(e)) from None
-    others = [p for p in protocols_of(protocol or DEFAULT) if p is not own]
+    designs = [p for p in protocols_of(protocol or DEFAULT) if p is not own]
     n = cpus or r.recorded.cpus
     if n > 1024:
         raise BadInput(f"--cpus {n}; 1024 are the most")
@@ -163,8 +185,8 @@ def ask(
     if n != r.recorded.cpus or policy:
         name = f"{own.name} on {n} CPUs" if n != r.recorded.cpus else f"{own.name}, {policy}"
         jobs.append(Job(name, own, r, n, policy))
-    jobs += [Job(p.name, p, r, n, policy) for p in others]
-    jobs += [Job(f"{own.name}, {x}", own, q, n, policy) for x, q in rewritten.items()]
+    jobs += [Job(p.name, p, r, n, policy) for p in designs]
+    jobs += [Job(f"{own.name}, {x}", own, q, n, policy, x) for x, q in others.items()]
     return Question(trace, meta, mach, n, tuple(jobs))
 
 
@@ -176,11 +198,8 @@ def answer(q: Question, seeds: int, bar: Progress) -> dict[str, Any]:
         for k, j in enumerate(q.jobs):
             bar.update(task, description=j.name)
             results.append(
-                replay(
-                    j.replay, j.protocol, q.machine, j.cpus, j.policy, seeds, j.name,
-                    lambda x, k=k: bar.update(task, completed=k + x),  # type: ignore[misc]
-                )
-            )  # fmt: skip
+                replay(j, q.machine, seeds, lambda x, k=k: bar.update(task, completed=k + x))  # type: ignore[misc]
+            )
     except UnsupportedMachine as e:
         raise BadInput(str(e)) from None
     except ValueError as e:
@@ -240,6 +259,9 @@ def as_data(trace: str, meta: Any, r: Replay, mach: Machine, cpus: int, results:
             "invalidations": invalidations(x.outcomes), "sites": sites(x.outcomes, x.met, x.calls),
             "after": [{"place": p, "faults": k / len(fault)} for p, k in x.blame],
             "failed": sum(o.failed for o in x.outcomes), "finished": all(o.finished for o in x.outcomes),
+            "rewrite": {"name": x.rewrite, **x.notes} if x.rewrite else None,
+            "replay_seconds": [o.wall for o in x.outcomes],
+            "replay_times": max(o.wall for o in x.outcomes) / r.recorded.seconds if r.recorded.seconds else None,
         })  # fmt: skip
     rec = r.recorded
     return {
@@ -250,7 +272,8 @@ def as_data(trace: str, meta: Any, r: Replay, mach: Machine, cpus: int, results:
             "without_mmap_lock": None if rec.fallback is None else 1 - rec.fallback, "mean_ns": rec.mean,
         },
         "error": errors(rec, own),
-        "left_out": dict(r.left_out), "lost": meta.lost, "designs": designs,
+        "left_out": dict(r.left_out), "replaced": dict(r.replaced), "seeds": len(own.outcomes),
+        "lost": meta.lost, "designs": designs,
     }  # fmt: skip
 
 
@@ -269,6 +292,21 @@ def errors(rec: Any, own: Result) -> dict[str, float | None]:
 
 def percent(x: float | None, digits: int = 1) -> str:
     return "?" if x is None else f"{100 * x:+.{digits}f}%"
+
+
+def width_of_share(x: dict[str, Any]) -> str:
+    low, high = x["share_range"]
+    return f" ±{50 * (high - low):.2f}" if high - low >= 0.0001 else ""
+
+
+def confidence(d: dict[str, Any]) -> str:
+    """From how many replays the figures are, and what a replay took of this machine's time."""
+    walls = [w for x in d["designs"] for w in x["replay_seconds"]]
+    times = [x["replay_times"] for x in d["designs"] if x["replay_times"] is not None]
+    n = d["seeds"]
+    of = f"means of {n} replays, ±: half of their range" if n > 1 else "of one replay: no range (--seeds)"
+    most = f", at most {max(times):.1f} times the run" if times else ""
+    return f"{of}; a replay took {min(walls):.2f} to {max(walls):.2f} s{most}"
 
 
 def show(d: dict[str, Any]) -> None:
@@ -295,12 +333,14 @@ def show(d: dict[str, Any]) -> None:
         width = f" ±{(high - low) / 2:.3f}" if high - low >= 0.001 else ""
         t.add_row(
             x["name"], f"{x['seconds']:.3f}{width}" + ("" if x["finished"] else " (given up)"),
-            "" if x["speed"] is None else f"x{x['speed']:.2f}", f"{100 * x['without_mmap_lock']:.2f}%",
+            "" if x["speed"] is None else f"x{x['speed']:.2f}",
+            f"{100 * x['without_mmap_lock']:.2f}%" + width_of_share(x),
             f"{f['mean_ns']:.0f} ns", f"{f['mean_wait_ns']:.0f}", f"{f['p99_ns']:.0f}",
             f"{u['mean_ns']:.0f} ns" if u["n"] else "", f"{u['mean_wait_ns']:.0f}" if u["n"] else "",
             percent(err["seconds"], 0),
         )  # fmt: skip
     c.print(t)
+    c.print(confidence(d))
     for x in d["designs"]:
         n = max(x["faults"], 1)
         if x["reasons"]:
@@ -311,8 +351,12 @@ def show(d: dict[str, Any]) -> None:
     for x in d["designs"]:
         for k, said in enumerate(told(x)):
             c.print("  " * bool(k) + ("" if k else f"{x['name']}: ") + said, markup=False)
-    for k, v in d["left_out"].items():
-        c.print(f"left out: {v} {k}")
+    for x in d["designs"]:
+        for said in rewritten(x["rewrite"]):
+            c.print(f"{x['name']}: {said}", markup=False)
+    for title in ("left_out", "replaced"):
+        for k, v in d[title].items():
+            c.print(f"{title.replace('_', ' ')}: {v} {k}", markup=False)
     failed = sum(x["failed"] for x in d["designs"])
     if failed:
         c.print(f"{failed} operations of the replays failed: they met the address space in another state than recorded")
