@@ -217,6 +217,8 @@ class World:
         m.cells[pool.base : pool.base + table.size] = table.ravel()
         for k in range(len(setup)):
             m.call("price_setup", k, owners[k] if owners is not None else 0)
+        for name in ("op_stats", "recent"):  # what is done before is no part of what is measured
+            self.clear(name)
         shared = self.program_cells(prog.sizes["NR_TASKS"])
         if shared[self.offset("failed")]:
             error = m.get("driver_costs", "error")
@@ -239,6 +241,11 @@ class World:
         p = self.layout.pools["program"]
         at = p.base + task * p.stride
         return self.m.cells[at : at + p.stride]
+
+    def clear(self, pool: str, keep: int = 0) -> None:
+        """Set a pool's cells to 0, but for the first so many."""
+        p = self.layout.pools[pool]
+        self.m.cells[p.base + keep : p.base + p.n * p.stride] = 0
 
     def units(self) -> int:
         p = self.layout.pools["program"]
@@ -265,10 +272,8 @@ class World:
         m = self.m
         m.run(warm_up, progress)
         m.put("driver_costs", "began", round(warm_up * TICKS))
-        for name in ("op_stats", "recorded"):
-            p = self.layout.pools[name]
-            keep = self.m.layout.members(p.struct)["blame"].offset if name == "recorded" else 0
-            m.cells[p.base + keep : p.base + p.n * p.stride] = 0
+        self.clear("op_stats")
+        self.clear("recorded", self.layout.members(self.layout.pools["recorded"].struct)["blame"].offset)
         m.violations.clear()
         before = self.units(), m.counters, self._totals(), self.failures()
         stopped = ""
