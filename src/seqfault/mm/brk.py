@@ -8,6 +8,7 @@ from seqfault.mm.merge import can_vma_merge_after, vma_expand_end
 from seqfault.mm.merge_6 import vma_merge_new_range, vmg_init
 from seqfault.mm.mmap import do_munmap
 from seqfault.mm.modify import vma_merge_new
+from seqfault.mm.places import mmap_region_link, vm_area_alloc_end
 from seqfault.mm.slab import mm_alloc_fails
 from seqfault.mm.types import (
     ENOMEM,
@@ -78,6 +79,8 @@ def do_brk_flags(mm: ptr[mm_struct], brkvma: ptr[vm_area_struct], addr: vpn_t, l
         vma.vm_pgoff = addr
         vma.vm_flags = vm_flags
         vma.vm_page_prot = vm_get_page_prot(vm_flags)
+        vm_area_alloc_end(mm, vma)
+        mmap_region_link(vma)
         _, prev, rb_parent, rb_left = find_vma_links(mm, addr, addr + len)
         vma_link(mm, vma, prev, rb_parent, rb_left)
     mm.total_vm += len

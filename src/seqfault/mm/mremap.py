@@ -21,7 +21,13 @@ from seqfault.mm.opcodes import (
     UAPI_MAP_FIXED,
     UAPI_MAP_SHARED,
 )
-from seqfault.mm.places import mmap_write_lock_end, mmap_write_unlock_begin
+from seqfault.mm.places import (
+    mmap_region_link,
+    mmap_write_lock_end,
+    mmap_write_unlock_begin,
+    move_vma_begin,
+    vm_area_dup_end,
+)
 from seqfault.mm.populate import mm_populate
 from seqfault.mm.slab import mm_alloc_fails
 from seqfault.mm.types import (
@@ -108,6 +114,7 @@ def vm_area_dup(vma: ptr[vm_area_struct]) -> ptr[vm_area_struct]:
     new.anon_vma = vma.anon_vma
     new.anon_vma_chain = NULL
     new.rb_subtree_gap = 0
+    vm_area_dup_end(new)
     return new
 
 
@@ -149,6 +156,7 @@ def copy_vma(
         return NULL, vma
     if new_vma.vm_file:
         get_file(new_vma.vm_file)
+    mmap_region_link(new_vma)
     vma_link(mm, new_vma, prev, rb_parent, rb_left)
     return new_vma, vma
 
@@ -216,6 +224,7 @@ def move_vma(vrm: ptr[vma_remap_struct]) -> addr_or_errno_t:
         error = split_for_dontunmap(vrm)
         if error != 0:
             return error
+    move_vma_begin(vma)
     pgoff: pgoff_t = vma.vm_pgoff + (vrm.addr - vma.vm_start)
     new_vma, vma = copy_vma(vma, vrm.new_addr, vrm.new_len, pgoff, keep_source)
     vrm.vma = vma

@@ -258,13 +258,21 @@ class World:
     def finish(self, most: float, progress: Any = None) -> Outcome:
         """Run until every thread is done, or `most` ns are over."""
         t0 = time.perf_counter()
-        self.m.run(most, progress)
+        stopped = self.advance(most, progress)
         n = self.tasks
         clocks = self.m.task_cells[:n, self.m.task_field["clock"]]
-        ns = float(clocks.max()) / TICKS if self.m.done() else most
+        ns = float(clocks.max()) / TICKS if stopped or self.m.done() else most
         out = self.outcome({}, {}, 0, 0, ns, t0)
-        out.finished = self.m.done()
-        return out
+        out.finished = self.m.done() and not stopped
+        return stop(out, stopped)
+
+    def advance(self, until: float, progress: Any) -> str:
+        """Go on; what of the text's own errors nothing can follow: what was measured until then stands."""
+        try:
+            self.m.run(until, progress)
+        except KernelBug as e:
+            return e.kind
+        return ""
 
     def run(self, warm_up: float, ns: float, progress: Any = None) -> Outcome:
         """Run for `warm_up` ns that are not counted, and `ns` that are."""
@@ -276,17 +284,10 @@ class World:
         self.clear("recorded", self.layout.members(self.layout.pools["recorded"].struct)["blame"].offset)
         m.violations.clear()
         before = self.units(), m.counters, self._totals(), self.failures()
-        stopped = ""
-        try:
-            m.run(warm_up + ns, progress)
-        except KernelBug as e:  # nothing can follow: what was measured until then stands
-            stopped = e.kind
-            ns = max(m.get("vclock", "now") / TICKS - warm_up, 1.0)
-        out = self.outcome(before[1], before[2], before[0], before[3], ns, t0)
+        stopped = self.advance(warm_up + ns, progress)
         if stopped:
-            out.finished = False
-            out.violations[stopped] = out.violations.get(stopped, 0) + 1
-        return out
+            ns = max(m.get("vclock", "now") / TICKS - warm_up, 1.0)
+        return stop(self.outcome(before[1], before[2], before[0], before[3], ns, t0), stopped)
 
     def outcome(
         self, counters: dict[str, int], before: dict[str, int], units: int, failed: int, ns: float, t0: float
@@ -338,6 +339,14 @@ class World:
             b = c[at:]
             out[kind] = Stats(n, ns / TICKS, waited / TICKS, failed, quantile(b, 0.5), quantile(b, 0.99))
         return out
+
+
+def stop(out: Outcome, kind: str) -> Outcome:
+    """The outcome of a run that the text's own error ended, if one did."""
+    if kind:
+        out.finished = False
+        out.violations[kind] = out.violations.get(kind, 0) + 1
+    return out
 
 
 def bucket_start(i: int) -> float:

@@ -25,7 +25,7 @@ from seqfault.price.timed import UnsupportedMachine
 from seqfault.price.world import Outcome, World, program
 from seqfault.protocols import ProtocolError, load
 from seqfault.report.commands import console
-from seqfault.report.price import DEFAULT, progress_bar, protocols_of
+from seqfault.report.price import DEFAULT, merged, progress_bar, protocols_of, wrong
 from seqfault.report.whatif_rewrites import rewritten
 from seqfault.report.whatif_sites import invalidations, sites, told
 from seqfault.trace.store import TraceError, open_trace
@@ -259,6 +259,7 @@ def as_data(trace: str, meta: Any, r: Replay, mach: Machine, cpus: int, results:
             "invalidations": invalidations(x.outcomes), "sites": sites(x.outcomes, x.met, x.calls),
             "after": [{"place": p, "faults": k / len(fault)} for p, k in x.blame],
             "failed": sum(o.failed for o in x.outcomes), "finished": all(o.finished for o in x.outcomes),
+            "violations": merged(x.outcomes),
             "rewrite": {"name": x.rewrite, **x.notes} if x.rewrite else None,
             "replay_seconds": [o.wall for o in x.outcomes],
             "replay_times": max(o.wall for o in x.outcomes) / r.recorded.seconds if r.recorded.seconds else None,
@@ -351,6 +352,9 @@ def show(d: dict[str, Any]) -> None:
     for x in d["designs"]:
         for k, said in enumerate(told(x)):
             c.print("  " * bool(k) + ("" if k else f"{x['name']}: ") + said, markup=False)
+    for x in d["designs"]:
+        if x["violations"]:
+            c.print(wrong(x["name"], x["violations"]), markup=False)
     for x in d["designs"]:
         for said in rewritten(x["rewrite"]):
             c.print(f"{x['name']}: {said}", markup=False)
