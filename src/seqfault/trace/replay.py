@@ -98,7 +98,7 @@ class Replay:
         self.spaces = spaces
         self.result = Result()
         self.by_tid: dict[int, Process] = {}
-        self.by_path: dict[str, OpenFile] = {}
+        self.by_path = {path: OpenFile(path, mode) for path, mode in recording.modes.items()}
         self.named: dict[int, str] = {}  # the model's file -> its path
         self.began = False  # the first execve is of env(1), which cannot be held
         self.shm: dict[int, tuple[OpenFile, int]] = {}
