@@ -15,6 +15,7 @@ from seqfault.price.clock import TICKS
 from seqfault.price.live import Live, Part
 from seqfault.price.workloads import ANON, PRIVATE
 from seqfault.trace import schema
+from seqfault.trace.assemble import ADDRESSED
 
 PAGE = 4096
 MOST_MAPS = (1 << 18) - 64
@@ -190,7 +191,7 @@ class Converter:
     def call(self, e: dict[str, Any], tid: int, time: int, name: str) -> bool:
         """False: it is left out."""
         result, n = e["result"], pages(e["length"])
-        if e["address"] is None and name != "mmap":
+        if e["address"] is None and name != "mmap" and (name in ADDRESSED or name == "brk"):
             self.left_out[f"{name} without its arguments"] += 1
             return False
         failed = result is not None and -4096 < result < 0

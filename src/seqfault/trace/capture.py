@@ -7,7 +7,6 @@ only watched runs on.  That holds for SIGINT and SIGTERM too, which end a record
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import random
 import re
@@ -15,23 +14,21 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import termios
 import time
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from types import FrameType
 
 import seqfault
 from seqfault.trace import schema as s
-from seqfault.trace.assemble import CALLS
+from seqfault.trace.assemble import CALLS, OFTEN
 from seqfault.trace.hold import Held
 from seqfault.trace.importing import COSTS, PERF_REMEDY, fill, perf_text, text_lines
 from seqfault.trace.layout import Area, parse_area, write_layout
 from seqfault.trace.perf_script import Sample, Source, read_samples
+from seqfault.trace.processes import GRACE, Stop, alive, children, follow_parent, send, tell_to_end, unread, wait_for
 from seqfault.trace.record import clocks, machine, mounts, snapshot
 from seqfault.trace.schema import Meta, Missing
 from seqfault.trace.store import TraceError, Writer, row
@@ -44,9 +41,7 @@ TASKS = {s.FORK: "task:task_newtask", s.EXEC: "sched:sched_process_exec", s.EXIT
 ROOM = "4M"  # of perf's buffer, a CPU
 # --sample: seconds that are recorded, seconds from one to the next, and to the first one
 BURST, EVERY, FIRST = 0.010, 5.0, 0.2
-GRACE = 5.0  # seconds that a program has to end after a signal
 WARM = 0.15  # seconds that perf has to attach before a layout is read
-PR_SET_PDEATHSIG = 1
 UNDER_WAY = "calls of which one half is missing (is never resumed)"
 EVENTS_REMEDY = "record as root"
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
@@ -168,7 +163,7 @@ def traced_plan(plan: Plan, stacks: bool, events: Path) -> None:
     else:
         lacking("fault kinds", FAULTS[0], "whether a fault read or wrote is not known, nor its duration")
         event("page-faults", False)
-    calls = [c for c in CALLS if there(f"syscalls:sys_enter_{c}")]
+    calls = [c for c in (OFTEN if plan.sample else CALLS) if there(f"syscalls:sys_enter_{c}")]
     for c in calls:
         event(f"syscalls:sys_enter_{c}")
         event(f"syscalls:sys_exit_{c}", False)
@@ -212,82 +207,6 @@ class Captured:
 
     meta: Meta
     interrupted: bool
-
-
-class Stop:
-    """SIGINT and SIGTERM as a flag, while this is entered."""
-
-    def __init__(self) -> None:
-        self.number = 0
-
-    def __enter__(self) -> Stop:
-        self.before = {n: signal.signal(n, self.take) for n in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def take(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-
-    def __exit__(self, *_: object) -> None:
-        for n, handler in self.before.items():
-            signal.signal(n, handler)
-
-
-def follow_parent() -> None:
-    """In the child: end when the recorder is killed."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def children(pid: int) -> list[int]:
-    try:
-        return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-
-
-def send(pid: int, number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def wait_for(over: Callable[[], bool], step: float = 0.02) -> None:
-    end = time.monotonic() + GRACE
-    while time.monotonic() < end and not over():
-        time.sleep(step)
-
-
-def tell_to_end(processes: list[subprocess.Popen[bytes]], program: list[int], number: int) -> None:
-    """End a recording early: first the program that was started, then the tools, which write what they have.
-
-    strace is never ended before the program that it started: calls would fail there.
-    """
-    for pid in program:
-        send(pid, number)
-    if program:
-        wait_for(lambda: not any(alive(pid) for pid in program))
-        for pid in program:
-            if alive(pid):
-                send(pid, signal.SIGKILL)
-    for n in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        for p in processes:
-            if p.poll() is None:
-                p.send_signal(n)
-        wait_for(lambda: all(p.poll() is not None for p in processes))
-        if all(p.poll() is not None for p in processes):
-            break
-
-
-def unread(pipe: int) -> int:
-    """Bytes that wait in a pipe."""
-    word = array("i", [0])
-    fcntl.ioctl(pipe, termios.FIONREAD, word)
-    return word[0]
 
 
 def add_area(writer: Writer, now: int, pid: int, a: Area) -> None:
