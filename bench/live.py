@@ -68,14 +68,14 @@ def programs(python: str) -> list[Program]:
     def malloc(work: int, threads: int) -> list[str]:
         # the process itself is one of the threads
         more = ["--malloc-pthreads", str(threads - 1)] if threads > 1 else []
-        return ["stress-ng", "--malloc", "1", *more, "--malloc-ops", str(work), "--no-rand-seed", "--quiet"]
+        return ["stress-ng", "--malloc", "1", "--malloc-touch", *more, "--malloc-ops", str(work), "--no-rand-seed", "--quiet"]
 
     def arrays(work: int, threads: int) -> list[str]:
         return [python, str(SAMPLES / "arrays.py"), str(work // threads), str(threads)]
 
     return [
         Program("ebizzy", "chunks", ebizzy, 900, 3, 2400),
-        Program("stress-ng malloc", "operations", malloc, 110_000, 3, 40_000),
+        Program("stress-ng malloc", "operations", malloc, 10_000, 3, 20_000),
         Program("numpy", "rounds", arrays, 300, 2, 1600),
     ]
 
@@ -255,13 +255,15 @@ def share_of(measured: Sequence[float], fallbacks: int, predicted: Sequence[floa
 
 @dataclass
 class Speed:
-    """Units of work a second, untraced and as a recording's replay has it.  `recorded`: while it was recorded."""
+    """Units of work a second, untraced and as a recording's replay has it.  `recorded`: while it was recorded;
+    `recorded_predicted`: the replay of that."""
 
     threads: int
     measured: float
     least: float
     most: float
     recorded: float
+    recorded_predicted: float
     predicted: float
 
     @property
@@ -273,16 +275,17 @@ class Speed:
         return "ok" if abs(self.error) <= WITHIN else "**miss**"
 
 
-def speed_of(work: int, threads: int, runs: Sequence[float], recorded: float, replayed: float) -> Speed:
+def speed_of(
+    work: int, threads: int, runs: Sequence[float], recorded: float, slowed: float, replayed: float
+) -> Speed:
     """All in seconds for `work`."""
-    return Speed(
-        threads, work / statistics.median(runs), work / max(runs), work / min(runs), work / recorded, work / replayed
-    )
+    runs = (statistics.median(runs), max(runs), min(runs))
+    return Speed(threads, *(work / s for s in (*runs, recorded, slowed, replayed)))
 
 
 @dataclass
 class Judged:
-    """`mean_ns`: of operations, recorded and replayed, by threads."""
+    """`mean_ns`: of operations, recorded and replayed (`slowed`: with the recorder's cost), by threads."""
 
     program: str
     unit: str
@@ -298,12 +301,15 @@ class Judged:
 def judge(p: Program, folder: Path, runs: dict[str, list[float]], seeds: int, say: Callable[[str], None]) -> Judged:
     from seqfault.report.whatif import ask, replay
 
-    def replayed(path: Path) -> Any:
+    def replayed(path: Path, recorded: bool) -> Any:
+        """Replays; with what the recorder cost, or without."""
         q = ask(str(path), ["vm-refcnt"], machine=str(folder / "here.toml"))
-        j = q.jobs[0]
+        if not q.slowed:
+            raise LiveError(f"{folder / 'here.toml'} does not know what this recorder costs; measure again")
+        j = q.jobs[0 if recorded else 1]
         if j.protocol.name != "vm-refcnt":
             raise LiveError(f"{path}: recorded on Linux {q.meta.kernel}, whose design is {j.protocol.name}")
-        return j, replay(j.replay, j.protocol, q.machine, j.cpus, "", seeds, j.name)
+        return j, replay(j.replay, j.protocol, q.machine, j.cpus, "", seeds, j.name, recorder=j.recorder)
 
     out = Judged(p.name, p.unit, [], [])
     reasons: dict[str, int] = {}
@@ -311,7 +317,7 @@ def judge(p: Program, folder: Path, runs: dict[str, list[float]], seeds: int, sa
     for k, path in enumerate(paths):
         say(f"{p.name}: replaying take {k + 1} of {len(paths)}")
         out.takes.append(truth(path))
-        _, r = replayed(path)
+        _, r = replayed(path, True)
         got = Truth()
         for o in r.outcomes:
             by_kernel = o.reasons.get("not_user", 0)
@@ -330,11 +336,14 @@ def judge(p: Program, folder: Path, runs: dict[str, list[float]], seeds: int, sa
         out.reasons = {k: n / total for k, n in sorted(reasons.items(), key=lambda x: -x[1])}
     for n, times in sorted(runs.items()):
         say(f"{p.name}: replaying {n} thread(s)")
-        j, r = replayed(folder / f"{p.name}.threads.{n}.parquet")
+        path = folder / f"{p.name}.threads.{n}.parquet"
+        j, slow = replayed(path, True)
         rec = j.replay.recorded
-        out.speeds.append(speed_of(p.run, int(n), times, rec.seconds, r.seconds))
+        j, r = replayed(path, False)
+        out.speeds.append(speed_of(p.run, int(n), times, rec.seconds, slow.seconds, r.seconds))
         out.mean_ns[n] = {
             "recorded": rec.mean, "replayed": {k: s.mean for k, s in r.outcomes[0].stats.items() if s.n},
+            "slowed": {k: s.mean for k, s in slow.outcomes[0].stats.items() if s.n},
             "count": {k: s.n for k, s in r.outcomes[0].stats.items() if s.n}, "left_out": dict(j.replay.left_out),
             "failed": r.outcomes[0].failed, "finished": r.outcomes[0].finished,
         }  # fmt: skip
@@ -358,13 +367,14 @@ def show(results: Sequence[Judged]) -> None:
                 f"| {r.program}{what} | {n:,} | {s.fallbacks:,} | {percent(s.median)} | {percent(s.low)}-{percent(s.high)} "
                 f"| {percent(s.predicted)} | {percent(s.least)}-{percent(s.most)} | {s.verdict} |"
             )
-    print("\n| program | threads | untraced: median | least-most | recorded | predicted | error | |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("\n| program | threads | recorded | replayed | untraced: median | least-most | predicted | error | |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for r in results:
         for v in r.speeds:
             print(
-                f"| {r.program} | {v.threads} | {v.measured:,.0f} {r.unit}/s | {v.least:,.0f}-{v.most:,.0f} "
-                f"| {v.recorded:,.0f} | {v.predicted:,.0f} | {100 * v.error:+.0f}% | {v.verdict} |"
+                f"| {r.program} | {v.threads} | {v.recorded:,.0f} | {v.recorded_predicted:,.0f} "
+                f"| {v.measured:,.0f} {r.unit}/s | {v.least:,.0f}-{v.most:,.0f} "
+                f"| {v.predicted:,.0f} | {100 * v.error:+.0f}% | {v.verdict} |"
             )
 
 

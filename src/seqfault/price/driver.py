@@ -20,6 +20,7 @@ from seqfault.mm.types import NR_FILES, NR_PAGES, current_mm, file, mm_struct, s
 from seqfault.mm.x86_fault import do_page_fault as do_page_fault_of_text
 from seqfault.price.clock import TICKS, ticks_t, vclock, vt_preempt, vt_sleep, vt_sync, vtask
 from seqfault.price.locks import callback_due
+from seqfault.price.mapping import mapping_costs, user_access_of
 from seqfault.price.memory import my_batches
 
 NR_STEPS = Size("NR_STEPS", 16)
@@ -32,6 +33,7 @@ PATIENCE = 2000  # how often a thread looks whether another one has mapped what 
 LOOK = 20_000 * TICKS
 DO_END, DO_THINK, DO_MMAP, DO_MUNMAP, DO_TOUCH, DO_PROTECT, DO_ADVISE, DO_REMAP, DO_UNIT, DO_SLEEP = range(10)
 DO_RANDOM, DO_AT, DO_UNTIL, DO_STOP = 10, 11, 12, 13
+WRITE, COUNTED, BY_KERNEL = 1, 2, 4  # of DO_TOUCH, in d
 NR_KINDS, NR_BUCKETS = 8, 512  # kinds of operation; durations, eight to an octave
 FAULT, MMAP, MUNMAP, MPROTECT, MADVISE, MREMAP = 0, 1, 2, 3, 4, 5
 big_t = integer(0, (1 << 62) - 1)
@@ -209,14 +211,16 @@ def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
     task = pool_object(vtask, m.me)
     task.took = 0
     task.gave = 0
-    m.now += the(driver_costs).fault
+    m.now += the(driver_costs).fault + the(mapping_costs).traced_fault
     signal: signal_t = do_page_fault_of_text(mm, address, write)
     io: ticks_t = my_batches().io
     if io != 0:
         my_batches().io = 0
         vt_sleep(io)
-    if task.took != 0 and began >= the(driver_costs).began:
-        blame(address, began, waited)
+    if task.took != 0:
+        m.now += 3 * the(mapping_costs).traced_lock
+        if began >= the(driver_costs).began:
+            blame(address, began, waited)
     note(FAULT, began, waited)
     run_callbacks()
     return signal
@@ -283,7 +287,8 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     if n < 0:
         n = max(p.reg[-n & (NR_REGS - 1)], 0)
     if op == DO_TOUCH:
-        if touch_pages(p, min(at + s.c, NR_PAGES), n, s.d & 1 != 0, s.d & 2 != 0) != 0:
+        the(user_access_of).kernel[task] = s.d & BY_KERNEL != 0
+        if touch_pages(p, min(at + s.c, NR_PAGES), n, s.d & WRITE != 0, s.d & COUNTED != 0) != 0:
             p.failed += 1
         return
     if op == DO_THINK:
@@ -303,7 +308,7 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
         return
     if op == DO_MMAP and s.d >> 48 != 0 and p.kept & 1 << (s.a & 31) != 0:
         return
-    m.now += k.syscall
+    m.now += k.syscall + the(mapping_costs).traced_call
     rec = the(recorded)
     rec.writer = s.place
     mind = pool_object(recent, the(remembered).next)

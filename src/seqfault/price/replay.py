@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.compute as pc
 
+from seqfault.mm.fullsize import release_number
 from seqfault.price import driver as d
 from seqfault.price.clock import TICKS
 from seqfault.price.workloads import ANON, PRIVATE
@@ -127,6 +128,19 @@ class Live:
         return low, high - low
 
 
+def recorded_design(kernel: str) -> str:
+    """The protocol of the kernel that was recorded."""
+    try:
+        linux = release_number(kernel)
+    except ValueError:
+        return "vm-refcnt"
+    if linux >= 615:
+        return "vm-refcnt"
+    if linux >= 604:
+        return "per-vma-lock"
+    return "mmap-sem"
+
+
 def busiest(trace: Trace) -> int:
     """The process with the most faults and calls."""
     n: Counter[int] = Counter()
@@ -141,8 +155,11 @@ def busiest(trace: Trace) -> int:
 class Converter:
     """One pass over the events of a process."""
 
-    def __init__(self, rewrite: str = "", stacks: bool = False):
+    def __init__(self, rewrite: str = "", stacks: bool = False, recorder: Mapping[str, float] | None = None):
         self.rewrite = rewrite
+        cost = recorder or {}
+        self.shown = {schema.FAULT: cost.get("gap_fault", 0.0), schema.CALL: cost.get("gap_call", 0.0)}
+        self.kind: dict[int, str] = {}  # of each thread's last event
         # without stacks nothing tells a fallback from the lock that a first anonymous fault takes
         self.fell_back = schema.LOCKED_FALLBACK | (0 if stacks else schema.LOCKED_OTHER)
         self.live = Live()
@@ -163,6 +180,7 @@ class Converter:
         self.offs = False
         self.total: dict[str, list[int]] = {}
         self.fallbacks = self.faults = 0
+        self.heap = 0  # its end, in pages; 0: not known yet
 
     def mapping(self, n: int) -> int:
         if len(self.size) >= MOST_MAPS:
@@ -187,10 +205,11 @@ class Converter:
             self.at[tid] = time
         return self.programs[tid]
 
-    def pause(self, tid: int, time: int) -> list[tuple[int, ...]]:
-        """The thread's program, with what passed since its last event."""
+    def pause(self, tid: int, time: int, kind: str = "") -> list[tuple[int, ...]]:
+        """The thread's program, with what passed since its last event; without what the recorder took of it."""
         p = self.program(tid, time)
-        gap = max(time - self.at[tid] - self.lost.pop(tid, 0), 0)
+        shown = (self.shown.get(kind, 0.0) + self.shown.get(self.kind.get(tid, ""), 0.0)) / 2
+        gap = max(time - self.at[tid] - self.lost.pop(tid, 0) - round(shown), 0)
         asleep = min(self.off.pop(tid, 0), gap)
         if not self.offs and gap > LONG_PAUSE:
             asleep = gap
@@ -238,6 +257,7 @@ class Converter:
         else:
             self.call(e, tid, time, name)
         self.at[tid] = time + took
+        self.kind[tid] = kind
         self.rows = sum(map(len, self.programs.values())) if self.events % 4096 == 0 else self.rows + 2
 
     def fault(self, e: dict[str, Any], tid: int, time: int) -> None:
@@ -251,8 +271,10 @@ class Converter:
             found = self.live.find(page)
             assert found is not None
         m, off = found
-        row = (d.DO_TOUCH, self.number(m), 1, self.within(m) + off, int(bool((e["flags"] or 0) & schema.WRITING)))
-        self.pause(tid, time).append(row)
+        how = d.WRITE if (e["flags"] or 0) & schema.WRITING else 0
+        how |= d.BY_KERNEL if e["name"] == "kernel" else 0
+        row = (d.DO_TOUCH, self.number(m), 1, self.within(m) + off, how)
+        self.pause(tid, time, schema.FAULT).append(row)
 
     def number(self, m: int) -> int:
         return d.NR_REGS + self.alias.get(m, (m, 0))[0]
@@ -276,25 +298,41 @@ class Converter:
                 return
             self.mmap(e, tid, time, n, place)
         elif name == "munmap":
-            p = self.pause(tid, time)
+            p = self.pause(tid, time, schema.CALL)
             for m, off, part in self.live.remove(e["address"] // PAGE, n):
                 self.unmap(p, m, off, part, place)
         elif name in ("mprotect", "pkey_mprotect"):
-            p = self.pause(tid, time)
+            p = self.pause(tid, time, schema.CALL)
             for m, off, part in self.parts(e["address"] // PAGE, n):
                 p.append((d.DO_PROTECT, self.number(m), part, self.within(m) + off, (e["a2"] or 0) & 7, place))
         elif name == "madvise" and e["a2"] == MADV_DONTNEED:
-            p = self.pause(tid, time)
+            p = self.pause(tid, time, schema.CALL)
             for m, off, part in self.parts(e["address"] // PAGE, n):
                 p.append((d.DO_ADVISE, self.number(m), part, self.within(m) + off, 0, place))
+        elif name == "brk" and result is not None:
+            self.brk(tid, time, result % (1 << 64), place)
         else:
             self.left_out[name] += 1
+
+    def brk(self, tid: int, time: int, end: int, place: int) -> None:
+        """The heap grows by mappings of its own, which merge, and shrinks by unmapping."""
+        had, self.heap = self.heap, pages(end) if end else self.heap
+        if had and self.heap > had:
+            m = self.mapping(self.heap - had)
+            p = self.pause(tid, time, schema.CALL)
+            for gone, off, part in self.live.insert(had, self.heap - had, m):
+                self.unmap(p, gone, off, part, place)
+            p.append((d.DO_MMAP, self.number(m), self.heap - had, 0, 3 | (PRIVATE | ANON) << 8, place))
+        elif had > self.heap:
+            p = self.pause(tid, time, schema.CALL)
+            for m, off, part in self.live.remove(self.heap, had - self.heap):
+                self.unmap(p, m, off, part, place)
 
     def mmap(self, e: dict[str, Any], tid: int, time: int, n: int, place: int) -> None:
         start, flags = (e["result"] % (1 << 64)) // PAGE, e["a3"] or 0
         anon = bool(flags & MAP_ANONYMOUS) or n > 8192
         m = self.mapping(n)
-        p = self.pause(tid, time)
+        p = self.pause(tid, time, schema.CALL)
         for gone, off, part in self.live.insert(start, n, m):
             self.unmap(p, gone, off, part, place)
         if anon and self.spare.get(n):
@@ -354,13 +392,16 @@ def pages(length: int | None) -> int:
     return max(((length or 0) + PAGE - 1) // PAGE, 1)
 
 
-def convert(trace: Trace, pid: int | None = None, rewrite: str = "") -> Replay:
-    """Steps of the threads of a process (that with the most events, unless it is named).
+def convert(
+    trace: Trace, pid: int | None = None, rewrite: str = "", recorder: Mapping[str, float] | None = None
+) -> Replay:
+    """Steps of the threads of a process (that with the most events, unless it is named).  `recorder`: what recording
+    cost (price/recorder.py), which is taken out of the pauses.
 
     Events behind what there is room for are left out, and counted.  Raises `ReplayError`.
     """
     which = busiest(trace) if pid is None else pid
-    c = Converter(rewrite, trace.meta.settings.get("stacks") == "yes")
+    c = Converter(rewrite, trace.meta.settings.get("stacks") == "yes", recorder)
     c.offs = trace.meta.has(schema.OFF)
     kinds = [schema.FAULT, schema.CALL, schema.OFF, schema.AREA, schema.EXIT]
     for batch in trace.batches(list(COLUMNS), kinds=kinds):

@@ -20,6 +20,7 @@ from seqfault.price import driver, nothing
 from seqfault.price.clock import TICKS
 from seqfault.price.machine import TimedMachine
 from seqfault.price.machines import Machine
+from seqfault.price.mapping import at_places
 from seqfault.price.timed import FALLBACK, TimedProgram
 
 LARGEST = 1024
@@ -90,6 +91,7 @@ def _program(protocol: Protocol, tasks: int) -> TimedProgram:
         binds,
         sizes_of(protocol, tasks),
         protocol.fields,
+        instead=at_places(protocol),
         level=1,
         typesafe=protocol.typesafe,
     )

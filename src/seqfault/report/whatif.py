@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich.progress import Progress
@@ -13,11 +13,10 @@ from rich.table import Table
 import seqfault
 from seqfault.cli import BadInput, dump
 from seqfault.kernel.places import Protocol
-from seqfault.mm.fullsize import release_number
-from seqfault.price import machines
+from seqfault.price import machines, recorder
 from seqfault.price.curves import policy_of
 from seqfault.price.machines import POLICIES, Machine
-from seqfault.price.replay import REWRITES, Replay, ReplayError, convert
+from seqfault.price.replay import REWRITES, Replay, ReplayError, convert, recorded_design
 from seqfault.price.timed import UnsupportedMachine
 from seqfault.price.world import Outcome, World
 from seqfault.protocols import ProtocolError, load
@@ -51,28 +50,17 @@ class Result:
         return 1 - sum(o.locked for o in self.outcomes) / n if n else 1.0
 
 
-def recorded_design(kernel: str) -> str:
-    """The protocol of the kernel that was recorded."""
-    try:
-        linux = release_number(kernel)
-    except ValueError:
-        return "vm-refcnt"
-    if linux >= 615:
-        return "vm-refcnt"
-    if linux >= 604:
-        return "per-vma-lock"
-    return "mmap-sem"
-
-
 def replay(
-    r: Replay, p: Protocol, mach: Machine, cpus: int, policy: str, seeds: int, name: str, progress: Any = None
+    r: Replay, p: Protocol, mach: Machine, cpus: int, policy: str, seeds: int, name: str, progress: Any = None,
+    recorder: Mapping[str, float] | None = None,
 ) -> Result:
-    """Replay once a seed; seeds differ in when threads start, by up to 0.1 ms."""
+    """Replay once a seed; seeds differ in when threads start, by up to 0.1 ms.  `recorder`: what recording adds."""
+    costs = {**POLICIES[policy or policy_of(p)], **(recorder or {})}
     outcomes = []
     blame: Counter[str] = Counter()
     met: dict[str, tuple[int, ...]] = {}
     for seed in range(1, seeds + 1):
-        w = World(p, mach, r.programs, r.setup, seed, POLICIES[policy or policy_of(p)], stagger=100_000.0, cpus=cpus)
+        w = World(p, mach, r.programs, r.setup, seed, costs, stagger=100_000.0, cpus=cpus)
         most = 1e9 * max(r.recorded.seconds, 1e-3)
 
         def report(at: float, seed: int = seed, most: float = most) -> None:
@@ -106,24 +94,28 @@ def machine_of(name: str, cpus: int) -> Machine:
 
 @dataclass(frozen=True)
 class Job:
-    """One design: its name, its text, the steps, on how many CPUs, the semaphore's policy."""
+    """One design: its name, its text, the steps, on how many CPUs, the semaphore's policy; what recording adds, in the
+    job that is held against the recording."""
 
     name: str
     protocol: Protocol
     replay: Replay
     cpus: int
     policy: str
+    recorder: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Question:
-    """A trace that was read, and the designs to replay it under; the recorded one comes first."""
+    """A trace that was read, and the designs to replay it under.  The recorded one comes first; as it was recorded, if
+    what recording costs is known (`slowed`), and then by itself."""
 
     trace: str
     meta: Any
     machine: Machine
     cpus: int
     jobs: tuple[Job, ...]
+    slowed: bool = False
 
 
 def ask(
@@ -144,13 +136,14 @@ def ask(
     try:
         with open_trace(trace) as t:
             meta = t.meta
-            r = convert(t, pid)
-            rewritten = {x: convert(t, pid, x) for x in rewrite}
+            mach = machine_of(machine, meta.cpus or 1)
+            slow = recorder.of(mach.recorder, mach.recorded, meta)
+            r = convert(t, pid, recorder=slow)
+            rewritten = {x: convert(t, pid, x, slow) for x in rewrite}
     except TraceError as e:
         raise BadInput(str(e)) from None
     except ReplayError as e:
         raise BadInput(f"{trace}: {e}") from None
-    mach = machine_of(machine, r.recorded.cpus)
     try:
         own = load(recorded_design(r.recorded.kernel))
     except ProtocolError as e:
@@ -159,13 +152,15 @@ def ask(
     n = cpus or r.recorded.cpus
     if n > 1024:
         raise BadInput(f"--cpus {n}; 1024 are the most")
-    jobs = [Job(own.name, own, r, r.recorded.cpus, "")]
+    added = {k: slow[k] for k in recorder.TRACED if k in slow}
+    jobs = [Job(f"{own.name}, recorded", own, r, r.recorded.cpus, "", added)] if added else []
+    jobs.append(Job(own.name, own, r, r.recorded.cpus, ""))
     if n != r.recorded.cpus or policy:
         name = f"{own.name} on {n} CPUs" if n != r.recorded.cpus else f"{own.name}, {policy}"
         jobs.append(Job(name, own, r, n, policy))
     jobs += [Job(p.name, p, r, n, policy) for p in others]
     jobs += [Job(f"{own.name}, {x}", own, q, n, policy) for x, q in rewritten.items()]
-    return Question(trace, meta, mach, n, tuple(jobs))
+    return Question(trace, meta, mach, n, tuple(jobs), bool(added))
 
 
 def answer(q: Question, seeds: int, bar: Progress) -> dict[str, Any]:
@@ -178,14 +173,14 @@ def answer(q: Question, seeds: int, bar: Progress) -> dict[str, Any]:
             results.append(
                 replay(
                     j.replay, j.protocol, q.machine, j.cpus, j.policy, seeds, j.name,
-                    lambda x, k=k: bar.update(task, completed=k + x),  # type: ignore[misc]
+                    lambda x, k=k: bar.update(task, completed=k + x), j.recorder,  # type: ignore[misc]
                 )
             )  # fmt: skip
     except UnsupportedMachine as e:
         raise BadInput(str(e)) from None
     except ValueError as e:
         raise BadInput(f"{q.trace}: {e}") from None
-    return as_data(q.trace, q.meta, q.jobs[0].replay, q.machine, q.cpus, results)
+    return as_data(q, results)
 
 
 def run_whatif(
@@ -209,11 +204,12 @@ def run_whatif(
         show(data)
 
 
-def as_data(trace: str, meta: Any, r: Replay, mach: Machine, cpus: int, results: Sequence[Result]) -> dict[str, Any]:
+def as_data(q: Question, results: Sequence[Result]) -> dict[str, Any]:
     """As JSON has it (docs/json.md)."""
-    own = results[0]
+    r = q.jobs[0].replay
+    held, own = results[0], results[int(q.slowed)]
     designs = []
-    for x in results:
+    for x in results[int(q.slowed) :]:
         fault = [o.stats["fault"] for o in x.outcomes]
         n = max(1, sum(s.n for s in fault))
         reasons: Counter[str] = Counter()
@@ -243,14 +239,14 @@ def as_data(trace: str, meta: Any, r: Replay, mach: Machine, cpus: int, results:
         })  # fmt: skip
     rec = r.recorded
     return {
-        "version": seqfault.__version__, "trace": trace, "pid": r.pid, "threads": len(r.programs), "events": r.events,
-        "machine": mach.title, "cpus": cpus,
+        "version": seqfault.__version__, "trace": q.trace, "pid": r.pid, "threads": len(r.programs), "events": r.events,
+        "machine": q.machine.title, "cpus": q.cpus, "recorder_known": q.slowed,
         "recorded": {
             "seconds": rec.seconds, "cpus": rec.cpus, "kernel": rec.kernel, "faults": rec.faults,
             "without_mmap_lock": None if rec.fallback is None else 1 - rec.fallback, "mean_ns": rec.mean,
         },
-        "error": errors(rec, own),
-        "left_out": dict(r.left_out), "lost": meta.lost, "designs": designs,
+        "error": errors(rec, held),
+        "left_out": dict(r.left_out), "lost": q.meta.lost, "designs": designs,
     }  # fmt: skip
 
 
@@ -282,9 +278,10 @@ def show(d: dict[str, Any]) -> None:
     c.print(f"replayed on {d['machine']}, {d['cpus']} CPUs")
     own = d["designs"][0]
     points = "?" if err["without_mmap_lock"] is None else f"{100 * err['without_mmap_lock']:+.2f} points"
+    whose = "with the recorder's cost added" if d["recorder_known"] else "the recorder's own cost is in what it recorded"
     c.print(
         f"the recording itself, under {own['protocol']}: time {percent(err['seconds'])}, mean fault "
-        f"{percent(err['fault_ns'])} (the recorder's own cost is in what it recorded), share without mmap_lock {points}"
+        f"{percent(err['fault_ns'])} ({whose}), share without mmap_lock {points}"
     )
     t = Table(box=None, pad_edge=False)
     for head in ("design", "s", "speed", "no mmap_lock", "fault mean", "wait", "p99", "munmap mean", "wait", "error"):
