@@ -32,7 +32,8 @@ NR_REGS = 64
 PATIENCE = 2000  # how often a thread looks whether another one has mapped what it is about to touch
 LOOK = 20_000 * TICKS
 DO_END, DO_THINK, DO_MMAP, DO_MUNMAP, DO_TOUCH, DO_PROTECT, DO_ADVISE, DO_REMAP, DO_UNIT, DO_SLEEP = range(10)
-DO_RANDOM, DO_AT, DO_UNTIL, DO_STOP = 10, 11, 12, 13
+DO_RANDOM, DO_AT, DO_UNTIL, DO_STOP, DO_POST, DO_WAIT = 10, 11, 12, 13, 14, 15
+WAIT = 20_000 * TICKS  # between looks at whether a thread that is waited for has come so far
 WRITE, COUNTED, BY_KERNEL = 1, 2, 4  # of DO_TOUCH, in d
 NR_KINDS, NR_BUCKETS = 8, 512  # kinds of operation; durations, eight to an octave
 FAULT, MMAP, MUNMAP, MPROTECT, MADVISE, MREMAP = 0, 1, 2, 3, 4, 5
@@ -83,6 +84,13 @@ class recent:
     over: ticks_t
     task: integer(0, NR_TASKS)
     place: integer(0, NR_PLACES - 1)
+
+
+@struct(pool=1, private=True)
+class posted:
+    """Which tasks have been made by another one, and from NR_TASKS on which have come to their end."""
+
+    it: array[bool, 2 * NR_TASKS]
 
 
 @struct(pool=1, private=True)
@@ -372,7 +380,17 @@ def price_main():
             i = p.first
             vt_sync()
         elif s.op == DO_STOP:
+            vt_sync()
+            the(posted).it[NR_TASKS + me] = True
             return
+        elif s.op == DO_POST:
+            vt_sync()
+            the(posted).it[s.b] = True
+        elif s.op == DO_WAIT:
+            vt_sync()
+            at: s64 = s.b + (NR_TASKS if s.c != 0 else 0)
+            while not the(posted).it[at]:
+                vt_sleep(WAIT)
         elif s.op == DO_UNTIL:
             vt_sync()
             if m.now < s.b:

@@ -28,6 +28,7 @@ MOST_MAPS = (1 << 18) - 64
 MOST_PLACES = 1 << 12
 MOST_PAGES = 900_000  # of the 4 GB that the model has
 BLOCK = 64  # pages around a touched one of which the recording does not tell what they are
+JOIN = 1_000_000  # ns; who wakes that near to a thread's end had waited for it
 LONG_PAUSE = 2_000_000  # ns; without records of when a thread was off its CPU, a longer pause is sleep
 BATCH = 16  # mappings that are made, and unmapped, together
 MOST_TOGETHER = 8192  # pages
@@ -167,6 +168,9 @@ class Converter:
         self.programs: dict[int, list[tuple[int, ...]]] = {}
         self.at: dict[int, int] = {}  # when each thread's last event was over
         self.off: dict[int, int] = {}  # ns that it slept since
+        self.awake: dict[int, int] = {}  # when it last woke
+        self.born: dict[int, int] = {}  # threads that others made, and when
+        self.exits: dict[int, int] = {}  # when threads come to their end
         self.lost: dict[int, int] = {}  # ns that it was preempted since: the replay preempts threads by itself
         self.setup: list[tuple[int, ...]] = []
         self.left_out: Counter[str] = Counter()
@@ -199,11 +203,21 @@ class Converter:
 
     def program(self, tid: int, time: int) -> list[tuple[int, ...]]:
         if tid not in self.programs:
-            self.programs[tid] = []
-            if time > self.first:
-                self.programs[tid].append((d.DO_SLEEP, 0, (time - self.first) * TICKS, 0, 0))
+            p = self.programs[tid] = []
+            since = self.first
+            if tid in self.born:
+                since = self.born[tid]
+                p.append((d.DO_WAIT, 0, tid, 0, 0))
+            if time > since:
+                p.append((d.DO_SLEEP, 0, (time - since) * TICKS, 0, 0))
             self.at[tid] = time
         return self.programs[tid]
+
+    def joined(self, tid: int) -> int | None:
+        """The thread that this one slept for until it was over: threads tell it a little before or after their end."""
+        woke, own = self.awake.get(tid, 0), self.exits.get(tid, 1 << 62)
+        over = [x for x, t in self.exits.items() if abs(t - woke) <= JOIN and t < own and x in self.programs]
+        return max(over, key=lambda x: self.exits[x]) if over else None
 
     def pause(self, tid: int, time: int, kind: str = "") -> list[tuple[int, ...]]:
         """The thread's program, with what passed since its last event; without what the recorder took of it."""
@@ -216,7 +230,11 @@ class Converter:
         if gap > asleep:
             p.append((d.DO_THINK, 0, (gap - asleep) * TICKS, 0, 0))
         if asleep:
-            p.append((d.DO_SLEEP, 0, asleep * TICKS, 0, 0))
+            other = self.joined(tid)
+            if other is None:
+                p.append((d.DO_SLEEP, 0, asleep * TICKS, 0, 0))
+            else:
+                p.append((d.DO_WAIT, 0, other, 1, 0))
         return p
 
     def place(self, name: str, site: str | None) -> int:
@@ -235,6 +253,8 @@ class Converter:
                 return  # inside a call or a fault, whose own waiting the replay has
             which = self.lost if (e["flags"] or 0) & schema.PREEMPTED else self.off
             which[tid] = which.get(tid, 0) + took
+            if which is self.off:
+                self.awake[tid] = time + took
             return
         if e["address"] is None and kind in (schema.AREA, schema.FAULT):
             self.left_out[f"{kind}s without an address"] += 1
@@ -243,6 +263,9 @@ class Converter:
             self.known(pages(e["length"]), e["a2"] or 0, e["file"] is not None, e["address"] // PAGE)
             return
         self.last = max(self.last, time + took)
+        if kind == schema.FORK:
+            self.forked(tid, time, e["result"])
+            return
         if kind == schema.EXIT:
             self.pause(tid, time)
             return
@@ -259,6 +282,14 @@ class Converter:
         self.at[tid] = time + took
         self.kind[tid] = kind
         self.rows = sum(map(len, self.programs.values())) if self.events % 4096 == 0 else self.rows + 2
+
+    def forked(self, tid: int, time: int, child: int | None) -> None:
+        """The new thread, or process, begins when the old one has come so far."""
+        if child is None or tid not in self.programs or child in self.born:
+            return
+        self.pause(tid, time).append((d.DO_POST, 0, child, 0, 0))
+        self.at[tid] = time
+        self.born[child] = time
 
     def fault(self, e: dict[str, Any], tid: int, time: int) -> None:
         self.faults += 1
@@ -403,7 +434,9 @@ def convert(
     which = busiest(trace) if pid is None else pid
     c = Converter(rewrite, trace.meta.settings.get("stacks") == "yes", recorder)
     c.offs = trace.meta.has(schema.OFF)
-    kinds = [schema.FAULT, schema.CALL, schema.OFF, schema.AREA, schema.EXIT]
+    for batch in trace.batches(["time_ns", "pid", "tid"], kinds=[schema.EXIT]):
+        c.exits |= {e["tid"]: e["time_ns"] for e in batch.to_pylist() if e["pid"] == which}
+    kinds = [schema.FAULT, schema.CALL, schema.OFF, schema.AREA, schema.EXIT, schema.FORK]
     for batch in trace.batches(list(COLUMNS), kinds=kinds):
         chosen = batch.filter(pc.equal(batch.column("pid"), which))
         for e in chosen.to_pylist():
@@ -419,7 +452,7 @@ def convert(
         shrink(c)
     seconds = (c.last - c.first) / 1e9
     return Replay(
-        [[*p, (d.DO_STOP, 0, 0, 0, 0)] for p in c.programs.values()],
+        numbered(c.programs),
         c.setup,
         list(c.places),
         Recorded(
@@ -432,6 +465,20 @@ def convert(
         c.events,
         calls_of(c),
     )  # fmt: skip
+
+
+def numbered(programs: Mapping[int, Sequence[tuple[int, ...]]]) -> list[list[tuple[int, ...]]]:
+    """Programs of tasks, which know each other by their numbers; those of other processes are left out."""
+    number = {tid: i for i, tid in enumerate(programs)}
+    out = []
+    for p in programs.values():
+        rows = [
+            (row[0], 0, number[row[2]], *row[3:]) if row[0] in (d.DO_POST, d.DO_WAIT) else row
+            for row in p
+            if row[0] not in (d.DO_POST, d.DO_WAIT) or row[2] in number
+        ]
+        out.append([*rows, (d.DO_STOP, 0, 0, 0, 0)])
+    return out
 
 
 def calls_of(c: Converter) -> dict[str, tuple[int, int]]:
