@@ -13,6 +13,7 @@ from seqfault.kernel.types import Size
 from seqfault.mm import x86_fault
 from seqfault.mm.cpu import user_access
 from seqfault.mm.filemap import mm_init
+from seqfault.mm.ksys import PAGE_SIZE, UAPI_BASE, ksys_brk
 from seqfault.mm.madvise import sys_madvise
 from seqfault.mm.mremap import do_mremap
 from seqfault.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
@@ -32,11 +33,12 @@ NR_REGS = 64
 PATIENCE = 2000  # how often a thread looks whether another one has mapped what it is about to touch
 LOOK = 20_000 * TICKS
 DO_END, DO_THINK, DO_MMAP, DO_MUNMAP, DO_TOUCH, DO_PROTECT, DO_ADVISE, DO_REMAP, DO_UNIT, DO_SLEEP = range(10)
-DO_RANDOM, DO_AT, DO_UNTIL, DO_STOP, DO_POST, DO_WAIT = 10, 11, 12, 13, 14, 15
+DO_RANDOM, DO_AT, DO_UNTIL, DO_STOP, DO_POST, DO_WAIT, DO_BRK = 10, 11, 12, 13, 14, 15, 16
+HEAP = 16  # the page at which the heap begins
 WAIT = 20_000 * TICKS  # between looks at whether a thread that is waited for has come so far
-WRITE, COUNTED, BY_KERNEL = 1, 2, 4  # of DO_TOUCH, in d
+WRITE, COUNTED, BY_KERNEL, IN_HEAP = 1, 2, 4, 8  # of DO_TOUCH, in d
 NR_KINDS, NR_BUCKETS = 8, 512  # kinds of operation; durations, eight to an octave
-FAULT, MMAP, MUNMAP, MPROTECT, MADVISE, MREMAP = 0, 1, 2, 3, 4, 5
+FAULT, MMAP, MUNMAP, MPROTECT, MADVISE, MREMAP, BRK = 0, 1, 2, 3, 4, 5, 6
 big_t = integer(0, (1 << 62) - 1)
 step_t = integer(0, NR_STEPS)
 kind_t = integer(0, NR_KINDS - 1)
@@ -46,7 +48,7 @@ kind_t = integer(0, NR_KINDS - 1)
 class step:
     """`op`: DO_...; a: a register mostly, from NR_REGS on a mapping that all threads know; `place`: of the program."""
 
-    op: integer(0, 15)
+    op: integer(0, 31)
     a: s64
     b: s64
     c: s64
@@ -263,6 +265,14 @@ def base_of(p: ptr[program], a: s64) -> s64:
     return rec.base[a - NR_REGS] - 1
 
 
+def wait_for_heap(end: s64):
+    """Another thread may be about to raise the break."""
+    tries: s64 = 0
+    while (current_mm().brk + PAGE_SIZE - 1) // PAGE_SIZE < end and tries < PATIENCE:
+        vt_sleep(LOOK)
+        tries += 1
+
+
 def touch_pages(p: ptr[program], start: s64, n: s64, write: bool, counted: bool) -> s64:
     mm = current_mm()
     i: s64 = start
@@ -296,6 +306,8 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
         n = max(p.reg[-n & (NR_REGS - 1)], 0)
     if op == DO_TOUCH:
         the(user_access_of).kernel[task] = s.d & BY_KERNEL != 0
+        if s.d & IN_HEAP != 0:
+            wait_for_heap(at + s.c + n)
         if touch_pages(p, min(at + s.c, NR_PAGES), n, s.d & WRITE != 0, s.d & COUNTED != 0) != 0:
             p.failed += 1
         return
@@ -322,7 +334,9 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     mind = pool_object(recent, the(remembered).next)
     the(remembered).next = (the(remembered).next + 1) & (NR_RECENT - 1)
     mind.start = at
-    if op != DO_MMAP and op != DO_REMAP:
+    if op == DO_BRK:
+        mind.start = HEAP
+    elif op != DO_MMAP and op != DO_REMAP:
         mind.start = at + s.c
     mind.end = mind.start + n
     if op == DO_MMAP and s.d >> 40 & 1 == 0:
@@ -350,6 +364,12 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     elif op == DO_ADVISE:
         kind = MADVISE
         r = sys_madvise(min(at + s.c, NR_PAGES), n)
+    elif op == DO_BRK:  # b: pages of the heap
+        kind = BRK
+        if rec.base[s.a - NR_REGS] == 0:
+            rec.base[s.a - NR_REGS] = HEAP + 1
+        if ksys_brk(UAPI_BASE + (HEAP + n) * PAGE_SIZE) != UAPI_BASE + (HEAP + n) * PAGE_SIZE:
+            r = -1
     elif op == DO_REMAP:
         kind = MREMAP
         r = do_mremap(at, n, s.c, 1, 0)
@@ -411,6 +431,8 @@ def undisturbed():
 def price_init(files: s64, pages: s64):
     undisturbed()
     mm_init()
+    current_mm().start_brk = HEAP * PAGE_SIZE
+    current_mm().brk = HEAP * PAGE_SIZE
     for i in range(min(files, NR_FILES)):
         f = pool_object(file, i)
         f.f_count = 1

@@ -110,12 +110,12 @@ class Live:
         self.item[i:j] = [x for _, x in keep]
         return out
 
-    def insert(self, start: int, n: int, mapping: int) -> list[tuple[int, int, int]]:
-        """Map over whatever was there, which is returned."""
+    def insert(self, start: int, n: int, mapping: int, base: int | None = None) -> list[tuple[int, int, int]]:
+        """Map over whatever was there, which is returned.  `base`: the page of the mapping's offset 0, if not `start`."""
         out = self.remove(start, n)
         i = bisect_left(self.start, start)
         self.start.insert(i, start)
-        self.item.insert(i, (start + n, mapping, start))
+        self.item.insert(i, (start + n, mapping, start if base is None else base))
         return out
 
     def free_block(self, page: int) -> tuple[int, int]:
@@ -184,7 +184,8 @@ class Converter:
         self.offs = False
         self.total: dict[str, list[int]] = {}
         self.fallbacks = self.faults = 0
-        self.heap = 0  # its end, in pages; 0: not known yet
+        self.heap = self.heap_base = 0  # its end and where it began, in pages; 0: not known yet
+        self.heap_mapping = -1
 
     def mapping(self, n: int) -> int:
         if len(self.size) >= MOST_MAPS:
@@ -304,6 +305,7 @@ class Converter:
         m, off = found
         how = d.WRITE if (e["flags"] or 0) & schema.WRITING else 0
         how |= d.BY_KERNEL if e["name"] == "kernel" else 0
+        how |= d.IN_HEAP if m == self.heap_mapping else 0
         row = (d.DO_TOUCH, self.number(m), 1, self.within(m) + off, how)
         self.pause(tid, time, schema.FAULT).append(row)
 
@@ -346,18 +348,22 @@ class Converter:
             self.left_out[name] += 1
 
     def brk(self, tid: int, time: int, end: int, place: int) -> None:
-        """The heap grows by mappings of its own, which merge, and shrinks by unmapping."""
-        had, self.heap = self.heap, pages(end) if end else self.heap
-        if had and self.heap > had:
-            m = self.mapping(self.heap - had)
-            p = self.pause(tid, time, schema.CALL)
-            for gone, off, part in self.live.insert(had, self.heap - had, m):
+        """The heap is one mapping, from where the break was first to where it is."""
+        end = pages(end)
+        if not self.heap:
+            self.heap, self.heap_base = end, end
+            self.heap_mapping = self.mapping(1)
+        if end == self.heap or end < self.heap_base:
+            return
+        m, first = self.heap_mapping, self.heap_base
+        p = self.pause(tid, time, schema.CALL)
+        if end > self.heap:
+            for gone, off, part in self.live.insert(self.heap, end - self.heap, m, first):
                 self.unmap(p, gone, off, part, place)
-            p.append((d.DO_MMAP, self.number(m), self.heap - had, 0, 3 | (PRIVATE | ANON) << 8, place))
-        elif had > self.heap:
-            p = self.pause(tid, time, schema.CALL)
-            for m, off, part in self.live.remove(self.heap, had - self.heap):
-                self.unmap(p, m, off, part, place)
+        else:
+            self.live.remove(end, self.heap - end)
+        self.heap = end
+        p.append((d.DO_BRK, d.NR_REGS + m, end - first, 0, 0, place))
 
     def mmap(self, e: dict[str, Any], tid: int, time: int, n: int, place: int) -> None:
         start, flags = (e["result"] % (1 << 64)) // PAGE, e["a3"] or 0

@@ -24,7 +24,7 @@ from seqfault.price.mapping import at_places
 from seqfault.price.timed import FALLBACK, TimedProgram
 
 LARGEST = 1024
-KINDS = ("fault", "mmap", "munmap", "mprotect", "madvise", "mremap")
+KINDS = ("fault", "mmap", "munmap", "mprotect", "madvise", "mremap", "brk")
 
 
 CHECKED: dict[Any, Any] = {
