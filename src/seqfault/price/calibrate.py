@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from seqfault.protocols import load
 
 PASSES = 7
 CALLS = 20_000
+WARM_PAGES, COLD_PAGES = 256, 1 << 15  # 1 MB, 128 MB
 LEAST_FLUSH = 50  # ns; what is measured below that is the noise of two measurements
 LIKE = "x86-small"
 def fastest(run: Callable[[], Any], n: int, passes: int = PASSES, before: Callable[[], Any] | None = None) -> float:
@@ -47,6 +49,11 @@ def ring(words: int, stride: int, seed: int = 1) -> Any:
     at = np.random.default_rng(seed).permutation(words // stride) * stride
     mem[at] = mem.ctypes.data + 8 * np.roll(at, 1)
     return mem
+
+
+def usual(run: Callable[[], Any], n: int, before: Callable[[], Any] | None = None) -> float:
+    """ns for one of `n`, of the pass in the middle."""
+    return statistics.median(fastest(run, n, 1, before) for _ in range(PASSES))
 
 
 @dataclass(frozen=True)
@@ -154,6 +161,10 @@ def calibrate(say: Callable[[str], None] = lambda what: None) -> Calibrated:
         flush = shootdown(loops, cpus[0], cpus[1]) / 2
         if flush >= LEAST_FLUSH:
             got["ipi_send"] = flush
+        say("waking")
+        preset = builtin()[LIKE]
+        hop = wakeup(cpus[0], cpus[1]) - preset["wakeup"][0] - preset["schedule"][0]
+        got["latency"] = max(hop, 0.0)
     say("the model's own operations")
     got |= fit(got, took, len(cpus))
     traced = recorder.measure(took, say)
@@ -163,20 +174,54 @@ def calibrate(say: Callable[[str], None] = lambda what: None) -> Calibrated:
 
 
 def operations(loops: Loops) -> dict[str, float]:
-    """ns of a write fault on anonymous memory that the host has backed already, of giving such a page back, of mmap and
-    of munmap of untouched pages (the mean of both), of advice that does nothing."""
-    area, at = recorder.area()
-    n = recorder.PAGES
+    """ns of a write fault on anonymous memory that the host has backed already and the caches have, of giving such a
+    page back, of mmap and of munmap of untouched pages (the mean of both), of advice that does nothing; `cold`: of a
+    fault and giving back, of pages that no cache has.  What a program meets is the usual, not the fastest."""
+    small, large = WARM_PAGES, COLD_PAGES
+    took = {}
+    for n in (small, large):
+        area, at = recorder.area(n)
 
-    def again() -> None:
-        area.madvise(mmap.MADV_DONTNEED)
+        def again(area: mmap.mmap = area) -> None:
+            area.madvise(mmap.MADV_DONTNEED)
 
+        def touch(n: int = n, at: int = at) -> None:
+            loops.touch(at, n)
+
+        took[n] = usual(touch, n, before=again), usual(again, n, before=touch)
+        area.close()
     return {
-        "fault": fastest(lambda: loops.touch(at, n), n, before=again),
-        "free": fastest(again, n, before=lambda: loops.touch(at, n)),
-        "map": fastest(lambda: loops.map(0, CALLS), 2 * CALLS),
-        "advise": fastest(lambda: loops.advise(0, CALLS), CALLS),
-    }
+        "fault": took[small][0], "free": took[small][1], "cold": sum(took[large]),
+        "map": usual(lambda: loops.map(0, CALLS), 2 * CALLS), "advise": usual(lambda: loops.advise(0, CALLS), CALLS),
+    }  # fmt: skip
+
+
+def wakeup(a: int, b: int, n: int = 2000) -> float:
+    """From one process on a CPU to one that sleeps on another, by a byte in a pipe."""
+    there, back = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.sched_setaffinity(0, {b})
+            for _ in range(n):
+                os.write(back[1], os.read(there[0], 1))
+        finally:
+            os._exit(0)
+    mine = os.sched_getaffinity(0)
+    times = []
+    try:
+        os.sched_setaffinity(0, {a})
+        for _ in range(n):
+            began = time.perf_counter_ns()
+            os.write(there[1], b"x")
+            os.read(back[0], 1)
+            times.append(time.perf_counter_ns() - began)
+    finally:
+        os.sched_setaffinity(0, mine)
+        os.waitpid(child, 0)
+        for f in (*there, *back):
+            os.close(f)
+    return statistics.median(times) / 2
 
 
 def operations_of_model(machine: Machine) -> dict[str, float]:
@@ -184,13 +229,13 @@ def operations_of_model(machine: Machine) -> dict[str, float]:
     protocol = load(recorded_design(os.uname().release))
     out = {}
     for name, loop in (
-        ("touch", ["keep r1 2048 anon", "write r1 0 2048", "advise r1 0 2048", "unit 1"]),
+        ("touch", [f"keep r1 {WARM_PAGES} anon", f"write r1 0 {WARM_PAGES}", f"advise r1 0 {WARM_PAGES}", "unit 1"]),
         ("map", ["map r1 3 anon", "unmap r1 0 3", "unit 1"]),
     ):
         w = make_workload(name, {"loop": loop}, "calibrate")
         s = measure(w, protocol, 1, machine, ms=20).outcomes[0].stats
         if name == "touch":
-            out |= {"fault": s["fault"].mean, "free": s["madvise"].mean / 2048}
+            out |= {"fault": s["fault"].mean, "free": s["madvise"].mean / WARM_PAGES}
         else:
             out["map"] = (s["mmap"].mean + s["munmap"].mean) / 2
     return out
@@ -202,7 +247,8 @@ def fit(got: dict[str, float], took: dict[str, float], cpus: int) -> dict[str, f
     names = {"fault": "fault", "free": "page_free", "map": "tree"}
     zero = {**machine.costs, **dict.fromkeys(names.values(), 0.0)}
     rest = operations_of_model(replace(machine, costs=zero))
-    return {constant: max(took[k] - rest[k], 0.0) for k, constant in names.items()}
+    out = {constant: max(took[k] - rest[k], 0.0) for k, constant in names.items()}
+    return out | {"cold": max(took["cold"] - took["fault"] - took["free"], 0.0)}
 
 
 Recorder = dict[str, dict[str, float]]

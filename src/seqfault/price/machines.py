@@ -38,6 +38,7 @@ CONSTANTS = {
     "fault": "exception, its entry and exit, and what the text does not show of a fault",
     "syscall": "a system call that does nothing",
     "zero": "clearing a page",
+    "cold": "what a page costs more, all in all, that no cache has any more",
     "page_alloc": "a page from the CPU's own list",
     "page_free": "a page back to it",
     "zone_page": "a page between that list and the zone, with the zone's lock held",
@@ -53,6 +54,7 @@ COUNTS = {
     "nr_lru": "pages put on an LRU list at once",
     "nr_release": "pages taken off at once",
     "nr_stock": "pages charged at once",
+    "nr_warm": "pages that a CPU's caches hold",
     "nr_rss": "pages counted by a thread before it tells the mm",
 }
 RECORDER = {"recorder": "", "recorder_stacks": "stacks"}

@@ -26,6 +26,10 @@ from seqfault.mm.places import (
 from seqfault.mm.types import LINUX, errno_t, fault_t, mm_struct, vm_area_struct, vpn_t
 from seqfault.mm.vma import __vma_link_rb as __vma_link_rb_of_text
 from seqfault.price.clock import ticks_t, vclock
+from seqfault.price.locks import lock_costs
+from seqfault.protocols import vm_refcnt
+from seqfault.protocols.vm_refcnt import VMA_LOCK_OFFSET, refcnt_t
+from seqfault.protocols.vm_refcnt import __vma_enter_locked as __vma_enter_locked_of_text
 
 NOT_USER = "not_user"  # the reason that `user_faults_only` gives
 
@@ -89,12 +93,26 @@ def traced_unlock(mm: ptr[mm_struct]):
     mmap_write_unlock_begin(mm)
 
 
+# -- of vm-refcnt
+def __vma_enter_locked(vma: ptr[vm_area_struct], target: refcnt_t) -> bool:
+    """rcuwait_wait_event: a writer that finds readers sleeps, and keeps other readers out until he runs again."""
+    m = the(vclock)
+    readers: bool = vma.vm_refcnt > target - VMA_LOCK_OFFSET
+    locked: bool = __vma_enter_locked_of_text(vma, target)
+    if readers and locked:
+        m.now += m.schedule + the(lock_costs).latency
+    return locked
+
+
 def at_places(protocol: Protocol) -> dict[Any, Any]:
     """What stands in for what a protocol does."""
     wrap: dict[Any, Any] = {mmap_write_lock_end: traced_lock, mmap_write_unlock_begin: traced_unlock}
     if release_number(protocol.release) >= 604:
         wrap[do_page_fault_try] = user_faults_only
-    return {protocol.binds[place]: f for place, f in wrap.items() if place in protocol.binds}
+    out = {protocol.binds[place]: f for place, f in wrap.items() if place in protocol.binds}
+    if protocol.binds.get(do_page_fault_try) is vm_refcnt.do_user_addr_fault:
+        out[vm_refcnt.__vma_enter_locked] = __vma_enter_locked
+    return out
 
 
 INSTEAD: dict[Any, Any] = {

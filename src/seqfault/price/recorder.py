@@ -25,7 +25,7 @@ from seqfault.trace.store import Trace, TraceError, open_trace
 
 TRACED = ("traced_fault", "traced_call", "traced_lock")
 NAMES = ("gap_fault", "gap_call", *TRACED)
-PAGES, ROUNDS = 4096, 4
+PAGES, ROUNDS = 256, 40
 CALLS = 4000
 MAPPED = 3 * 4096  # bytes that the loop of mappings maps
 CODE = "from seqfault.price.recorder import run; run()"
