@@ -19,7 +19,7 @@ from seqfault.mm.mremap import do_mremap
 from seqfault.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
 from seqfault.mm.types import NR_FILES, NR_PAGES, current_mm, file, mm_struct, s64, signal_t, vpn_t
 from seqfault.mm.x86_fault import do_page_fault as do_page_fault_of_text
-from seqfault.price.clock import TICKS, ticks_t, vclock, vt_preempt, vt_sleep, vt_sync, vtask
+from seqfault.price.clock import TICKS, ticks_t, vclock, vt_migrate, vt_preempt, vt_sleep, vt_sync, vtask
 from seqfault.price.locks import callback_due
 from seqfault.price.mapping import mapping_costs, user_access_of
 from seqfault.price.memory import my_batches
@@ -33,7 +33,7 @@ NR_REGS = 64
 PATIENCE = 2000  # how often a thread looks whether another one has mapped what it is about to touch
 LOOK = 20_000 * TICKS
 DO_END, DO_THINK, DO_MMAP, DO_MUNMAP, DO_TOUCH, DO_PROTECT, DO_ADVISE, DO_REMAP, DO_UNIT, DO_SLEEP = range(10)
-DO_RANDOM, DO_AT, DO_UNTIL, DO_STOP, DO_POST, DO_WAIT, DO_BRK = 10, 11, 12, 13, 14, 15, 16
+DO_RANDOM, DO_AT, DO_UNTIL, DO_STOP, DO_POST, DO_WAIT, DO_BRK, DO_CPU = 10, 11, 12, 13, 14, 15, 16, 17
 HEAP = 16  # the page at which the heap begins
 WAIT = 20_000 * TICKS  # between looks at whether a thread that is waited for has come so far
 WRITE, COUNTED, BY_KERNEL, IN_HEAP = 1, 2, 4, 8  # of DO_TOUCH, in d
@@ -59,7 +59,7 @@ class step:
 @struct(pool=1, private=True)
 class recorded:
     """`base`: where the mappings are that all threads know, plus one; 0: not there yet.  `writer`: which place of the
-    program changed the address space last; `blame`: how many faults took mmap_sem after it.  `moved`: how many of them
+    program changed the address space last; `breaks`: how often the break was moved; `blame`: how many faults took mmap_sem after it.  `moved`: how many of them
     had speculated and gave up because something had changed, by the place that was at it, and `moved_for`: how long
     they took; `vain`, `vain_for`: of these, those whose page nobody was at.  `kept`, `kept_for`: how many waited, and
     how long."""
@@ -68,6 +68,7 @@ class recorded:
     writer: integer(0, NR_PLACES - 1)
     blame: array[integer(0, 1 << 60), NR_PLACES]
     locked: integer(0, 1 << 60)
+    breaks: big_t
     moved: array[big_t, NR_PLACES]
     moved_for: array[big_t, NR_PLACES]
     vain: array[big_t, NR_PLACES]
@@ -273,6 +274,14 @@ def wait_for_heap(end: s64):
         tries += 1
 
 
+def wait_for_turn(n: s64):
+    """Threads move the break in the order of the recording: the program's allocator has a lock for it."""
+    tries: s64 = 0
+    while the(recorded).breaks < n and tries < PATIENCE:
+        vt_sleep(LOOK)
+        tries += 1
+
+
 def touch_pages(p: ptr[program], start: s64, n: s64, write: bool, counted: bool) -> s64:
     mm = current_mm()
     i: s64 = start
@@ -314,6 +323,9 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     if op == DO_THINK:
         m.now += n
         return
+    if op == DO_BRK:
+        wait_for_turn(s.c)
+        began = m.now
     if op == DO_UNIT:
         p.units += n
         return
@@ -364,8 +376,9 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     elif op == DO_ADVISE:
         kind = MADVISE
         r = sys_madvise(min(at + s.c, NR_PAGES), n)
-    elif op == DO_BRK:  # b: pages of the heap
+    elif op == DO_BRK:  # b: pages of the heap; c: how often the break was moved before
         kind = BRK
+        rec.breaks = s.c + 1
         if rec.base[s.a - NR_REGS] == 0:
             rec.base[s.a - NR_REGS] = HEAP + 1
         if ksys_brk(UAPI_BASE + (HEAP + n) * PAGE_SIZE) != UAPI_BASE + (HEAP + n) * PAGE_SIZE:
@@ -403,6 +416,8 @@ def price_main():
             vt_sync()
             the(posted).it[NR_TASKS + me] = True
             return
+        elif s.op == DO_CPU:
+            vt_migrate(s.b)
         elif s.op == DO_POST:
             vt_sync()
             the(posted).it[s.b] = True

@@ -33,7 +33,7 @@ LONG_PAUSE = 2_000_000  # ns; without records of when a thread was off its CPU, 
 BATCH = 16  # mappings that are made, and unmapped, together
 MOST_TOGETHER = 8192  # pages
 MADV_DONTNEED, MAP_ANONYMOUS, MAP_SHARED, MAP_FIXED = 4, 0x20, 1, 0x10
-COLUMNS = ("time_ns", "duration_ns", "pid", "tid", "kind", "name", "address", "length", "a2", "a3", "result", "flags", "site", "file")  # noqa: E501
+COLUMNS = ("time_ns", "duration_ns", "pid", "tid", "cpu", "kind", "name", "address", "length", "a2", "a3", "result", "flags", "site", "file")  # noqa: E501
 REWRITES = {
     "dontneed": "munmap of a whole mapping -> MADV_DONTNEED; the next mmap of that size takes it",
     "batch": "a thread cuts mappings of one size from one of 16 times that, unmapped when all of them are free",
@@ -168,6 +168,8 @@ class Converter:
         self.programs: dict[int, list[tuple[int, ...]]] = {}
         self.at: dict[int, int] = {}  # when each thread's last event was over
         self.off: dict[int, int] = {}  # ns that it slept since
+        self.cpu: dict[int, int] = {}  # where each thread is
+        self.on: int | None = None  # where the event is that is looked at
         self.awake: dict[int, int] = {}  # when it last woke
         self.born: dict[int, int] = {}  # threads that others made, and when
         self.exits: dict[int, int] = {}  # when threads come to their end
@@ -186,6 +188,7 @@ class Converter:
         self.fallbacks = self.faults = 0
         self.heap = self.heap_base = 0  # its end and where it began, in pages; 0: not known yet
         self.heap_mapping = -1
+        self.breaks = 0
 
     def mapping(self, n: int) -> int:
         if len(self.size) >= MOST_MAPS:
@@ -223,6 +226,9 @@ class Converter:
     def pause(self, tid: int, time: int, kind: str = "") -> list[tuple[int, ...]]:
         """The thread's program, with what passed since its last event; without what the recorder took of it."""
         p = self.program(tid, time)
+        if self.on is not None and self.on != self.cpu.get(tid):
+            self.cpu[tid] = self.on
+            p.append((d.DO_CPU, 0, self.on, 0, 0))
         shown = (self.shown.get(kind, 0.0) + self.shown.get(self.kind.get(tid, ""), 0.0)) / 2
         gap = max(time - self.at[tid] - self.lost.pop(tid, 0) - round(shown), 0)
         asleep = min(self.off.pop(tid, 0), gap)
@@ -246,6 +252,7 @@ class Converter:
 
     def add(self, e: dict[str, Any]) -> None:
         kind, tid, time = e["kind"], e["tid"], e["time_ns"]
+        self.on = e["cpu"]
         if not self.first:
             self.first = time
         took = e["duration_ns"] or 0
@@ -362,8 +369,9 @@ class Converter:
                 self.unmap(p, gone, off, part, place)
         else:
             self.live.remove(end, self.heap - end)
+        p.append((d.DO_BRK, d.NR_REGS + m, end - first, self.breaks, 0, place))
+        self.breaks += 1
         self.heap = end
-        p.append((d.DO_BRK, d.NR_REGS + m, end - first, 0, 0, place))
 
     def mmap(self, e: dict[str, Any], tid: int, time: int, n: int, place: int) -> None:
         start, flags = (e["result"] % (1 << 64)) // PAGE, e["a3"] or 0

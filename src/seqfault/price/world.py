@@ -166,7 +166,8 @@ class World:
     """Threads with steps of their own on one address space.
 
     `programs`: for each task its steps, rows of (op, a, b, c, d) (price/driver.py); `setup`: rows that are performed
-    before, by nobody; `cpus`: how many the threads share (0: one for each); `costs` override the machine's constants.
+    before, by nobody; `cpus`: how many the threads share (0: one for each), and `placed`: as DO_CPU says; `costs` override
+    the machine's constants.
     """
 
     def __init__(
@@ -180,6 +181,7 @@ class World:
         lookahead: float | None = None,
         stagger: float = 1000.0,
         cpus: int = 0,
+        placed: bool = False,
     ):
         tasks = len(programs)
         if not 1 <= tasks <= LARGEST:
@@ -190,6 +192,7 @@ class World:
         look = machine.lookahead if lookahead is None else lookahead
         self.m = m = TimedMachine(prog, tasks, {**machine.costs, **(costs or {})}, nodes, cores, cpus, look)
         self.layout = prog.layout
+        m.put("vclock", "placed", cpus if placed and cpus < tasks else 0)
         m.call("price_init", prog.sizes["NR_FILES"], 1 << 13)
         rows: list[tuple[int, ...]] = []
         first: list[int] = []

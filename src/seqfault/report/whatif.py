@@ -60,7 +60,7 @@ def replay(
     blame: Counter[str] = Counter()
     met: dict[str, tuple[int, ...]] = {}
     for seed in range(1, seeds + 1):
-        w = World(p, mach, r.programs, r.setup, seed, costs, stagger=100_000.0, cpus=cpus)
+        w = World(p, mach, r.programs, r.setup, seed, costs, stagger=100_000.0, cpus=cpus, placed=cpus == r.recorded.cpus)
         most = 1e9 * max(r.recorded.seconds, 1e-3)
 
         def report(at: float, seed: int = seed, most: float = most) -> None:
