@@ -24,14 +24,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from seqfault.price.calibrate import Calibrated, as_toml, calibrate
 from seqfault.price.replay import busiest
+from seqfault.report.whatif import ask
+from seqfault.report.whatif import replay as replay_once
 from seqfault.trace import schema
 from seqfault.trace.capture import capture
 from seqfault.trace.store import TraceError, open_trace
@@ -75,8 +78,8 @@ def programs(python: str) -> list[Program]:
 
     return [
         Program("ebizzy", "chunks", ebizzy, 900, 3, 2400),
-        Program("stress-ng malloc", "operations", malloc, 10_000, 3, 20_000),
-        Program("numpy", "rounds", arrays, 300, 2, 1600),
+        Program("stress-ng malloc", "operations", malloc, 10_000, 3, 30_000),
+        Program("numpy", "rounds", arrays, 300, 2, 5000),
     ]
 
 
@@ -134,11 +137,6 @@ def record(command: Sequence[str], out: Path) -> None:
         raise LiveError("this kernel has no tracepoints of mmap_lock (CONFIG_TRACING); nothing to compare with")
 
 
-def untraced(command: Sequence[str], lifetime: Callable[[Sequence[str]], float]) -> float:
-    with first_of_all():
-        return lifetime(command)
-
-
 def seconds(command: Sequence[str]) -> float:
     """How long the process with the work lives: that of the command, or stress-ng's stressor."""
     if command[0] != "stress-ng":
@@ -158,14 +156,29 @@ def wall_clock(yaml: str) -> float:
     raise LiveError("this stress-ng tells no wall-clock-time with --metrics -Y; 0.15 does")
 
 
-def measure(chosen: Sequence[Program], takes: int, runs: int, folder: Path, say: Callable[[str], None]) -> None:
-    """Write recordings and `runs.json` to the folder."""
-    from seqfault.price.calibrate import as_toml, calibrate
+def typical(all_: Sequence[Calibrated]) -> Calibrated:
+    """The median of each constant."""
 
-    with first_of_all():
-        say("calibrating")
-        (folder / "here.toml").write_text(as_toml(calibrate()))
+    def medians(tables: Sequence[dict[str, float]]) -> dict[str, float]:
+        return {k: statistics.median(t[k] for t in tables) for k in tables[0] if all(k in t for t in tables)}
+
+    recorder = {k: medians([c.recorder[k] for c in all_]) for k in all_[0].recorder}
+    return replace(all_[-1], measured=medians([c.measured for c in all_]), recorder=recorder)
+
+
+def measure(chosen: Sequence[Program], takes: int, runs: int, folder: Path, say: Callable[[str], None]) -> None:
+    """Write recordings, the machine as it is before, between and after, and `runs.json` to the folder."""
     out: dict[str, Any] = {"date": time.strftime("%Y-%m-%d %H:%M"), "load": os.getloadavg()[0], "runs": {}}
+    calibrated = []
+
+    def calibrate_now() -> None:
+        with first_of_all():
+            say("calibrating")
+            calibrated.append(calibrate())
+        if not calibrated[-1].recorder:
+            raise LiveError("what recording costs could not be measured; does `seqfault record --stacks -- true` work?")
+
+    calibrate_now()
     for p in chosen:
         for k in range(takes):
             say(f"{p.name}: take {k + 1} of {takes}")
@@ -173,14 +186,18 @@ def measure(chosen: Sequence[Program], takes: int, runs: int, folder: Path, say:
         for n in (1, 2):
             say(f"{p.name}: recording {n} thread(s)")
             record(p.command(p.run, n), folder / f"{p.name}.threads.{n}.parquet")
+    calibrate_now()
     for k in range(runs):
+        say(f"untraced runs, {k + 1} of {runs}")
         for p in chosen:
             for n in (1, 2):
-                say(f"{p.name}: untraced run {k + 1} of {runs}, {n} thread(s)")
-                took = untraced(p.command(p.run, n), seconds)
+                with first_of_all():
+                    took = seconds(p.command(p.run, n))
                 out["runs"].setdefault(p.name, {}).setdefault(str(n), []).append(took)
-    out["load_after"] = os.getloadavg()[0]
-    out["kernel"] = os.uname().release
+    calibrate_now()
+    (folder / "here.toml").write_text(as_toml(typical(calibrated)))
+    out |= {"load_after": os.getloadavg()[0], "kernel": os.uname().release}
+    out["calibrated"] = [c.measured | c.recorder["stacks"] for c in calibrated]
     (folder / "runs.json").write_text(json.dumps(out))
 
 
@@ -209,11 +226,12 @@ def truth(path: Path | str) -> Truth:
     with open_trace(path) as t:
         pid = busiest(t)
         there = {i for i, s in enumerate(t.meta.stacks) if any(f.startswith(FALLBACK) for f in s)}
-        columns = ["time_ns", "duration_ns", "pid", "tid", "kind", "name", "stack"]
+        columns = ["time_ns", "duration_ns", "pid", "tid", "kind", "name", "address", "stack"]
         parts = [pl.from_arrow(b) for b in t.batches(columns, kinds=[schema.FAULT, schema.LOCK_WAIT])]
     frames = [p.with_columns(pl.col("kind", "name").cast(pl.String)) for p in parts if isinstance(p, pl.DataFrame)]
     df = pl.concat(frames).filter(pl.col("pid") == pid)
-    faults = df.filter(pl.col("kind") == schema.FAULT).sort("time_ns")
+    # a replay can do nothing with a fault whose address is not known
+    faults = df.filter((pl.col("kind") == schema.FAULT) & pl.col("address").is_not_null()).sort("time_ns")
     waits = df.filter((pl.col("kind") == schema.LOCK_WAIT) & pl.col("stack").is_in(there))
     # the fault that a wait is in is the thread's last one that began before it
     met = waits.sort("time_ns").join_asof(
@@ -299,8 +317,6 @@ class Judged:
 
 
 def judge(p: Program, folder: Path, runs: dict[str, list[float]], seeds: int, say: Callable[[str], None]) -> Judged:
-    from seqfault.report.whatif import ask, replay
-
     def replayed(path: Path, recorded: bool) -> Any:
         """Replays; with what the recorder cost, or without."""
         q = ask(str(path), ["vm-refcnt"], machine=str(folder / "here.toml"))
@@ -309,7 +325,7 @@ def judge(p: Program, folder: Path, runs: dict[str, list[float]], seeds: int, sa
         j = q.jobs[0 if recorded else 1]
         if j.protocol.name != "vm-refcnt":
             raise LiveError(f"{path}: recorded on Linux {q.meta.kernel}, whose design is {j.protocol.name}")
-        return j, replay(j.replay, j.protocol, q.machine, j.cpus, "", seeds, j.name, recorder=j.recorder)
+        return j, replay_once(j.replay, j.protocol, q.machine, j.cpus, "", seeds, j.name, recorder=j.recorder)
 
     out = Judged(p.name, p.unit, [], [])
     reasons: dict[str, int] = {}
@@ -397,7 +413,7 @@ def check_here(python: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--takes", type=int, default=10)
-    parser.add_argument("--runs", type=int, default=5, help="untraced runs of each program and number of threads")
+    parser.add_argument("--runs", type=int, default=9, help="untraced runs of each program and number of threads")
     parser.add_argument("--seeds", type=int, default=1, help="replays of each recording")
     parser.add_argument("--program", action="append", help="only this one; may be repeated")
     parser.add_argument("--python", default="/usr/bin/python3", help="what runs the programs in Python")

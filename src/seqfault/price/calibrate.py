@@ -178,7 +178,7 @@ def operations(loops: Loops) -> dict[str, float]:
     page back, of mmap and of munmap of untouched pages (the mean of both), of advice that does nothing; `cold`: of a
     fault and giving back, of pages that no cache has.  What a program meets is the usual, not the fastest."""
     small, large = WARM_PAGES, COLD_PAGES
-    took = {}
+    took: dict[int, tuple[float, float]] = {}
     for n in (small, large):
         area, at = recorder.area(n)
 
@@ -227,7 +227,7 @@ def wakeup(a: int, b: int, n: int = 2000) -> float:
 def operations_of_model(machine: Machine) -> dict[str, float]:
     """The same, under the design of the kernel that runs."""
     protocol = load(recorded_design(os.uname().release))
-    out = {}
+    out: dict[str, float] = {}
     for name, loop in (
         ("touch", [f"keep r1 {WARM_PAGES} anon", f"write r1 0 {WARM_PAGES}", f"advise r1 0 {WARM_PAGES}", "unit 1"]),
         ("map", ["map r1 3 anon", "unmap r1 0 3", "unit 1"]),

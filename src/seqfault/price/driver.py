@@ -59,10 +59,10 @@ class step:
 @struct(pool=1, private=True)
 class recorded:
     """`base`: where the mappings are that all threads know, plus one; 0: not there yet.  `writer`: which place of the
-    program changed the address space last; `breaks`: how often the break was moved; `blame`: how many faults took mmap_sem after it.  `moved`: how many of them
-    had speculated and gave up because something had changed, by the place that was at it, and `moved_for`: how long
-    they took; `vain`, `vain_for`: of these, those whose page nobody was at.  `kept`, `kept_for`: how many waited, and
-    how long."""
+    program changed the address space last; `breaks`: how often the break was moved; `blame`: how many faults took
+    mmap_sem after it.  `moved`: how many of them had speculated and gave up because something had changed, by the place
+    that was at it, and `moved_for`: how long they took; `vain`, `vain_for`: of these, those whose page nobody was at.
+    `kept`, `kept_for`: how many waited, and how long."""
 
     base: array[s64, NR_MAPS]
     writer: integer(0, NR_PLACES - 1)

@@ -44,7 +44,7 @@ CONSTANTS = {
     "zone_page": "a page between that list and the zone, with the zone's lock held",
     "lru_page": "a page onto or off an LRU list, with its lock held",
     "charge": "charging a page to a memory control group",
-    "tree": "a change of the maple tree, with what else the text does not show of mapping and unmapping (6.1 and later)",
+    "tree": "a change of the maple tree, and what else the text does not show of mapping (6.1 and later)",
     "handoff": "how long one waits for a semaphore until nobody may be faster; 0: for ever",
     "io": "reading a page of a file on disk",
 }
@@ -173,7 +173,7 @@ def make(name: str, table: Mapping[str, Any], where: str) -> Machine:
     recorder = {v: rest[k] for k, v in RECORDER.items() if k in rest}
     for v in recorder.values():
         if not isinstance(v, Mapping) or not all(isinstance(x, int | float) and 0 <= x < 1e9 for x in v.values()):
-            raise MachineError(f"--machine {where}: recorder = {v!r}; `seqfault calibrate` writes it as times in ns by name")
+            raise MachineError(f"--machine {where}: recorder = {v!r}; `seqfault calibrate` writes times in ns by name")
     return Machine(
         name, str(rest.get("title", name)), costs, sources, **shape,
         lookahead=float(rest.get("lookahead", 20.0)), date=str(rest.get("date", "")),

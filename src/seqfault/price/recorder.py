@@ -95,7 +95,9 @@ def read(trace: Trace, untraced: Mapping[str, float]) -> dict[str, float]:
     return {k: max(v, 0.0) for k, v in got.items()}
 
 
-def measure(untraced: Mapping[str, float], say: Callable[[str], None] = lambda what: None) -> dict[str, dict[str, float]]:
+def measure(
+    untraced: Mapping[str, float], say: Callable[[str], None] = lambda what: None
+) -> dict[str, dict[str, float]]:
     """The constants of recordings without stacks ("") and with ("stacks"); {} where perf may not trace."""
     out = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -111,7 +111,7 @@ class Live:
         return out
 
     def insert(self, start: int, n: int, mapping: int, base: int | None = None) -> list[tuple[int, int, int]]:
-        """Map over whatever was there, which is returned.  `base`: the page of the mapping's offset 0, if not `start`."""
+        """Map over whatever was there, which is returned.  `base`: where its offset 0 is, if not at `start`."""
         out = self.remove(start, n)
         i = bisect_left(self.start, start)
         self.start.insert(i, start)

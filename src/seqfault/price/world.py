@@ -166,8 +166,8 @@ class World:
     """Threads with steps of their own on one address space.
 
     `programs`: for each task its steps, rows of (op, a, b, c, d) (price/driver.py); `setup`: rows that are performed
-    before, by nobody; `cpus`: how many the threads share (0: one for each), and `placed`: as DO_CPU says; `costs` override
-    the machine's constants.
+    before, by nobody; `cpus`: how many the threads share (0: one for each), and `placed`: as DO_CPU says; `costs`
+    override the machine's constants.
     """
 
     def __init__(

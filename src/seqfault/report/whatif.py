@@ -60,7 +60,8 @@ def replay(
     blame: Counter[str] = Counter()
     met: dict[str, tuple[int, ...]] = {}
     for seed in range(1, seeds + 1):
-        w = World(p, mach, r.programs, r.setup, seed, costs, stagger=100_000.0, cpus=cpus, placed=cpus == r.recorded.cpus)
+        placed = cpus == r.recorded.cpus
+        w = World(p, mach, r.programs, r.setup, seed, costs, stagger=100_000.0, cpus=cpus, placed=placed)
         most = 1e9 * max(r.recorded.seconds, 1e-3)
 
         def report(at: float, seed: int = seed, most: float = most) -> None:
@@ -108,14 +109,18 @@ class Job:
 @dataclass(frozen=True)
 class Question:
     """A trace that was read, and the designs to replay it under.  The recorded one comes first; as it was recorded, if
-    what recording costs is known (`slowed`), and then by itself."""
+    what recording costs is known (`recorder`), and then by itself."""
 
     trace: str
     meta: Any
     machine: Machine
     cpus: int
     jobs: tuple[Job, ...]
-    slowed: bool = False
+    recorder: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def slowed(self) -> bool:
+        return bool(self.recorder)
 
 
 def ask(
@@ -160,7 +165,7 @@ def ask(
         jobs.append(Job(name, own, r, n, policy))
     jobs += [Job(p.name, p, r, n, policy) for p in others]
     jobs += [Job(f"{own.name}, {x}", own, q, n, policy) for x, q in rewritten.items()]
-    return Question(trace, meta, mach, n, tuple(jobs), bool(added))
+    return Question(trace, meta, mach, n, tuple(jobs), slow if added else {})
 
 
 def answer(q: Question, seeds: int, bar: Progress) -> dict[str, Any]:
@@ -245,26 +250,31 @@ def as_data(q: Question, results: Sequence[Result]) -> dict[str, Any]:
             "seconds": rec.seconds, "cpus": rec.cpus, "kernel": rec.kernel, "faults": rec.faults,
             "without_mmap_lock": None if rec.fallback is None else 1 - rec.fallback, "mean_ns": rec.mean,
         },
-        "error": errors(rec, held),
+        "error": errors(rec, held, q.recorder.get("gap_fault", 0.0)),
         "left_out": dict(r.left_out), "lost": q.meta.lost, "designs": designs,
     }  # fmt: skip
 
 
-def errors(rec: Any, own: Result) -> dict[str, float | None]:
+def errors(rec: Any, own: Result, outside: float) -> dict[str, float | None]:
     """The replay of the recorded design against the recording: of time and of a fault's duration relative, of the share
-    in points."""
+    in points.  `outside`: what a fault takes before and after what was recorded of it, if that is known."""
     o = own.outcomes
     n = max(1, sum(x.stats["fault"].n for x in o))
     fault = sum(x.stats["fault"].ns for x in o) / n
     return {
         "seconds": own.seconds / rec.seconds - 1 if rec.seconds else None,
-        "fault_ns": fault / rec.mean["fault"] - 1 if rec.mean.get("fault") else None,
+        "fault_ns": fault / (rec.mean["fault"] + outside) - 1 if rec.mean.get("fault") else None,
         "without_mmap_lock": None if rec.fallback is None else own.share - (1 - rec.fallback),
     }
 
 
 def percent(x: float | None, digits: int = 1) -> str:
     return "?" if x is None else f"{100 * x:+.{digits}f}%"
+
+
+def about_recorder(d: dict[str, Any]) -> str:
+    known = d["recorder_known"]
+    return "with the recorder's cost added" if known else "the recorder's own cost is in what it recorded"
 
 
 def show(d: dict[str, Any]) -> None:
@@ -278,10 +288,9 @@ def show(d: dict[str, Any]) -> None:
     c.print(f"replayed on {d['machine']}, {d['cpus']} CPUs")
     own = d["designs"][0]
     points = "?" if err["without_mmap_lock"] is None else f"{100 * err['without_mmap_lock']:+.2f} points"
-    whose = "with the recorder's cost added" if d["recorder_known"] else "the recorder's own cost is in what it recorded"
     c.print(
         f"the recording itself, under {own['protocol']}: time {percent(err['seconds'])}, mean fault "
-        f"{percent(err['fault_ns'])} ({whose}), share without mmap_lock {points}"
+        f"{percent(err['fault_ns'])} ({about_recorder(d)}), share without mmap_lock {points}"
     )
     t = Table(box=None, pad_edge=False)
     for head in ("design", "s", "speed", "no mmap_lock", "fault mean", "wait", "p99", "munmap mean", "wait", "error"):
