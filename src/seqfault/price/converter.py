@@ -6,6 +6,7 @@ What a rewrite of the program does otherwise is in price/rewrites.py, by the met
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ MOST_MAPS = (1 << 18) - 64
 MOST_PLACES = 1 << 12
 LARGEST_FILE = 8192  # pages; the model's files are no larger, so larger mappings are anonymous there
 HEAP_MOST = 1 << 20  # pages from its start to the break
+JOIN = 1_000_000  # ns; who wakes that near to a thread's end had waited for it
 LONG_PAUSE = 2_000_000  # ns; without records of when a thread was off its CPU, a longer pause is sleep
 MAP_ANONYMOUS, MAP_SHARED, MAP_FIXED = 0x20, 1, 0x10
 ADVICES = frozenset(ADVICE.values()) - {MADV_COLLAPSE}  # of which the text has what it does
@@ -52,10 +54,20 @@ def pages(length: int | None) -> int:
 class Converter:
     """One pass over the events of a process.
 
-    `stacks`: the recording has them; `offs`: and when threads were off their CPUs; `heap`: what is known of the heap.
+    `stacks`: the recording has them; `offs`: and when threads were off their CPUs; `heap`: what is known of the heap;
+    `recorder`: what recording cost.
     """
 
-    def __init__(self, stacks: bool = False, offs: bool = True, heap: Heap | None = None):
+    def __init__(
+        self,
+        stacks: bool = False,
+        offs: bool = True,
+        heap: Heap | None = None,
+        recorder: Mapping[str, float] | None = None,
+    ):
+        cost = recorder or {}
+        self.shown = {schema.FAULT: cost.get("gap_fault", 0.0), schema.CALL: cost.get("gap_call", 0.0)}
+        self.kind: dict[int, str] = {}  # of each thread's last event
         # without stacks nothing tells a fallback from the lock that a first anonymous fault takes
         self.fell_back = schema.LOCKED_FALLBACK | (0 if stacks else schema.LOCKED_OTHER)
         self.offs, self.heap = offs, heap
@@ -64,6 +76,11 @@ class Converter:
         self.programs: dict[int, list[Row]] = {}
         self.at: dict[int, int] = {}  # when each thread's last event was over
         self.off: dict[int, int] = {}  # ns that it slept since
+        self.cpu: dict[int, int] = {}  # where each thread is
+        self.on: int | None = None  # where the event is that is looked at
+        self.awake: dict[int, int] = {}  # when it last woke
+        self.born: dict[int, int] = {}  # threads that others made, and when
+        self.exits: dict[int, int] = {}  # when threads come to their end
         self.lost: dict[int, int] = {}  # ns that it was preempted since: the replay preempts threads by itself
         self.setup: list[Row] = []
         self.left_out: Counter[str] = Counter()
@@ -115,27 +132,50 @@ class Converter:
         return self.places.setdefault(text, len(self.places))
 
     # -- threads
-    def pause(self, tid: int, time: int) -> None:
-        """Go on with a thread's program, after what passed since its last event."""
+    def begin(self, tid: int, time: int) -> None:
+        p = self.programs[tid] = []
+        since = self.first
+        if tid in self.born:
+            since = self.born[tid]
+            p.append((d.DO_WAIT, 0, tid, 0, 0))
+        if time > since:
+            p.append((d.DO_SLEEP, 0, (time - since) * TICKS, 0, 0))
+        self.at[tid] = time
+
+    def joined(self, tid: int) -> int | None:
+        """The thread that this one slept for until it was over: threads tell it a little before or after their end."""
+        woke, own = self.awake.get(tid, 0), self.exits.get(tid, 1 << 62)
+        over = [x for x, t in self.exits.items() if abs(t - woke) <= JOIN and t < own and x in self.programs]
+        return max(over, key=lambda x: self.exits[x]) if over else None
+
+    def pause(self, tid: int, time: int, kind: str = "") -> None:
+        """Go on with a thread's program, after what passed since its last event; without what the recorder took of
+        it."""
         if tid not in self.programs:
-            self.programs[tid] = []
-            if time > self.first:
-                self.programs[tid].append((d.DO_SLEEP, 0, (time - self.first) * TICKS, 0, 0))
-            self.at[tid] = time
+            self.begin(tid, time)
         p = self.programs[tid]
         self.tid, self.p = tid, p
-        gap = max(time - self.at[tid] - self.lost.pop(tid, 0), 0)
+        if self.on is not None and self.on != self.cpu.get(tid):
+            self.cpu[tid] = self.on
+            p.append((d.DO_CPU, 0, self.on, 0, 0))
+        shown = (self.shown.get(kind, 0.0) + self.shown.get(self.kind.get(tid, ""), 0.0)) / 2
+        gap = max(time - self.at[tid] - self.lost.pop(tid, 0) - round(shown), 0)
         asleep = min(self.off.pop(tid, 0), gap)
         if not self.offs and gap > LONG_PAUSE:
             asleep = gap
         if gap > asleep:
             p.append((d.DO_THINK, 0, (gap - asleep) * TICKS, 0, 0))
         if asleep:
-            p.append((d.DO_SLEEP, 0, asleep * TICKS, 0, 0))
+            other = self.joined(tid)
+            if other is None:
+                p.append((d.DO_SLEEP, 0, asleep * TICKS, 0, 0))
+            else:
+                p.append((d.DO_WAIT, 0, other, 1, 0))
 
     # -- events
     def add(self, e: dict[str, Any]) -> None:
         kind, tid, time = e["kind"], e["tid"], e["time_ns"]
+        self.on = e["cpu"]
         if not self.first:
             self.first = time
             if self.heap is not None:
@@ -146,6 +186,8 @@ class Converter:
                 return  # inside a call or a fault, whose own waiting the replay has
             which = self.lost if (e["flags"] or 0) & schema.PREEMPTED else self.off
             which[tid] = which.get(tid, 0) + took
+            if which is self.off:
+                self.awake[tid] = time + took
             return
         if e["address"] is None and kind in (schema.AREA, schema.FAULT):
             self.left_out[f"{kind}s without an address"] += 1
@@ -155,6 +197,9 @@ class Converter:
                 self.known(pages(e["length"]), e["a2"] or 0, e["file"] is not None, e["address"] // PAGE)
             return
         self.last = max(self.last, time + took)
+        if kind == schema.FORK:
+            self.forked(tid, time, e["result"])
+            return
         if kind == schema.EXIT:
             self.pause(tid, time)
             self.exit()
@@ -170,10 +215,20 @@ class Converter:
         elif not self.call(e, tid, time, name):
             return  # its time passes as the thread's own
         self.at[tid] = time + took
+        self.kind[tid] = kind
         self.rows = sum(map(len, self.programs.values())) if self.events % 4096 == 0 else self.rows + 2
 
     def exit(self) -> None:
         """The thread has ended."""
+
+    def forked(self, tid: int, time: int, child: int | None) -> None:
+        """The new thread, or process, begins when the old one has come so far."""
+        if child is None or tid not in self.programs or child in self.born:
+            return
+        self.pause(tid, time)
+        self.p.append((d.DO_POST, 0, child, 0, 0))
+        self.at[tid] = time
+        self.born[child] = time
 
     def fault(self, e: dict[str, Any], tid: int, time: int) -> None:
         self.faults += 1
@@ -185,8 +240,9 @@ class Converter:
             self.known(n, 7, False, start)
             found = self.live.find(page)
             assert found is not None
-        self.pause(tid, time)
-        self.touch(*found, bool((e["flags"] or 0) & schema.WRITING))
+        self.pause(tid, time, schema.FAULT)
+        how = d.WRITE if (e["flags"] or 0) & schema.WRITING else 0
+        self.touch(*found, how | (d.BY_KERNEL if e["name"] == "kernel" else 0))
 
     def call(self, e: dict[str, Any], tid: int, time: int, name: str) -> bool:
         """False: it is left out."""
@@ -201,27 +257,27 @@ class Converter:
         start = e["address"] // PAGE if e["address"] is not None else 0
         place = self.place(name, e["site"])
         if name == "mmap":
-            self.pause(tid, time)
+            self.pause(tid, time, schema.CALL)
             self.mmap(e, n, place)
         elif name == "munmap":
-            self.pause(tid, time)
+            self.pause(tid, time, schema.CALL)
             gone = self.live.remove(start, n)
             if not gone:
                 self.left_out["munmaps of what is not known to be mapped"] += 1
             for part in gone:
                 self.unmap(*part, place)
         elif name in ("mprotect", "pkey_mprotect"):
-            self.pause(tid, time)
+            self.pause(tid, time, schema.CALL)
             for part in self.live.parts(start, n):
                 self.act_as(part[0])
                 self.protect(*part, (e["a2"] or 0) & 7, place)
         elif name == "madvise" and e["a2"] in ADVICES:
-            self.pause(tid, time)
+            self.pause(tid, time, schema.CALL)
             for part in self.live.parts(start, n):
                 self.act_as(part[0])
                 self.advise(*part, e["a2"], place)
         elif name == "mremap" and e["length"]:
-            self.pause(tid, time)
+            self.pause(tid, time, schema.CALL)
             self.mremap(e, start, n, place)
         elif name == "brk" and self.heap is not None:
             return self.move_break(e, tid, time, place)
@@ -297,7 +353,7 @@ class Converter:
         if not 0 <= brk // PAGE - self.heap.start < HEAP_MOST:
             self.left_out["brk of a program before execve"] += 1
             return False
-        self.pause(tid, time)
+        self.pause(tid, time, schema.CALL)
         if want == 0:
             self.p.append((d.DO_BRK, 0, 0, 0, -1, place))
             return True
@@ -332,8 +388,8 @@ class Converter:
     def unmap(self, m: int, off: int, part: int, place: int) -> None:
         self.p.append((d.DO_MUNMAP, self.number(m), part, self.within(m) + off, 0, place))
 
-    def touch(self, m: int, off: int, write: bool) -> None:
-        self.p.append((d.DO_TOUCH, self.number(m), 1, self.within(m) + off, int(write)))
+    def touch(self, m: int, off: int, how: int) -> None:
+        self.p.append((d.DO_TOUCH, self.number(m), 1, self.within(m) + off, how))
 
     def protect(self, m: int, off: int, part: int, prot: int, place: int) -> None:
         self.p.append((d.DO_PROTECT, self.number(m), part, self.within(m) + off, prot, place))

@@ -32,8 +32,9 @@ from seqfault.mm.types import (
     vpn_t,
 )
 from seqfault.mm.x86_fault import do_page_fault as do_page_fault_of_text
-from seqfault.price.clock import TICKS, task_t, ticks_t, vclock, vt_preempt, vt_sleep, vt_sync, vtask
+from seqfault.price.clock import TICKS, task_t, ticks_t, vclock, vt_migrate, vt_preempt, vt_sleep, vt_sync, vtask
 from seqfault.price.locks import callback_due
+from seqfault.price.mapping import mapping_costs, user_access_of
 from seqfault.price.memory import my_batches
 
 NR_STEPS = Size("NR_STEPS", 16)
@@ -45,7 +46,9 @@ NR_REGS = 64
 PATIENCE = 2000  # how often a thread looks whether another one has mapped what it is about to touch
 LOOK = 20_000 * TICKS
 DO_END, DO_THINK, DO_MMAP, DO_MUNMAP, DO_TOUCH, DO_PROTECT, DO_ADVISE, DO_REMAP, DO_UNIT, DO_SLEEP = range(10)
-DO_RANDOM, DO_AT, DO_UNTIL, DO_STOP, DO_BRK, DO_WHERE = 10, 11, 12, 13, 14, 15
+DO_RANDOM, DO_AT, DO_UNTIL, DO_STOP, DO_POST, DO_WAIT, DO_CPU, DO_BRK, DO_WHERE = range(10, 19)
+WAIT = 20_000 * TICKS  # between looks at whether a thread that is waited for has come so far
+WRITE, COUNTED, BY_KERNEL = 1, 2, 4  # of DO_TOUCH, in d
 NR_KINDS, NR_BUCKETS = 8, 512  # kinds of operation; durations, eight to an octave
 FAULT, MMAP, MUNMAP, MPROTECT, MADVISE, MREMAP, BRK = 0, 1, 2, 3, 4, 5, 6
 big_t = integer(0, (1 << 62) - 1)
@@ -57,7 +60,7 @@ kind_t = integer(0, NR_KINDS - 1)
 class step:
     """`op`: DO_...; a: a register mostly, from NR_REGS on a mapping that all threads know; `place`: of the program."""
 
-    op: integer(0, 15)
+    op: integer(0, 31)
     a: s64
     b: s64
     c: s64
@@ -95,6 +98,13 @@ class recent:
     over: ticks_t
     task: integer(0, NR_TASKS)
     place: integer(0, NR_PLACES - 1)
+
+
+@struct(pool=1, private=True)
+class posted:
+    """Which tasks have been made by another one, and from NR_TASKS on which have come to their end."""
+
+    it: array[bool, 2 * NR_TASKS]
 
 
 @struct(pool=1, private=True)
@@ -234,14 +244,16 @@ def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
     task = pool_object(vtask, m.me)
     task.took = 0
     task.gave = 0
-    m.now += the(driver_costs).fault
+    m.now += the(driver_costs).fault + the(mapping_costs).traced_fault
     signal: signal_t = do_page_fault_of_text(mm, address, write)
     io: ticks_t = my_batches().io
     if io != 0:
         my_batches().io = 0
         vt_sleep(io)
-    if task.took != 0 and began >= the(driver_costs).began:
-        blame(address, began, waited)
+    if task.took != 0:
+        m.now += 3 * the(mapping_costs).traced_lock
+        if began >= the(driver_costs).began:
+            blame(address, began, waited)
     note(FAULT, began, waited)
     run_callbacks()
     return signal
@@ -329,7 +341,8 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     if n < 0:
         n = max(p.reg[-n & (NR_REGS - 1)], 0)
     if op == DO_TOUCH:
-        if touch_pages(p, min(at + s.c, NR_PAGES), n, s.d & 1 != 0, s.d & 2 != 0) != 0:
+        the(user_access_of).kernel[task] = s.d & BY_KERNEL != 0
+        if touch_pages(p, min(at + s.c, NR_PAGES), n, s.d & WRITE != 0, s.d & COUNTED != 0) != 0:
             p.failed += 1
         return
     if op == DO_THINK:
@@ -352,7 +365,7 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
         return
     if op == DO_MMAP and s.d >> 48 != 0 and p.kept & 1 << (s.a & 31) != 0:
         return
-    m.now += k.syscall
+    m.now += k.syscall + the(mapping_costs).traced_call
     rec = the(recorded)
     rec.writer[my_space()] = s.place
     mind = pool_object(recent, the(remembered).next)
@@ -422,7 +435,19 @@ def price_main():
             i = p.first
             vt_sync()
         elif s.op == DO_STOP:
+            vt_sync()
+            the(posted).it[NR_TASKS + me] = True
             return
+        elif s.op == DO_CPU:
+            vt_migrate(s.b)
+        elif s.op == DO_POST:
+            vt_sync()
+            the(posted).it[s.b] = True
+        elif s.op == DO_WAIT:
+            vt_sync()
+            at: s64 = s.b + (NR_TASKS if s.c != 0 else 0)
+            while not the(posted).it[at]:
+                vt_sleep(WAIT)
         elif s.op == DO_UNTIL:
             vt_sync()
             if m.now < s.b:

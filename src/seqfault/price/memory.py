@@ -62,7 +62,8 @@ class mm_rss:
 
 @struct(pool=NR_TASKS, private=True)
 class page_batches:
-    """A CPU's: free pages, pages on their way to and from the LRU lists, charges in stock, pages not counted yet."""
+    """A CPU's: free pages, pages on their way to and from the LRU lists, charges in stock, pages not counted yet; how
+    many of the free pages its caches still have, those that were freed last."""
 
     pcp: few_t
     add: few_t
@@ -70,11 +71,13 @@ class page_batches:
     stock: few_t
     rss: few_t
     io: ticks_t
+    warm: few_t
 
 
 @struct(pool=1, private=True)
 class memory_costs:
     zero: ticks_t
+    cold: ticks_t
     page_alloc: ticks_t
     page_free: ticks_t
     zone_page: ticks_t
@@ -87,6 +90,7 @@ class memory_costs:
     nr_release: few_t
     nr_stock: few_t
     nr_rss: few_t
+    nr_warm: few_t
 
 
 def my_batches() -> ptr[page_batches]:
@@ -125,6 +129,10 @@ def take_free_page():
         c.stock = k.nr_stock
     c.stock -= 1
     m.now += k.page_alloc + k.charge + k.zero
+    if c.warm == 0:
+        m.now += k.cold
+    else:
+        c.warm -= 1
 
 
 def alloc_page() -> ptr[page]:
@@ -150,6 +158,7 @@ def free_page(p: ptr[page]):
         vt_rmw(line_of(the(mem_cgroup).memory))
         c.stock -= k.nr_stock
     m.now += k.page_free
+    c.warm = min(c.warm + 1, k.nr_warm)
     free_page_of_text(p)
 
 

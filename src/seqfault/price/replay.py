@@ -8,11 +8,13 @@ recording began is mapped before the replay does.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from seqfault.mm.fullsize import RELEASES, release_number
 from seqfault.price import driver as d
 from seqfault.price.converter import PAGE, Converter, Heap, ReplayError
 from seqfault.price.rewrites import REWRITES, Processes, notes
@@ -23,7 +25,7 @@ from seqfault.trace.store import Trace
 BRK, TASKS = pa.array(["brk"]), pa.array([schema.FORK, schema.EXEC])
 MOST_ROWS = (1 << 20) - 4096
 MOST_PAGES = 900_000  # of the 4 GB that the model has
-COLUMNS = ("time_ns", "duration_ns", "pid", "tid", "kind", "name", "address", "length", "a2", "a3", "result", "flags", "site", "file")  # noqa: E501
+COLUMNS = ("time_ns", "duration_ns", "pid", "tid", "cpu", "kind", "name", "address", "length", "a2", "a3", "result", "flags", "site", "file")  # noqa: E501
 
 
 @dataclass
@@ -57,6 +59,24 @@ class Replay:
     replaced: Counter[str] = field(default_factory=Counter)
     owners: list[int] | None = None
     notes: dict[str, int] = field(default_factory=dict)
+
+
+def known_release(kernel: str) -> int:
+    """The release that was recorded, as a number; where the trace does not tell, the latest that the text has."""
+    try:
+        return release_number(kernel)
+    except ValueError:
+        return max(RELEASES.values())
+
+
+def recorded_design(kernel: str) -> str:
+    """The protocol of the kernel that was recorded."""
+    linux = known_release(kernel)
+    if linux >= 615:
+        return "vm-refcnt"
+    if linux >= 604:
+        return "per-vma-lock"
+    return "mmap-sem"
 
 
 def busiest(trace: Trace) -> int:
@@ -106,15 +126,20 @@ def heap_of(trace: Trace, pid: int) -> Heap | None:
     return Heap((low if start is None else start) // PAGE, first)
 
 
-def convert(trace: Trace, pid: int | None = None, rewrite: str = "") -> Replay:
+def convert(
+    trace: Trace, pid: int | None = None, rewrite: str = "", recorder: Mapping[str, float] | None = None
+) -> Replay:
     """Steps of the threads of a process (that with the most events, unless it is named), as a rewrite has them.
+    `recorder`: what recording cost (price/recorder.py), which is taken out of the pauses.
 
     Events behind what there is room for are left out, and counted.  Raises `ReplayError`.
     """
     which = busiest(trace) if pid is None else pid
     stacks = trace.meta.settings.get("stacks") == "yes"
-    c = REWRITES.get(rewrite, Converter)(stacks, trace.meta.has(schema.OFF), heap_of(trace, which))
-    kinds = [schema.FAULT, schema.CALL, schema.OFF, schema.AREA, schema.EXIT]
+    c = REWRITES.get(rewrite, Converter)(stacks, trace.meta.has(schema.OFF), heap_of(trace, which), recorder)
+    for batch in trace.batches(["time_ns", "pid", "tid"], kinds=[schema.EXIT]):
+        c.exits |= {e["tid"]: e["time_ns"] for e in batch.to_pylist() if e["pid"] == which}
+    kinds = [schema.FAULT, schema.CALL, schema.OFF, schema.AREA, schema.EXIT, schema.FORK]
     for batch in trace.batches(list(COLUMNS), kinds=kinds):
         chosen = batch.filter(pc.equal(batch.column("pid"), which))
         for e in chosen.to_pylist():
@@ -131,7 +156,7 @@ def convert(trace: Trace, pid: int | None = None, rewrite: str = "") -> Replay:
     seconds = (c.last - c.first) / 1e9
     number = {tid: i for i, tid in enumerate(c.programs)}
     return Replay(
-        [[*p, (d.DO_STOP, 0, 0, 0, 0)] for p in c.programs.values()],
+        numbered(c.programs),
         c.setup,
         list(c.places),
         Recorded(
@@ -147,6 +172,20 @@ def convert(trace: Trace, pid: int | None = None, rewrite: str = "") -> Replay:
         [number[tid] for tid in c.owners] if isinstance(c, Processes) else None,
         notes(c),
     )  # fmt: skip
+
+
+def numbered(programs: Mapping[int, Sequence[tuple[int, ...]]]) -> list[list[tuple[int, ...]]]:
+    """Programs of tasks, which know each other by their numbers; those of other processes are left out."""
+    number = {tid: i for i, tid in enumerate(programs)}
+    out = []
+    for p in programs.values():
+        rows = [
+            (row[0], 0, number[row[2]], *row[3:]) if row[0] in (d.DO_POST, d.DO_WAIT) else row
+            for row in p
+            if row[0] not in (d.DO_POST, d.DO_WAIT) or row[2] in number
+        ]
+        out.append([*rows, (d.DO_STOP, 0, 0, 0, 0)])
+    return out
 
 
 def calls_of(c: Converter) -> dict[str, tuple[int, int]]:

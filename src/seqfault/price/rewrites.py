@@ -131,8 +131,8 @@ class Guard(Converter):
         super().remap(m, off, old, new, flags, to, place)
         self.left[m] -= old
 
-    def touch(self, m: int, off: int, write: bool) -> None:
-        super().touch(m, off, write)
+    def touch(self, m: int, off: int, how: int) -> None:
+        super().touch(m, off, how)
         self.touched.setdefault(m, set()).add(off)
 
     # -- rights
@@ -215,8 +215,8 @@ class Processes(Converter):
         self.first_step[m] = row
         del self.maker[m]
 
-    def pause(self, tid: int, time: int) -> None:
-        super().pause(tid, time)
+    def pause(self, tid: int, time: int, kind: str = "") -> None:
+        super().pause(tid, time, kind)
         self.caller = tid
 
     def exit(self) -> None:
@@ -249,12 +249,12 @@ class Processes(Converter):
                 self.p.append((d.DO_WHERE, d.NR_REGS + m, 0, 0, 0))
                 self.p.append((d.DO_MMAP, d.NR_REGS + c, max(self.size[m], 1), 0, 3 | (PRIVATE | ANON) << 8))
             elif row[0] == d.DO_BRK:
-                self.begin((*row[:3], c, row[4]))
+                self.prepare((*row[:3], c, row[4]))
             else:
-                self.begin((row[0], d.NR_REGS + c, *row[2:]))
+                self.prepare((row[0], d.NR_REGS + c, *row[2:]))
         return copies[self.tid]
 
-    def begin(self, row: Row) -> None:
+    def prepare(self, row: Row) -> None:
         self.setup.append(row)
         self.owners.append(self.tid)
 

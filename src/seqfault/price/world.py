@@ -21,6 +21,7 @@ from seqfault.price import driver, nothing
 from seqfault.price.clock import TICKS
 from seqfault.price.machine import TimedMachine
 from seqfault.price.machines import Machine
+from seqfault.price.mapping import at_places
 from seqfault.price.timed import FALLBACK, TimedProgram
 
 LARGEST = 1024
@@ -94,6 +95,7 @@ def _program(protocol: Protocol, tasks: int, processes: bool) -> TimedProgram:
         binds,
         sizes_of(protocol, tasks, processes),
         protocol.fields,
+        instead=at_places(protocol),
         level=1,
         typesafe=protocol.typesafe,
     )
@@ -169,7 +171,7 @@ class World:
 
     `programs`: for each task its steps, rows of (op, a, b, c, d) (price/driver.py); `setup`: rows that are performed
     before, by nobody (with `owners`: in the address space of which process, a number for each); `cpus`: how many the
-    threads share (0: one for each); `costs` override the machine's constants.
+    threads share (0: one for each), and `placed`: as DO_CPU says; `costs` override the machine's constants.
     """
 
     def __init__(
@@ -184,6 +186,7 @@ class World:
         stagger: float = 1000.0,
         cpus: int = 0,
         owners: Sequence[int] | None = None,
+        placed: bool = False,
     ):
         tasks = len(programs)
         if not 1 <= tasks <= LARGEST:
@@ -196,6 +199,7 @@ class World:
         self.layout = prog.layout
         if owners is not None:
             m.task_cells[:tasks, m.task_field["space"]] = np.arange(tasks)
+        m.put("vclock", "placed", cpus if placed and cpus < tasks else 0)
         m.call("price_init", prog.sizes["NR_FILES"], 1 << 13)
         for i in range(prog.sizes["NR_MMS"]):
             for name in ("start_brk", "brk"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
@@ -14,12 +14,11 @@ from rich.table import Table
 import seqfault
 from seqfault.cli import BadInput, dump
 from seqfault.kernel.places import Protocol
-from seqfault.mm.fullsize import RELEASES, release_number
-from seqfault.price import machines
+from seqfault.price import machines, recorder
 from seqfault.price.converter import ReplayError
 from seqfault.price.curves import policy_of
 from seqfault.price.machines import POLICIES, Machine
-from seqfault.price.replay import Replay, convert
+from seqfault.price.replay import Replay, convert, known_release, recorded_design
 from seqfault.price.rewrites import GUARDS_SINCE, REWRITES
 from seqfault.price.timed import UnsupportedMachine
 from seqfault.price.world import Outcome, World, program
@@ -35,7 +34,8 @@ MOST = 50  # times the recorded time, after which a replay is given up
 
 @dataclass(frozen=True)
 class Job:
-    """One design: its name, its text, the steps, on how many CPUs, the semaphore's policy."""
+    """One design: its name, its text, the steps, on how many CPUs, the semaphore's policy; the rewrite of the program;
+    what recording adds, in the job that is held against the recording."""
 
     name: str
     protocol: Protocol
@@ -43,6 +43,7 @@ class Job:
     cpus: int
     policy: str
     rewrite: str = ""
+    recorder: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,27 +70,10 @@ class Result:
         return 1 - sum(o.locked for o in self.outcomes) / n if n else 1.0
 
 
-def known_release(kernel: str) -> int:
-    """The release that was recorded, as a number; where the trace does not tell, the latest that the text has."""
-    try:
-        return release_number(kernel)
-    except ValueError:
-        return max(RELEASES.values())
-
-
-def recorded_design(kernel: str) -> str:
-    """The protocol of the kernel that was recorded."""
-    linux = known_release(kernel)
-    if linux >= 615:
-        return "vm-refcnt"
-    if linux >= 604:
-        return "per-vma-lock"
-    return "mmap-sem"
-
-
 def replay(j: Job, mach: Machine, seeds: int, progress: Any = None) -> Result:
     """Replay once a seed; seeds differ in when threads start, by up to 0.1 ms."""
     r, p = j.replay, j.protocol
+    costs = {**POLICIES[j.policy or policy_of(p)], **j.recorder}
     outcomes = []
     blame: Counter[str] = Counter()
     met: dict[str, tuple[int, ...]] = {}
@@ -97,8 +81,8 @@ def replay(j: Job, mach: Machine, seeds: int, progress: Any = None) -> Result:
     for seed in range(1, seeds + 1):
         began = perf_counter()
         w = World(
-            p, mach, r.programs, r.setup, seed, POLICIES[j.policy or policy_of(p)], stagger=100_000.0, cpus=j.cpus,
-            owners=r.owners,
+            p, mach, r.programs, r.setup, seed, costs, stagger=100_000.0, cpus=j.cpus,
+            placed=j.cpus == r.recorded.cpus, owners=r.owners,
         )  # fmt: skip
         most = 1e9 * max(r.recorded.seconds, 1e-3)
 
@@ -134,13 +118,19 @@ def machine_of(name: str, cpus: int) -> Machine:
 
 @dataclass(frozen=True)
 class Question:
-    """A trace that was read, and the designs to replay it under; the recorded one comes first."""
+    """A trace that was read, and the designs to replay it under.  The recorded one comes first; as it was recorded, if
+    what recording costs is known (`recorder`), and then by itself."""
 
     trace: str
     meta: Any
     machine: Machine
     cpus: int
     jobs: tuple[Job, ...]
+    recorder: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def slowed(self) -> bool:
+        return bool(self.recorder)
 
 
 def ask(
@@ -161,18 +151,19 @@ def ask(
     try:
         with open_trace(trace) as t:
             meta = t.meta
-            r = convert(t, pid)
             if "guard" in rewrite and known_release(meta.kernel) < GUARDS_SINCE:
                 raise BadInput(
                     f"--rewrite guard: MADV_GUARD_INSTALL is of Linux 6.13, and {trace} was recorded on {meta.kernel}; "
                     "record the program on a later kernel"
                 )
-            others = {x: convert(t, pid, x) for x in rewrite}
+            mach = machine_of(machine, meta.cpus or 1)
+            slow = recorder.of(mach.recorder, mach.recorded, meta)
+            r = convert(t, pid, recorder=slow)
+            others = {x: convert(t, pid, x, slow) for x in rewrite}
     except TraceError as e:
         raise BadInput(str(e)) from None
     except ReplayError as e:
         raise BadInput(f"{trace}: {e}") from None
-    mach = machine_of(machine, r.recorded.cpus)
     try:
         own = load(recorded_design(r.recorded.kernel))
     except ProtocolError as e:
@@ -181,13 +172,15 @@ def ask(
     n = cpus or r.recorded.cpus
     if n > 1024:
         raise BadInput(f"--cpus {n}; 1024 are the most")
-    jobs = [Job(own.name, own, r, r.recorded.cpus, "")]
+    added = {k: slow[k] for k in recorder.TRACED if k in slow}
+    jobs = [Job(f"{own.name}, recorded", own, r, r.recorded.cpus, "", "", added)] if added else []
+    jobs.append(Job(own.name, own, r, r.recorded.cpus, ""))
     if n != r.recorded.cpus or policy:
         name = f"{own.name} on {n} CPUs" if n != r.recorded.cpus else f"{own.name}, {policy}"
         jobs.append(Job(name, own, r, n, policy))
     jobs += [Job(p.name, p, r, n, policy) for p in designs]
     jobs += [Job(f"{own.name}, {x}", own, q, n, policy, x) for x, q in others.items()]
-    return Question(trace, meta, mach, n, tuple(jobs))
+    return Question(trace, meta, mach, n, tuple(jobs), slow if added else {})
 
 
 def answer(q: Question, seeds: int, bar: Progress) -> dict[str, Any]:
@@ -204,7 +197,7 @@ def answer(q: Question, seeds: int, bar: Progress) -> dict[str, Any]:
         raise BadInput(str(e)) from None
     except ValueError as e:
         raise BadInput(f"{q.trace}: {e}") from None
-    return as_data(q.trace, q.meta, q.jobs[0].replay, q.machine, q.cpus, results)
+    return as_data(q, results)
 
 
 def run_whatif(
@@ -228,11 +221,12 @@ def run_whatif(
         show(data)
 
 
-def as_data(trace: str, meta: Any, r: Replay, mach: Machine, cpus: int, results: Sequence[Result]) -> dict[str, Any]:
+def as_data(q: Question, results: Sequence[Result]) -> dict[str, Any]:
     """As JSON has it (docs/json.md)."""
-    own = results[0]
+    r = q.jobs[0].replay
+    held, own = results[0], results[int(q.slowed)]
     designs = []
-    for x in results:
+    for x in results[int(q.slowed) :]:
         fault = [o.stats["fault"] for o in x.outcomes]
         n = max(1, sum(s.n for s in fault))
         reasons: Counter[str] = Counter()
@@ -266,27 +260,27 @@ def as_data(trace: str, meta: Any, r: Replay, mach: Machine, cpus: int, results:
         })  # fmt: skip
     rec = r.recorded
     return {
-        "version": seqfault.__version__, "trace": trace, "pid": r.pid, "threads": len(r.programs), "events": r.events,
-        "machine": mach.title, "cpus": cpus,
+        "version": seqfault.__version__, "trace": q.trace, "pid": r.pid, "threads": len(r.programs), "events": r.events,
+        "machine": q.machine.title, "cpus": q.cpus, "recorder_known": q.slowed,
         "recorded": {
             "seconds": rec.seconds, "cpus": rec.cpus, "kernel": rec.kernel, "faults": rec.faults,
             "without_mmap_lock": None if rec.fallback is None else 1 - rec.fallback, "mean_ns": rec.mean,
         },
-        "error": errors(rec, own),
+        "error": errors(rec, held, q.recorder.get("gap_fault", 0.0)),
         "left_out": dict(r.left_out), "replaced": dict(r.replaced), "seeds": len(own.outcomes),
-        "lost": meta.lost, "designs": designs,
+        "lost": q.meta.lost, "designs": designs,
     }  # fmt: skip
 
 
-def errors(rec: Any, own: Result) -> dict[str, float | None]:
+def errors(rec: Any, own: Result, outside: float) -> dict[str, float | None]:
     """The replay of the recorded design against the recording: of time and of a fault's duration relative, of the share
-    in points."""
+    in points.  `outside`: what a fault takes before and after what was recorded of it, if that is known."""
     o = own.outcomes
     n = max(1, sum(x.stats["fault"].n for x in o))
     fault = sum(x.stats["fault"].ns for x in o) / n
     return {
         "seconds": own.seconds / rec.seconds - 1 if rec.seconds else None,
-        "fault_ns": fault / rec.mean["fault"] - 1 if rec.mean.get("fault") else None,
+        "fault_ns": fault / (rec.mean["fault"] + outside) - 1 if rec.mean.get("fault") else None,
         "without_mmap_lock": None if rec.fallback is None else own.share - (1 - rec.fallback),
     }
 
@@ -310,6 +304,11 @@ def confidence(d: dict[str, Any]) -> str:
     return f"{of}; a replay took {min(walls):.2f} to {max(walls):.2f} s{most}"
 
 
+def about_recorder(d: dict[str, Any]) -> str:
+    known = d["recorder_known"]
+    return "with the recorder's cost added" if known else "the recorder's own cost is in what it recorded"
+
+
 def show(d: dict[str, Any]) -> None:
     c = console()
     c.width = max(c.width, 120)
@@ -323,7 +322,7 @@ def show(d: dict[str, Any]) -> None:
     points = "?" if err["without_mmap_lock"] is None else f"{100 * err['without_mmap_lock']:+.2f} points"
     c.print(
         f"the recording itself, under {own['protocol']}: time {percent(err['seconds'])}, mean fault "
-        f"{percent(err['fault_ns'])} (the recorder's own cost is in what it recorded), share without mmap_lock {points}"
+        f"{percent(err['fault_ns'])} ({about_recorder(d)}), share without mmap_lock {points}"
     )
     t = Table(box=None, pad_edge=False)
     for head in ("design", "s", "speed", "no mmap_lock", "fault mean", "wait", "p99", "munmap mean", "wait", "error"):
