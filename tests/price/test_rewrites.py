@@ -220,11 +220,10 @@ def test_guards_are_markers(tmp_path, capsys):
     ]  # fmt: skip
     assert not any(x[0] == d.DO_PROTECT for x in s)
     assert r.notes == {
-        "guards installed": 22, "guards removed": 1,
-        "guards over pages that held something, which MADV_GUARD_INSTALL drops": 1,
+        "installed": 22, "removed": 1, "dropped": 1, "as_recorded": 0,
     }  # fmt: skip
     own, _, guard = whatif(capsys, f, "--rewrite", "guard")["designs"]
-    assert guard["name"] == "vm-refcnt, guard" and guard["rewrite"]["guards installed"] == 22
+    assert guard["name"] == "vm-refcnt, guard" and guard["rewrite"]["installed"] == 22
     n = [(x["operations"]["mprotect"]["n"], x["operations"]["madvise"]["n"], x["failed"]) for x in (own, guard)]
     assert n == [(23, 0, 0), (0, 23, 0)]
     assert own["faults"] == guard["faults"] == 20 * 8 + 5
@@ -240,7 +239,7 @@ def test_a_mapping_put_over_another_one_and_reservations(tmp_path):
     assert [x[:3] for x in s if x[0] == d.DO_PROTECT] == [
         (d.DO_PROTECT, number(1), 16), (d.DO_PROTECT, number(1), 16), (d.DO_PROTECT, number(0), 64),
     ]  # fmt: skip
-    assert r.notes == {"guards installed": 1, "larger parts without rights, as recorded": 2}
+    assert r.notes == {"installed": 1, "removed": 0, "dropped": 0, "as_recorded": 2}
     (s,), _ = steps(f)
     assert [x[:4] for x in s if x[0] == d.DO_MUNMAP] == [
         (d.DO_MUNMAP, number(0), 2, 8), (d.DO_MUNMAP, number(0), 8, 0), (d.DO_MUNMAP, number(1), 2, 0),
@@ -254,6 +253,17 @@ def test_guards_need_a_kernel_that_has_them(tmp_path, capsys):
         main(["whatif", f, "--rewrite", "guard"])
     err = capsys.readouterr().err
     assert e.value.code == 2 and "MADV_GUARD_INSTALL is of Linux 6.13" in err and err.count("\n") == 1
+
+
+def test_a_rewrite_needs_calls(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(globals(), "KINDS", [schema.FAULT])
+    f = Program().touch(A, n=4).write(tmp_path / "t.parquet")
+    with pytest.raises(SystemExit) as e:
+        main(["whatif", f, "--rewrite", "keep"])
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and "has no calls that it could change" in err and err.count("\n") == 1
+    apart = whatif(capsys, f, "--rewrite", "processes")["designs"][-1]
+    assert apart["faults"] == 4 and apart["rewrite"]["processes"] == 1
 
 
 # -- processes
@@ -279,8 +289,7 @@ def test_processes_share_no_lock(tmp_path, capsys):
     assert [x[2] for x in second if x[0] == d.DO_MUNMAP][-2:] == [8, 32]
     assert len(r.setup) == 2 and r.owners == [0, 1]
     assert r.notes == {
-        "processes": 2, "mappings from before that several use": 1, "pages of those": 64,
-        "mappings that would have to be shared memory": 1, "pages of them": 32,
+        "processes": 2, "inherited": 1, "inherited_pages": 64, "shared": 1, "shared_pages": 32,
     }  # fmt: skip
     data = whatif(capsys, f, "--rewrite", "processes")
     own, apart = data["designs"]
@@ -312,12 +321,10 @@ def test_a_sample_as_processes_and_with_guards(capsys):
     own, sem, guard, apart = data["designs"]
     assert not data["left_out"] and not data["replaced"] and own["operations"]["brk"]["n"] == 651
     assert all(x["failed"] == 0 and x["finished"] for x in data["designs"])
-    assert guard["rewrite"]["guards installed"] == 2 and apart["rewrite"]["processes"] == data["threads"] == 3
+    assert guard["rewrite"]["installed"] == 2 and apart["rewrite"]["processes"] == data["threads"] == 3
     # two stacks' mprotect are guards, one page each; a process maps what it shares itself
     assert own["operations"]["mprotect"]["n"] - guard["operations"]["mprotect"]["n"] == 2
-    assert apart["operations"]["mmap"]["n"] - own["operations"]["mmap"]["n"] == apart["rewrite"][
-        "mappings that would have to be shared memory"
-    ]
+    assert apart["operations"]["mmap"]["n"] - own["operations"]["mmap"]["n"] == apart["rewrite"]["shared"]
     assert apart["operations"]["mprotect"]["mean_wait_ns"] == 0
 
 

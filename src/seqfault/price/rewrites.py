@@ -145,7 +145,7 @@ class Guard(Converter):
             self.open(m, off, part, prot, place)
         elif not self.remove(m, off, part, prot, place):
             super().protect(m, off, part, prot, place)
-            self.did["larger parts without rights, as recorded"] += prot == 0
+            self.did["as_recorded"] += prot == 0
             self.rights[m] = prot if part == self.left[m] else None
 
     def open(self, m: int, off: int, part: int, prot: int, place: int) -> None:
@@ -153,7 +153,7 @@ class Guard(Converter):
         p, k = self.closed.pop(m)
         rest = self.left[m] - part
         if not 0 < rest <= GUARD or self.left[m] != self.size[m]:
-            self.did["larger parts without rights, as recorded"] += rest > 0
+            self.did["as_recorded"] += rest > 0
             self.rights[m] = prot if not rest else None
             super().protect(m, off, part, prot, place)
             return
@@ -168,9 +168,9 @@ class Guard(Converter):
     def install(self, m: int, off: int, n: int, place: int) -> None:
         of = set(range(off, off + n))
         if of & self.touched.get(m, set()):
-            self.did["guards over pages that held something, which MADV_GUARD_INSTALL drops"] += 1
+            self.did["dropped"] += 1
         self.guards.setdefault(m, set()).update(of)
-        self.did["guards installed"] += 1
+        self.did["installed"] += 1
         self.advise(m, off, n, MADV_GUARD_INSTALL, place)
 
     def remove(self, m: int, off: int, part: int, prot: int, place: int) -> bool:
@@ -182,7 +182,7 @@ class Guard(Converter):
         first = here[0]
         for x, then in zip(here, [*here[1:], -1], strict=True):
             if then != x + 1:
-                self.did["guards removed"] += 1
+                self.did["removed"] += 1
                 self.advise(m, first, x + 1 - first, MADV_GUARD_REMOVE, place)
                 first = then
         return self.rights[m] == prot
@@ -300,16 +300,20 @@ REWRITES: dict[str, Callable[..., Converter]] = {
 
 
 def notes(c: Converter) -> dict[str, int]:
-    """What a rewrite did, and what it asks for, in numbers."""
+    """What a rewrite did, and what it asks for, in numbers.
+
+    guard: guards `installed` and `removed`; `dropped`: of those installed, how many over pages that held something;
+    `as_recorded`: larger parts without rights.  processes: how many; mappings from before that several of them use
+    (`inherited`), and those that one makes and others use, which would have to be shared memory (`shared`)."""
     if isinstance(c, Guard):
-        return {k: n for k, n in c.did.items() if n}
+        return {k: c.did[k] for k in ("installed", "removed", "dropped", "as_recorded")}
     if isinstance(c, Processes):
         both = [m for m, who in c.copies.items() if m in c.first_step and len(who) > 1]
         return {
             "processes": len(c.programs),
-            "mappings from before that several use": len(both),
-            "pages of those": sum(c.size[m] for m in both),
-            "mappings that would have to be shared memory": len(c.shared),
-            "pages of them": sum(c.size[m] for m in c.shared),
+            "inherited": len(both),
+            "inherited_pages": sum(c.size[m] for m in both),
+            "shared": len(c.shared),
+            "shared_pages": sum(c.size[m] for m in c.shared),
         }
     return {}

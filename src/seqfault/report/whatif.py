@@ -27,6 +27,7 @@ from seqfault.report.commands import console
 from seqfault.report.price import DEFAULT, merged, progress_bar, protocols_of, wrong
 from seqfault.report.whatif_rewrites import rewritten
 from seqfault.report.whatif_sites import invalidations, sites, told
+from seqfault.trace.schema import CALL
 from seqfault.trace.store import TraceError, open_trace
 
 MOST = 50  # times the recorded time, after which a replay is given up
@@ -155,6 +156,10 @@ def ask(
                 raise BadInput(
                     f"--rewrite guard: MADV_GUARD_INSTALL is of Linux 6.13, and {trace} was recorded on {meta.kernel}; "
                     "record the program on a later kernel"
+                )
+            if any(x != "processes" for x in rewrite) and not meta.has(CALL):
+                raise BadInput(
+                    f"--rewrite: {trace} has no calls that it could change; record as root, with perf, or add strace"
                 )
             mach = machine_of(machine, meta.cpus or 1)
             slow = recorder.of(mach.recorder, mach.recorded, meta)

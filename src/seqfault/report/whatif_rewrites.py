@@ -22,18 +22,23 @@ def rewritten(done: Mapping[str, int | str] | None) -> list[str]:
 
 
 def guards(done: Mapping[str, int | str]) -> list[str]:
-    counts = [f"{v} {k}" for k, v in done.items() if k != "name"]
-    if "guards installed" not in done:
-        counts.insert(0, "the program has no guard pages (parts of a mapping without rights, at most 64 pages)")
-    return ["; ".join(counts)]
+    if not done["installed"]:
+        text = "the program has no guard pages (parts of a mapping without rights, at most 64 pages)"
+    else:
+        text = f"{done['installed']} guards installed, {done['removed']} removed"
+        if done["dropped"]:
+            text += f", {done['dropped']} over pages that held something, which MADV_GUARD_INSTALL drops"
+    if done["as_recorded"]:
+        text += f"; {done['as_recorded']} larger parts without rights are as recorded"
+    return [text]
 
 
 def processes(done: Mapping[str, int | str]) -> list[str]:
-    n, pages = done["mappings that would have to be shared memory"], done["pages of them"]
-    before, pages_before = done["mappings from before that several use"], done["pages of those"]
+    if done["processes"] == 1:
+        return ["there is one thread: no other process that it could share anything with"]
     return [
-        f"{done['processes']} processes; {n} mappings ({pages} pages) that one makes and others use would have to be "
-        f"shared memory, and here each has its own; {before} from before ({pages_before} pages) are used by several, "
-        "as copies",
+        f"{done['processes']} processes; {done['shared']} mappings ({done['shared_pages']} pages) that one makes and "
+        f"others use would have to be shared memory, and here each has its own; {done['inherited']} from before "
+        f"({done['inherited_pages']} pages) are used by several, as copies",
         NOT_OF_PROCESSES,
     ]
