@@ -243,14 +243,20 @@ class World:
         return int(self.m.cells[p.base + self.offset("failed") : p.base + self.tasks * p.stride : p.stride].sum())
 
     def finish(self, most: float, progress: Any = None) -> Outcome:
-        """Run until every thread is done, or `most` ns are over."""
+        """Run until every thread is done, or `most` ns are over, or the text has come to a state that cannot be."""
         t0 = time.perf_counter()
-        self.m.run(most, progress)
+        stopped = ""
+        try:
+            self.m.run(most, progress)
+        except KernelBug as e:
+            stopped = e.kind
         n = self.tasks
         clocks = self.m.task_cells[:n, self.m.task_field["clock"]]
-        ns = float(clocks.max()) / TICKS if self.m.done() else most
-        out = self.outcome({}, {}, 0, 0, ns, t0)
-        out.finished = self.m.done()
+        done = self.m.done() and not stopped
+        out = self.outcome({}, {}, 0, 0, float(clocks.max()) / TICKS if done or stopped else most, t0)
+        out.finished = done
+        if stopped:
+            out.violations[stopped] = out.violations.get(stopped, 0) + 1
         return out
 
     def run(self, warm_up: float, ns: float, progress: Any = None) -> Outcome:

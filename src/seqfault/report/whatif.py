@@ -240,6 +240,7 @@ def as_data(q: Question, results: Sequence[Result]) -> dict[str, Any]:
             },
             "invalidations": invalidations(x.outcomes), "sites": sites(x.outcomes, x.met, x.calls),
             "after": [{"place": p, "faults": k / len(fault)} for p, k in x.blame],
+            "violations": dict(sum((Counter(o.violations) for o in x.outcomes), Counter())),
             "failed": sum(o.failed for o in x.outcomes), "finished": all(o.finished for o in x.outcomes),
         })  # fmt: skip
     rec = r.recorded
@@ -322,5 +323,9 @@ def show(d: dict[str, Any]) -> None:
     failed = sum(x["failed"] for x in d["designs"])
     if failed:
         c.print(f"{failed} operations of the replays failed: they met the address space in another state than recorded")
+    for x in d["designs"]:
+        if x["violations"]:
+            what = ", ".join(f"{n} {k}" for k, n in x["violations"].items())
+            c.print(f"{x['name']}: the text did what it must not: {what}; do not believe its figures")
     if d["lost"]:
         c.print(f"the recorder lost {d['lost']} records")
