@@ -314,6 +314,7 @@ class Judged:
     speeds: list[Speed] = field(default_factory=list)
     reasons: dict[str, float] = field(default_factory=dict)
     mean_ns: dict[str, Any] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)  # replays in which the text did what it must not, or failed
 
 
 def judge(p: Program, folder: Path, runs: dict[str, list[float]], seeds: int, say: Callable[[str], None]) -> Judged:
@@ -334,6 +335,7 @@ def judge(p: Program, folder: Path, runs: dict[str, list[float]], seeds: int, sa
         say(f"{p.name}: replaying take {k + 1} of {len(paths)}")
         out.takes.append(truth(path))
         _, r = replayed(path, True)
+        tell_broken(out, path, r)
         got = Truth()
         for o in r.outcomes:
             by_kernel = o.reasons.get("not_user", 0)
@@ -356,6 +358,8 @@ def judge(p: Program, folder: Path, runs: dict[str, list[float]], seeds: int, sa
         j, slow = replayed(path, True)
         rec = j.replay.recorded
         j, r = replayed(path, False)
+        tell_broken(out, path, slow)
+        tell_broken(out, path, r)
         out.speeds.append(speed_of(p.run, int(n), times, rec.seconds, slow.seconds, r.seconds))
         out.mean_ns[n] = {
             "recorded": rec.mean, "replayed": {k: s.mean for k, s in r.outcomes[0].stats.items() if s.n},
@@ -364,6 +368,15 @@ def judge(p: Program, folder: Path, runs: dict[str, list[float]], seeds: int, sa
             "failed": r.outcomes[0].failed, "finished": r.outcomes[0].finished,
         }  # fmt: skip
     return out
+
+
+def tell_broken(out: Judged, path: Path, r: Any) -> None:
+    for o in r.outcomes:
+        if o.violations or o.failed or not o.finished:
+            why = [f"{n} {k}" for k, n in o.violations.items()]
+            why += [f"{o.failed} operations failed"] if o.failed else []
+            why += [] if o.finished else [f"given up at {o.seconds:.3f} s"]
+            out.broken.append(f"{path.stem}, {r.name}: {', '.join(why)}")
 
 
 def percent(x: float) -> str:
@@ -392,6 +405,11 @@ def show(results: Sequence[Judged]) -> None:
                 f"| {v.measured:,.0f} {r.unit}/s | {v.least:,.0f}-{v.most:,.0f} "
                 f"| {v.predicted:,.0f} | {100 * v.error:+.0f}% | {v.verdict} |"
             )
+
+
+    for r in results:
+        for text in r.broken:
+            print(f"\n{text}")
 
 
 def check_here(python: str) -> None:

@@ -358,7 +358,7 @@ def show(d: dict[str, Any]) -> None:
             c.print("  " * bool(k) + ("" if k else f"{x['name']}: ") + said, markup=False)
     for x in d["designs"]:
         if x["violations"]:
-            c.print(wrong(x["name"], x["violations"]), markup=False)
+            c.print(f"{wrong(x['name'], x['violations'])}, and do not believe its figures", markup=False)
     for x in d["designs"]:
         for said in rewritten(x["rewrite"]):
             c.print(f"{x['name']}: {said}", markup=False)
