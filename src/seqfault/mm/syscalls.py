@@ -82,7 +82,10 @@ def sys_brk(brk: brk_t) -> brk_t:
     down_write(mm.mmap_sem)
     mmap_write_lock_end(mm)
     old: vpn_t = (mm.brk + PAGE - 1) // PAGE
-    ret: brk_t = do_brk(mm, brk)
+    ret, downgraded = do_brk(mm, brk)
+    if downgraded:
+        up_read(mm.mmap_sem)
+        return ret
     new: vpn_t = (ret + PAGE - 1) // PAGE
     populate = mm.def_flags & VM_LOCKED != 0
     mmap_write_unlock_begin(mm)
