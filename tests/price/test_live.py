@@ -74,8 +74,8 @@ def test_constants_of_several_calibrations_are_their_medians(live):
         c = live.Calibrated(machines.read("x86-small"), {"hit": hit, **more}, 1.0, 1.0, 1.0, {"stacks": {"traced_lock": lock}})
         return c
 
-    c = live.typical([one(1.0, 5.0), one(3.0, 6.0, near=1.0), one(2.0, 9.0)])
-    assert c.measured == {"hit": 2.0} and c.recorder == {"stacks": {"traced_lock": 6.0}}
+    c = live.typical([one(1.0, 5.0), one(3.0, 6.0, near=1.0), one(2.0, 9.0)], [one(7.0, 4.0), one(8.0, 2.0)])
+    assert c.measured == {"hit": 2.0} and c.recorder == {"stacks": {"traced_lock": 3.0}}
 
 
 def test_what_stress_ng_says(live):
@@ -137,7 +137,7 @@ def test_the_heap_is_moved_in_turn(tmp_path):
     got = sorted((s[3], s[2]) for p in r.programs for s in p if s[0] == d.DO_BRK)
     assert got == [(0, 8), (1, 4), (2, 9)]  # the second of 4 changes nothing
     (touch,) = [s for s in r.programs[0] if s[0] == d.DO_TOUCH]
-    assert touch[3:5] == (6, d.WRITE | d.IN_HEAP)
+    assert touch[3:5] == (6, d.WRITE | d.IN_HEAP | 3 << 4)
 
 
 def test_threads_begin_when_they_are_made_and_are_waited_for(tmp_path):

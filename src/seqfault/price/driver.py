@@ -36,7 +36,8 @@ DO_END, DO_THINK, DO_MMAP, DO_MUNMAP, DO_TOUCH, DO_PROTECT, DO_ADVISE, DO_REMAP,
 DO_RANDOM, DO_AT, DO_UNTIL, DO_STOP, DO_POST, DO_WAIT, DO_BRK, DO_CPU = 10, 11, 12, 13, 14, 15, 16, 17
 HEAP = 16  # the page at which the heap begins
 WAIT = 20_000 * TICKS  # between looks at whether a thread that is waited for has come so far
-WRITE, COUNTED, BY_KERNEL, IN_HEAP = 1, 2, 4, 8  # of DO_TOUCH, in d
+# of DO_TOUCH, in d; from bit 4 on: how often the break was moved before
+WRITE, COUNTED, BY_KERNEL, IN_HEAP = 1, 2, 4, 8
 NR_KINDS, NR_BUCKETS = 8, 512  # kinds of operation; durations, eight to an octave
 FAULT, MMAP, MUNMAP, MPROTECT, MADVISE, MREMAP, BRK = 0, 1, 2, 3, 4, 5, 6
 big_t = integer(0, (1 << 62) - 1)
@@ -94,6 +95,14 @@ class posted:
     """Which tasks have been made by another one, and from NR_TASKS on which have come to their end."""
 
     it: array[bool, 2 * NR_TASKS]
+
+
+@struct(pool=1, private=True)
+class undivided:
+    """Until when the task might run, which is in a step that nobody comes into."""
+
+    limit: ticks_t
+    horizon: ticks_t
 
 
 @struct(pool=1, private=True)
@@ -215,7 +224,27 @@ def blame(address: vpn_t, began: ticks_t, waited: ticks_t):
         rec.kept_for[q] += task.waited - waited
 
 
+def begin_instruction():
+    """What a CPU does for one access of user code, it does at once: it sets the dirty bit only if the entry still is
+    what it saw."""
+    m = the(vclock)
+    vt_sync()
+    u = the(undivided)
+    u.limit = m.limit
+    u.horizon = m.horizon
+    m.limit = 1 << 50
+    m.horizon = 1 << 50
+
+
+def end_instruction():
+    m = the(vclock)
+    m.limit = the(undivided).limit
+    m.horizon = the(undivided).horizon
+
+
 def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
+    """An exception ends the instruction, which is begun again afterwards."""
+    end_instruction()
     m = the(vclock)
     began: ticks_t = m.now
     waited: ticks_t = pool_object(vtask, m.me).waited
@@ -234,6 +263,7 @@ def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
             blame(address, began, waited)
     note(FAULT, began, waited)
     run_callbacks()
+    begin_instruction()
     return signal
 
 
@@ -266,16 +296,9 @@ def base_of(p: ptr[program], a: s64) -> s64:
     return rec.base[a - NR_REGS] - 1
 
 
-def wait_for_heap(end: s64):
-    """Another thread may be about to raise the break."""
-    tries: s64 = 0
-    while (current_mm().brk + PAGE_SIZE - 1) // PAGE_SIZE < end and tries < PATIENCE:
-        vt_sleep(LOOK)
-        tries += 1
-
-
 def wait_for_turn(n: s64):
-    """Threads move the break in the order of the recording: the program's allocator has a lock for it."""
+    """Threads move the break in the order of the recording, and touch what was behind it then: the program's allocator
+    has a lock for that."""
     tries: s64 = 0
     while the(recorded).breaks < n and tries < PATIENCE:
         vt_sleep(LOOK)
@@ -286,7 +309,10 @@ def touch_pages(p: ptr[program], start: s64, n: s64, write: bool, counted: bool)
     mm = current_mm()
     i: s64 = start
     while i < start + n and i < NR_PAGES:
-        if user_access(mm, i, write, 0) <= -1000:
+        begin_instruction()
+        done: bool = user_access(mm, i, write, 0) > -1000
+        end_instruction()
+        if not done:
             return -1
         if counted:
             p.units += 1
@@ -316,7 +342,7 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     if op == DO_TOUCH:
         the(user_access_of).kernel[task] = s.d & BY_KERNEL != 0
         if s.d & IN_HEAP != 0:
-            wait_for_heap(at + s.c + n)
+            wait_for_turn(s.d >> 4)
         if touch_pages(p, min(at + s.c, NR_PAGES), n, s.d & WRITE != 0, s.d & COUNTED != 0) != 0:
             p.failed += 1
         return

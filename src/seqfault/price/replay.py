@@ -28,7 +28,7 @@ MOST_MAPS = (1 << 18) - 64
 MOST_PLACES = 1 << 12
 MOST_PAGES = 900_000  # of the 4 GB that the model has
 BLOCK = 64  # pages around a touched one of which the recording does not tell what they are
-JOIN = 1_000_000  # ns; who wakes that near to a thread's end had waited for it
+JOIN = 1_000_000  # ns; who wakes that near to a thread's end, or within a twentieth of its sleep, had waited for it
 LONG_PAUSE = 2_000_000  # ns; without records of when a thread was off its CPU, a longer pause is sleep
 BATCH = 16  # mappings that are made, and unmapped, together
 MOST_TOGETHER = 8192  # pages
@@ -217,10 +217,11 @@ class Converter:
             self.at[tid] = time
         return self.programs[tid]
 
-    def joined(self, tid: int) -> int | None:
-        """The thread that this one slept for until it was over: threads tell it a little before or after their end."""
+    def joined(self, tid: int, asleep: int) -> int | None:
+        """The thread that this one slept for until it was over: threads tell it some time before or after their end."""
         woke, own = self.awake.get(tid, 0), self.exits.get(tid, 1 << 62)
-        over = [x for x, t in self.exits.items() if abs(t - woke) <= JOIN and t < own and x in self.programs]
+        near = max(JOIN, asleep // 20)
+        over = [x for x, t in self.exits.items() if abs(t - woke) <= near and t < own and x in self.programs]
         return max(over, key=lambda x: self.exits[x]) if over else None
 
     def pause(self, tid: int, time: int, kind: str = "") -> list[tuple[int, ...]]:
@@ -237,7 +238,7 @@ class Converter:
         if gap > asleep:
             p.append((d.DO_THINK, 0, (gap - asleep) * TICKS, 0, 0))
         if asleep:
-            other = self.joined(tid)
+            other = self.joined(tid, asleep)
             if other is None:
                 p.append((d.DO_SLEEP, 0, asleep * TICKS, 0, 0))
             else:
@@ -312,7 +313,7 @@ class Converter:
         m, off = found
         how = d.WRITE if (e["flags"] or 0) & schema.WRITING else 0
         how |= d.BY_KERNEL if e["name"] == "kernel" else 0
-        how |= d.IN_HEAP if m == self.heap_mapping else 0
+        how |= d.IN_HEAP | self.breaks << 4 if m == self.heap_mapping else 0
         row = (d.DO_TOUCH, self.number(m), 1, self.within(m) + off, how)
         self.pause(tid, time, schema.FAULT).append(row)
 
