@@ -43,6 +43,7 @@ SAMPLES = Path(__file__).parent / "samples"
 FALLBACK = "lock_mm_and_find_vma"  # in the stack of a fault that takes mmap_lock for want of the VMA's
 ENOUGH = 1000  # fallbacks in all takes; with fewer there is no judging
 WITHIN = 0.15
+RECORDING, RUNNING = "recording.toml", "running.toml"
 AUTOGROUP = Path("/proc/self/autogroup")
 OLDEST = (6, 15)  # vm_refcnt
 
@@ -156,29 +157,30 @@ def wall_clock(yaml: str) -> float:
     raise LiveError("this stress-ng tells no wall-clock-time with --metrics -Y; 0.15 does")
 
 
-def typical(all_: Sequence[Calibrated]) -> Calibrated:
-    """The median of each constant."""
+def typical(all_: Sequence[Calibrated], recorded: Sequence[Calibrated]) -> Calibrated:
+    """The median of each constant; those of recorders as they were while something was recorded."""
 
     def medians(tables: Sequence[dict[str, float]]) -> dict[str, float]:
         return {k: statistics.median(t[k] for t in tables) for k in tables[0] if all(k in t for t in tables)}
 
-    recorder = {k: medians([c.recorder[k] for c in all_]) for k in all_[0].recorder}
+    recorder = {k: medians([c.recorder[k] for c in recorded]) for k in recorded[0].recorder}
     return replace(all_[-1], measured=medians([c.measured for c in all_]), recorder=recorder)
 
 
 def measure(chosen: Sequence[Program], takes: int, runs: int, folder: Path, say: Callable[[str], None]) -> None:
-    """Write recordings, the machine as it is before, between and after, and `runs.json` to the folder."""
+    """Write recordings, untraced runs (`runs.json`), and the machine to the folder: as it was while it recorded, and while
+    it did not.  Others share the hardware, and a minute later it may be half as fast again."""
     out: dict[str, Any] = {"date": time.strftime("%Y-%m-%d %H:%M"), "load": os.getloadavg()[0], "runs": {}}
-    calibrated = []
 
-    def calibrate_now() -> None:
+    def calibrated(recorders: bool) -> Calibrated:
+        say("calibrating")
         with first_of_all():
-            say("calibrating")
-            calibrated.append(calibrate())
-        if not calibrated[-1].recorder:
+            c = calibrate(recorders=recorders)
+        if recorders and not c.recorder:
             raise LiveError("what recording costs could not be measured; does `seqfault record --stacks -- true` work?")
+        return c
 
-    calibrate_now()
+    recording = [calibrated(True)]
     for p in chosen:
         for k in range(takes):
             say(f"{p.name}: take {k + 1} of {takes}")
@@ -186,18 +188,21 @@ def measure(chosen: Sequence[Program], takes: int, runs: int, folder: Path, say:
         for n in (1, 2):
             say(f"{p.name}: recording {n} thread(s)")
             record(p.command(p.run, n), folder / f"{p.name}.threads.{n}.parquet")
-    calibrate_now()
+        recording.append(calibrated(True))
+    running = []
     for k in range(runs):
+        running.append(calibrated(False))
         say(f"untraced runs, {k + 1} of {runs}")
         for p in chosen:
             for n in (1, 2):
                 with first_of_all():
                     took = seconds(p.command(p.run, n))
                 out["runs"].setdefault(p.name, {}).setdefault(str(n), []).append(took)
-    calibrate_now()
-    (folder / "here.toml").write_text(as_toml(typical(calibrated)))
+    (folder / RECORDING).write_text(as_toml(typical(recording, recording)))
+    (folder / RUNNING).write_text(as_toml(typical(running, recording)))
     out |= {"load_after": os.getloadavg()[0], "kernel": os.uname().release}
-    out["calibrated"] = [c.measured | c.recorder["stacks"] for c in calibrated]
+    out["recording"] = [c.measured | c.recorder["stacks"] for c in recording]
+    out["running"] = [c.measured for c in running]
     (folder / "runs.json").write_text(json.dumps(out))
 
 
@@ -320,9 +325,10 @@ class Judged:
 def judge(p: Program, folder: Path, runs: dict[str, list[float]], seeds: int, say: Callable[[str], None]) -> Judged:
     def replayed(path: Path, recorded: bool) -> Any:
         """Replays; with what the recorder cost, or without."""
-        q = ask(str(path), ["vm-refcnt"], machine=str(folder / "here.toml"))
+        machine = folder / (RECORDING if recorded else RUNNING)
+        q = ask(str(path), ["vm-refcnt"], machine=str(machine))
         if not q.slowed:
-            raise LiveError(f"{folder / 'here.toml'} does not know what this recorder costs; measure again")
+            raise LiveError(f"{machine} does not know what this recorder costs; measure again")
         j = q.jobs[0 if recorded else 1]
         if j.protocol.name != "vm-refcnt":
             raise LiveError(f"{path}: recorded on Linux {q.meta.kernel}, whose design is {j.protocol.name}")

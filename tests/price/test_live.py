@@ -74,8 +74,8 @@ def test_constants_of_several_calibrations_are_their_medians(live):
         c = live.Calibrated(machines.read("x86-small"), {"hit": hit, **more}, 1.0, 1.0, 1.0, {"stacks": {"traced_lock": lock}})
         return c
 
-    c = live.typical([one(1.0, 5.0), one(3.0, 6.0, near=1.0), one(2.0, 9.0)])
-    assert c.measured == {"hit": 2.0} and c.recorder == {"stacks": {"traced_lock": 6.0}}
+    c = live.typical([one(1.0, 5.0), one(3.0, 6.0, near=1.0), one(2.0, 9.0)], [one(7.0, 4.0), one(8.0, 2.0)])
+    assert c.measured == {"hit": 2.0} and c.recorder == {"stacks": {"traced_lock": 3.0}}
 
 
 def test_what_stress_ng_says(live):

@@ -131,8 +131,9 @@ def shootdown(loops: Loops, a: int, b: int, n: int = 2000) -> float:
     return max(both - alone, 0.0)
 
 
-def calibrate(say: Callable[[str], None] = lambda what: None) -> Calibrated:
-    """Measure this machine, in less than a minute.  `say` is told what is measured."""
+def calibrate(say: Callable[[str], None] = lambda what: None, recorders: bool = True) -> Calibrated:
+    """Measure this machine, in less than a minute.  `say` is told what is measured; `recorders`: what `record` costs,
+    too."""
     t0 = time.perf_counter()
     loops = Loops()
     got: dict[str, float] = {}
@@ -167,7 +168,7 @@ def calibrate(say: Callable[[str], None] = lambda what: None) -> Calibrated:
         got["latency"] = max(hop, 0.0)
     say("the model's own operations")
     got |= fit(got, took, len(cpus))
-    traced = recorder.measure(took, say)
+    traced = recorder.measure(took, say) if recorders else {}
     machine = as_machine(got, len(cpus), traced)
     modelled = operations_of_model(machine)["fault"]
     return Calibrated(machine, got, time.perf_counter() - t0, took["fault"], modelled, traced)

@@ -23,7 +23,7 @@ MOST_MAPS = (1 << 18) - 64
 MOST_PLACES = 1 << 12
 LARGEST_FILE = 8192  # pages; the model's files are no larger, so larger mappings are anonymous there
 HEAP_MOST = 1 << 20  # pages from its start to the break
-JOIN = 1_000_000  # ns; who wakes that near to a thread's end had waited for it
+JOIN = 1_000_000  # ns; who wakes that near to a thread's end, or within a twentieth of its sleep, had waited for it
 LONG_PAUSE = 2_000_000  # ns; without records of when a thread was off its CPU, a longer pause is sleep
 MAP_ANONYMOUS, MAP_SHARED, MAP_FIXED = 0x20, 1, 0x10
 ADVICES = frozenset(ADVICE.values()) - {MADV_COLLAPSE}  # of which the text has what it does
@@ -142,10 +142,11 @@ class Converter:
             p.append((d.DO_SLEEP, 0, (time - since) * TICKS, 0, 0))
         self.at[tid] = time
 
-    def joined(self, tid: int) -> int | None:
-        """The thread that this one slept for until it was over: threads tell it a little before or after their end."""
+    def joined(self, tid: int, asleep: int) -> int | None:
+        """The thread that this one slept for until it was over: threads tell it some time before or after their end."""
         woke, own = self.awake.get(tid, 0), self.exits.get(tid, 1 << 62)
-        over = [x for x, t in self.exits.items() if abs(t - woke) <= JOIN and t < own and x in self.programs]
+        near = max(JOIN, asleep // 20)
+        over = [x for x, t in self.exits.items() if abs(t - woke) <= near and t < own and x in self.programs]
         return max(over, key=lambda x: self.exits[x]) if over else None
 
     def pause(self, tid: int, time: int, kind: str = "") -> None:
@@ -166,7 +167,7 @@ class Converter:
         if gap > asleep:
             p.append((d.DO_THINK, 0, (gap - asleep) * TICKS, 0, 0))
         if asleep:
-            other = self.joined(tid)
+            other = self.joined(tid, asleep)
             if other is None:
                 p.append((d.DO_SLEEP, 0, asleep * TICKS, 0, 0))
             else:

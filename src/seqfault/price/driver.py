@@ -108,6 +108,14 @@ class posted:
 
 
 @struct(pool=1, private=True)
+class undivided:
+    """Until when the task might run, which is in a step that nobody comes into."""
+
+    limit: ticks_t
+    horizon: ticks_t
+
+
+@struct(pool=1, private=True)
 class remembered:
     next: integer(0, NR_RECENT - 1)
 
@@ -237,7 +245,27 @@ def blame(address: vpn_t, began: ticks_t, waited: ticks_t):
         rec.kept_for[q] += task.waited - waited
 
 
+def begin_instruction():
+    """What a CPU does for one access of user code, it does at once: it sets the dirty bit only if the entry still is
+    what it saw."""
+    m = the(vclock)
+    vt_sync()
+    u = the(undivided)
+    u.limit = m.limit
+    u.horizon = m.horizon
+    m.limit = 1 << 50
+    m.horizon = 1 << 50
+
+
+def end_instruction():
+    m = the(vclock)
+    m.limit = the(undivided).limit
+    m.horizon = the(undivided).horizon
+
+
 def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
+    """An exception ends the instruction, which is begun again afterwards."""
+    end_instruction()
     m = the(vclock)
     began: ticks_t = m.now
     waited: ticks_t = pool_object(vtask, m.me).waited
@@ -256,6 +284,7 @@ def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
             blame(address, began, waited)
     note(FAULT, began, waited)
     run_callbacks()
+    begin_instruction()
     return signal
 
 
@@ -297,7 +326,10 @@ def touch_pages(p: ptr[program], start: s64, n: s64, write: bool, counted: bool)
     mm = current_mm()
     i: s64 = start
     while i < start + n and i < NR_PAGES:
-        if user_access(mm, i, write, 0) <= -1000:
+        begin_instruction()
+        done: bool = user_access(mm, i, write, 0) > -1000
+        end_instruction()
+        if not done:
             return -1
         if counted:
             p.units += 1
