@@ -336,4 +336,4 @@ def test_the_text_tells_what_is_not_modelled(capsys, tmp_path):
     assert e.value.code == 0
     assert "1 mappings (32 pages) that one makes and others use would have to be shared memory" in out
     assert "not modelled: faults of a process on shared pages" in out and "the program has no guard pages" in out
-    assert "means of 2 replays" in out and "times the run" in out
+    assert "means of 2 replays" in out and "times the recorded run" in out

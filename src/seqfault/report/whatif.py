@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 from rich.progress import Progress
@@ -80,7 +80,7 @@ def replay(j: Job, mach: Machine, seeds: int, progress: Any = None) -> Result:
     met: dict[str, tuple[int, ...]] = {}
     program(p, len(r.programs), r.owners is not None).address("vt_resume")  # compiled before time is taken
     for seed in range(1, seeds + 1):
-        began = perf_counter()
+        began = process_time()
         w = World(
             p, mach, r.programs, r.setup, seed, costs, stagger=100_000.0, cpus=j.cpus,
             placed=j.cpus == r.recorded.cpus, owners=r.owners,
@@ -92,7 +92,7 @@ def replay(j: Job, mach: Machine, seeds: int, progress: Any = None) -> Result:
                 progress((seed - 1 + min(at / most, 1)) / seeds)
 
         outcomes.append(w.finish(MOST * most, report))
-        outcomes[-1].wall = perf_counter() - began
+        outcomes[-1].wall = process_time() - began
         for k, *row in w.causes():
             had = met.get(r.places[k], (0,) * len(row))
             met[r.places[k]] = tuple(a + b for a, b in zip(had, row, strict=True))
@@ -300,13 +300,13 @@ def width_of_share(x: dict[str, Any]) -> str:
 
 
 def confidence(d: dict[str, Any]) -> str:
-    """From how many replays the figures are, and what a replay took of this machine's time."""
+    """From how many replays the figures are, and what a replay took of a CPU of this machine."""
     walls = [w for x in d["designs"] for w in x["replay_seconds"]]
     times = [x["replay_times"] for x in d["designs"] if x["replay_times"] is not None]
     n = d["seeds"]
     of = f"means of {n} replays, ±: half of their range" if n > 1 else "of one replay: no range (--seeds)"
-    most = f", at most {max(times):.1f} times the run" if times else ""
-    return f"{of}; a replay took {min(walls):.2f} to {max(walls):.2f} s{most}"
+    most = f", at most {max(times):.1f} times the recorded run" if times else ""
+    return f"{of}; a replay took {min(walls):.2f} to {max(walls):.2f} s of a CPU{most}"
 
 
 def about_recorder(d: dict[str, Any]) -> str:
