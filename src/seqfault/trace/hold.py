@@ -1,20 +1,20 @@
 """A program that is started held: at the return from execve, and as it exits, so that its layouts can be read then.
 
-ptrace(2) of its first thread only, which otherwise runs as it would: nothing stops it but signals, which are passed on.
+ptrace(2) of its first thread only, which otherwise runs as it would: nothing stops it but signals, which are passed on
+(SIGSTOP does not stop it, as of any program that is traced so).
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
 
 from seqfault.trace.layout import Layout
 
-PTRACE_TRACEME, PTRACE_CONT, PTRACE_DETACH, PTRACE_SETOPTIONS = 0, 7, 17, 0x4200
+PTRACE_TRACEME, PTRACE_CONT, PTRACE_SETOPTIONS = 0, 7, 0x4200
 EVENT_EXEC, EVENT_EXIT = 4, 6
 OPTIONS = 1 << EVENT_EXEC | 1 << EVENT_EXIT
 WALL = 0x40000000
@@ -88,8 +88,8 @@ class Held:
             _, status = os.waitpid(pid, WALL)
             if not os.WIFSTOPPED(status):
                 break
-            event, number = status >> 16, os.WSTOPSIG(status)
-            pass_on = 0 if event or number == signal.SIGTRAP else number
+            event = status >> 16
+            pass_on = 0 if event else os.WSTOPSIG(status)
             if event == EVENT_EXEC:
                 self.look(pid, "start")
             elif event == EVENT_EXIT:
