@@ -73,8 +73,6 @@ def why_no_layouts(trace: Trace) -> str:
         return "an import has no layouts (a text of strace: retrace FILE --maps FILE)"
     if "strace" in meta.source:
         return "strace's calls come without layouts (python -m seqfault.trace.record makes them)"
-    if meta.command[:1] and not meta.has(s.EXEC):
-        return "it has no layouts"
     return "it has no layouts of the program's start and end (--pid, or an earlier seqfault)"
 
 
