@@ -2,7 +2,8 @@
 
     python3 ebizzy.py [THREADS] [SECONDS] [CHUNKS]
 
-It ends after so many seconds, or so many chunks of each thread.  The work is done by libc without Python's lock, so threads fault at the same time.
+It ends after so many seconds, or so many chunks of each thread.  The work is done by libc without Python's lock, so
+threads fault at the same time.
 """
 
 import ctypes
