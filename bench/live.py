@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -31,12 +32,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from seqfault.cli import BadInput
 from seqfault.price.calibrate import Calibrated, as_toml, calibrate
 from seqfault.price.replay import busiest
 from seqfault.report.whatif import ask
 from seqfault.report.whatif import replay as replay_once
 from seqfault.trace import schema
-from seqfault.trace.capture import capture
+from seqfault.trace.capture import capture, follow_parent
 from seqfault.trace.store import TraceError, open_trace
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -98,7 +100,10 @@ def first_of_all() -> Iterator[Callable[[], None]]:
         AUTOGROUP.write_text("-19")
     os.setpriority(os.PRIO_PROCESS, 0, -19)
     loops = [
-        subprocess.Popen(["taskset", "-c", str(cpu), "chrt", "--idle", "0", "sh", "-c", "while :; do :; done"])
+        subprocess.Popen(
+            ["taskset", "-c", str(cpu), "chrt", "--idle", "0", "sh", "-c", "while :; do :; done"],
+            preexec_fn=follow_parent,
+        )
         for cpu in sorted(os.sched_getaffinity(0))
     ]
     over = False
@@ -139,14 +144,15 @@ def record(command: Sequence[str], out: Path) -> None:
 
 
 def seconds(command: Sequence[str]) -> float:
-    """How long the process with the work lives: that of the command, or stress-ng's stressor."""
-    if command[0] != "stress-ng":
-        began = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        return time.perf_counter() - began
+    """How long the process with the work lives: that of the command, or stress-ng's stressor.  Raises `LiveError`."""
     with tempfile.NamedTemporaryFile(suffix=".yaml") as f:
-        subprocess.run([*command, "--metrics", "-Y", f.name], check=True, capture_output=True)
-        return wall_clock(Path(f.name).read_text())
+        stressor = command[0] == "stress-ng"
+        began = time.perf_counter()
+        done = subprocess.run([*command, *(("--metrics", "-Y", f.name) if stressor else ())], capture_output=True)
+        took = time.perf_counter() - began
+        if done.returncode:
+            raise LiveError(f"{' '.join(command)}: exit code {done.returncode}")
+        return wall_clock(Path(f.name).read_text()) if stressor else took
 
 
 def wall_clock(yaml: str) -> float:
@@ -446,6 +452,8 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
 
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that nothing is left behind
+
     def say(text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
@@ -465,7 +473,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             measure(chosen, args.takes, args.runs, Path(folder), say)
             return judged(chosen, Path(folder), args.seeds, args.json, say)
-    except LiveError as e:
+    except (LiveError, BadInput) as e:
         print(f"live: {e}", file=sys.stderr)
         return 2
 
