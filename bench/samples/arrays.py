@@ -1,4 +1,7 @@
-"""NumPy in threads: sums and products of arrays that are larger than malloc's threshold for mmap."""
+"""NumPy in threads: sums and products of arrays that are larger than malloc's threshold for mmap.
+
+    python3 arrays.py [ROUNDS] [THREADS]
+"""
 
 import sys
 import threading
@@ -13,7 +16,8 @@ def work(rounds: int) -> None:
         total += float((a * a + i).sum())
 
 
-workers = [threading.Thread(target=work, args=(int([*sys.argv, "60"][1]),)) for _ in range(2)]
+rounds, threads = sys.argv[1:] + ["60", "2"][len(sys.argv) - 1 :]
+workers = [threading.Thread(target=work, args=(int(rounds),)) for _ in range(int(threads))]
 for w in workers:
     w.start()
 for w in workers:

@@ -369,8 +369,12 @@ def fuzz(
 @app.command()
 def retrace(
     recording: Annotated[
-        Path,
-        typer.Argument(metavar="DIR|FILE", help="What python -m seqfault.trace.record wrote; or a file of strace."),
+        str,
+        typer.Argument(
+            metavar="TRACE|DIR|FILE",
+            help="What `seqfault record -- PROGRAM` wrote (perf, as root); what python -m seqfault.trace.record wrote; "
+            "or a file of strace.",
+        ),
     ],
     maps: Annotated[Path | None, typer.Option(metavar="FILE", help="The layouts, if they are not in DIR/maps.")] = None,
     events: Annotated[

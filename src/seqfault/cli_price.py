@@ -76,8 +76,10 @@ def whatif(
     rewrite: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="batch|dontneed|keep",
-            help="Change the program: munmaps together; to MADV_DONTNEED; to nothing.",
+            metavar="batch|dontneed|guard|keep|processes",
+            help="Change the program, and replay it under the recorded design; may be repeated. batch: munmaps "
+            "together; dontneed: munmap to MADV_DONTNEED; keep: to nothing; guard: guard pages by MADV_GUARD_INSTALL "
+            "(6.13); processes: each thread with an address space of its own.",
         ),
     ] = None,
     pid: Annotated[int | None, typer.Option(help="The process. Default: the busiest.")] = None,

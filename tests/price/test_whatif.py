@@ -10,7 +10,9 @@ pytest.importorskip("pyarrow")
 
 from seqfault.cli import main  # noqa: E402
 from seqfault.price import driver as d  # noqa: E402
-from seqfault.price.replay import Live, ReplayError, convert  # noqa: E402
+from seqfault.price.converter import ReplayError  # noqa: E402
+from seqfault.price.live import Live  # noqa: E402
+from seqfault.price.replay import convert  # noqa: E402
 from seqfault.trace import schema  # noqa: E402
 from seqfault.trace.schema import Meta  # noqa: E402
 from seqfault.trace.store import Writer, open_trace, row  # noqa: E402
@@ -125,7 +127,7 @@ def test_bad_input(capsys, tmp_path):
     for args, why in (
         ((str(tmp_path / "none")), "none"),
         ((str(tmp_path / "x")), "no Parquet"),
-        ((f, "--rewrite", "faster"), "none of dontneed, batch, keep"),
+        ((f, "--rewrite", "faster"), "none of dontneed, batch, keep, guard, processes"),
         ((f, "--policy", "q"), "none of fifo"),
         ((f, "--pid", "77"), "process 77"),
     ):

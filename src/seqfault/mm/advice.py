@@ -39,7 +39,12 @@ from seqfault.mm.opcodes import (
     MADV_WILLNEED,
     MADV_WIPEONFORK,
 )
-from seqfault.mm.places import mmap_write_lock_end, mmap_write_unlock_begin
+from seqfault.mm.places import (
+    mmap_region_flags_begin,
+    mmap_region_flags_end,
+    mmap_write_lock_end,
+    mmap_write_unlock_begin,
+)
 from seqfault.mm.populate import madvise_populate, madvise_populate_locked
 from seqfault.mm.readahead import force_page_cache_readahead
 from seqfault.mm.reclaim import madvise_pageout
@@ -186,7 +191,9 @@ def madvise_update_vma(
         if error == -ENOMEM and (LINUX >= 517 or not full):
             error = -EAGAIN
         return error, vma
+    mmap_region_flags_begin(changed)
     vm_flags_reset(changed, newflags)
+    mmap_region_flags_end(changed)
     return 0, changed
 
 

@@ -8,6 +8,7 @@ from seqfault.mm.merge import can_vma_merge_after, vma_expand_end
 from seqfault.mm.merge_6 import vma_merge_new_range, vmg_init
 from seqfault.mm.mmap import do_munmap
 from seqfault.mm.modify import vma_merge_new
+from seqfault.mm.places import mmap_region_link, vm_area_alloc_end
 from seqfault.mm.slab import mm_alloc_fails
 from seqfault.mm.types import (
     ENOMEM,
@@ -78,6 +79,8 @@ def do_brk_flags(mm: ptr[mm_struct], brkvma: ptr[vm_area_struct], addr: vpn_t, l
         vma.vm_pgoff = addr
         vma.vm_flags = vm_flags
         vma.vm_page_prot = vm_get_page_prot(vm_flags)
+        vm_area_alloc_end(mm, vma)
+        mmap_region_link(vma)
         _, prev, rb_parent, rb_left = find_vma_links(mm, addr, addr + len)
         vma_link(mm, vma, prev, rb_parent, rb_left)
     mm.total_vm += len
@@ -88,13 +91,14 @@ def do_brk_flags(mm: ptr[mm_struct], brkvma: ptr[vm_area_struct], addr: vpn_t, l
     return 0
 
 
-def brk_shrink(mm: ptr[mm_struct], newbrk: vpn_t, oldbrk: vpn_t) -> bool:
-    """6.x refuses if nothing of the heap is there any more (commit 2e7ce7d354f2)."""
+def brk_shrink(mm: ptr[mm_struct], newbrk: vpn_t, oldbrk: vpn_t) -> errno_t:
+    """6.x refuses if nothing of the heap is there any more (commit 2e7ce7d354f2).  1: mmap_sem is held for reading
+    only by now (commit 9bc8039e715d, 4.20)."""
     if LINUX >= 600:
         brkvma = find_vma(mm, newbrk)
         if not brkvma or brkvma.vm_start >= oldbrk:
-            return False
-    return do_munmap(mm, newbrk, oldbrk - newbrk, False) == 0
+            return -ENOMEM
+    return do_munmap(mm, newbrk, oldbrk - newbrk, LINUX >= 420)
 
 
 def brk_grow(mm: ptr[mm_struct], oldbrk: vpn_t, newbrk: vpn_t) -> bool:
@@ -111,22 +115,25 @@ def brk_grow(mm: ptr[mm_struct], oldbrk: vpn_t, newbrk: vpn_t) -> bool:
     return do_brk_flags(mm, brkvma, oldbrk, newbrk - oldbrk) == 0
 
 
-def do_brk(mm: ptr[mm_struct], brk: brk_t) -> brk_t:
-    """brk(2) with mmap_sem held, in bytes from page 0: the break then, which on any error is as before.
+def do_brk(mm: ptr[mm_struct], brk: brk_t) -> tuple[brk_t, bool]:
+    """brk(2) with mmap_sem held, in bytes from page 0: the break then, which on any error is as before; and whether
+    mmap_sem is held for reading only by now.
 
     RLIMIT_DATA is left at infinity.  What grew with VM_LOCKED in def_flags the caller populates.
     """
     origbrk: brk_t = mm.brk
     if brk < mm.start_brk:
-        return origbrk
+        return origbrk, False
     newbrk: vpn_t = (brk + PAGE - 1) // PAGE
     oldbrk: vpn_t = (origbrk + PAGE - 1) // PAGE
-    done = True
     if newbrk < oldbrk:
-        done = brk_shrink(mm, newbrk, oldbrk)
-    elif newbrk > oldbrk:
-        done = brk_grow(mm, oldbrk, newbrk)
-    if not done:
-        return origbrk
+        mm.brk = brk  # while nobody else can move it
+        error: errno_t = brk_shrink(mm, newbrk, oldbrk)
+        if error < 0:
+            mm.brk = origbrk
+            return origbrk, False
+        return brk, error == 1
+    if newbrk > oldbrk and not brk_grow(mm, oldbrk, newbrk):
+        return origbrk, False
     mm.brk = brk
-    return brk
+    return brk, False

@@ -12,7 +12,6 @@ from __future__ import annotations
 from seqfault.kernel import NULL, Size, index_of, pool_object, ptr, wrap_s64
 from seqfault.kernel.rwsem import down_write, up_write
 from seqfault.mm.advice import do_madvise, madvise_behavior_valid
-from seqfault.mm.brk import do_brk
 from seqfault.mm.cpu import user_access
 from seqfault.mm.limits import sysctl_max_map_count
 from seqfault.mm.mlock import do_mlock, do_mlockall, do_munlock, do_munlockall
@@ -46,6 +45,7 @@ from seqfault.mm.opcodes import (
 )
 from seqfault.mm.places import mmap_write_lock_end, mmap_write_unlock_begin
 from seqfault.mm.populate import mm_populate
+from seqfault.mm.syscalls import sys_brk
 from seqfault.mm.truncate import file_write, vfs_truncate
 from seqfault.mm.types import (
     EBADF,
@@ -441,23 +441,13 @@ def ksys_mincore(start: s64, len: s64) -> s64:
 
 # -- the break
 def ksys_brk(brk: s64) -> s64:
-    """What is impossible leaves it where it is.  The new part is faulted in where mlockall told so."""
-    mm = current_mm()
-    if mm.start_brk == 0:
+    """What is impossible leaves it where it is."""
+    if current_mm().start_brk == 0:
         return OUTSIDE
     want: s64 = 0
     if in_window(brk, 0):
         want = brk - UAPI_BASE
-    down_write(mm.mmap_sem)
-    mmap_write_lock_end(mm)
-    old: s64 = page_align(mm.brk)
-    new: s64 = do_brk(mm, want)
-    populate = mm.def_flags & VM_LOCKED != 0
-    mmap_write_unlock_begin(mm)
-    up_write(mm.mmap_sem)
-    if populate and page_align(new) > old:
-        mm_populate(mm, old // PAGE_SIZE, (page_align(new) - old) // PAGE_SIZE)
-    return UAPI_BASE + new
+    return UAPI_BASE + sys_brk(want)
 
 
 # -- memory

@@ -6,7 +6,7 @@ unmaps.  Both texts are here.  Lengths may be larger than the model's space; pag
 
 from __future__ import annotations
 
-from seqfault.kernel import NULL, integer, kmem_cache_alloc, kmem_cache_free, ptr, struct, the
+from seqfault.kernel import NULL, integer, kmem_cache_alloc, kmem_cache_free, pool_object, ptr, smp_processor_id, struct
 from seqfault.kernel.rwsem import down_write, up_write
 from seqfault.mm.anon_vma import anon_vma_clone, unlink_anon_vmas
 from seqfault.mm.file import get_file
@@ -21,7 +21,13 @@ from seqfault.mm.opcodes import (
     UAPI_MAP_FIXED,
     UAPI_MAP_SHARED,
 )
-from seqfault.mm.places import mmap_write_lock_end, mmap_write_unlock_begin
+from seqfault.mm.places import (
+    mmap_region_link,
+    mmap_write_lock_end,
+    mmap_write_unlock_begin,
+    move_vma_begin,
+    vm_area_dup_end,
+)
 from seqfault.mm.populate import mm_populate
 from seqfault.mm.slab import mm_alloc_fails
 from seqfault.mm.types import (
@@ -31,6 +37,7 @@ from seqfault.mm.types import (
     EPERM,
     IS_ERR_VALUE,
     LINUX,
+    NR_CPUS,
     NR_PAGES,
     VM_ACCOUNT,
     VM_DONTEXPAND,
@@ -54,10 +61,10 @@ MREMAP_NO_RESIZE, MREMAP_SHRINK, MREMAP_EXPAND = 0, 1, 2
 len_t = integer(0, 1 << 52, "len_t")
 
 
-@struct(pool=1, private=True)
+@struct(pool=NR_CPUS, private=True)
 class vma_remap_struct:
-    """One call of mremap.  `vma`: the VMA at `addr`, while it is known; `populate`: the grown part is locked, and
-    to be faulted in."""
+    """One call of mremap, in its CPU's stack frame.  `vma`: the VMA at `addr`, while it is known; `populate`: the
+    grown part is locked, and to be faulted in."""
 
     addr: vpn_t
     old_len: len_t
@@ -107,6 +114,7 @@ def vm_area_dup(vma: ptr[vm_area_struct]) -> ptr[vm_area_struct]:
     new.anon_vma = vma.anon_vma
     new.anon_vma_chain = NULL
     new.rb_subtree_gap = 0
+    vm_area_dup_end(new)
     return new
 
 
@@ -148,6 +156,7 @@ def copy_vma(
         return NULL, vma
     if new_vma.vm_file:
         get_file(new_vma.vm_file)
+    mmap_region_link(new_vma)
     vma_link(mm, new_vma, prev, rb_parent, rb_left)
     return new_vma, vma
 
@@ -215,6 +224,7 @@ def move_vma(vrm: ptr[vma_remap_struct]) -> addr_or_errno_t:
         error = split_for_dontunmap(vrm)
         if error != 0:
             return error
+    move_vma_begin(vma)
     pgoff: pgoff_t = vma.vm_pgoff + (vrm.addr - vma.vm_start)
     new_vma, vma = copy_vma(vma, vrm.new_addr, vrm.new_len, pgoff, keep_source)
     vrm.vma = vma
@@ -509,7 +519,7 @@ def new_mremap(vrm: ptr[vma_remap_struct]) -> addr_or_errno_t:
 def do_mremap(addr: vpn_t, old_len: len_t, new_len: len_t, flags: integer(0, 7), new_addr: vpn_t) -> addr_or_errno_t:
     """mremap after the checks of its arguments.  The part that a locked mapping grew by is faulted in at last."""
     mm = current_mm()
-    vrm = the(vma_remap_struct)
+    vrm = pool_object(vma_remap_struct, smp_processor_id())
     vrm.addr = addr
     vrm.old_len = old_len
     vrm.new_len = new_len

@@ -164,7 +164,7 @@ def vm_area_free(vma: ptr[vm_area_struct]):
 
 @place("mmap_region/flags.begin")
 def mmap_region_flags_begin(vma: ptr[vm_area_struct]):
-    """Before the tail of mmap_region changes vm_flags and vm_page_prot."""
+    """Before the tail of mmap_region changes vm_flags and vm_page_prot; with FULL before madvise changes vm_flags."""
 
 
 @place("mmap_region/flags.end")
@@ -174,7 +174,12 @@ def mmap_region_flags_end(vma: ptr[vm_area_struct]):
 
 @place("mmap_region/link")
 def mmap_region_link(vma: ptr[vm_area_struct]):
-    """Before a new VMA is linked, and can be found."""
+    """Before a new VMA is linked, and can be found; of mmap, and with FULL of brk and mremap too."""
+
+
+@place("move_vma/begin")
+def move_vma_begin(vma: ptr[vm_area_struct]):
+    """Before mremap copies a VMA and moves its entries.  With FULL only."""
 
 
 @place("do_munmap/detach.begin")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from seqfault.kernel import ptr
 from seqfault.kernel.rwsem import down_write, up_read, up_write
+from seqfault.mm.brk import PAGE, do_brk
 from seqfault.mm.mmap import TASK_SIZE, do_mmap, do_munmap
 from seqfault.mm.mprotect import do_mprotect
 from seqfault.mm.opcodes import UAPI_MAP_LOCKED, UAPI_MAP_NONBLOCK, UAPI_MAP_POPULATE
@@ -18,6 +19,7 @@ from seqfault.mm.types import (
     LINUX,
     VM_LOCKED,
     addr_or_errno_t,
+    brk_t,
     current_mm,
     errno_t,
     file,
@@ -70,4 +72,24 @@ def sys_mprotect(start: vpn_t, len: vpn_t, prot: prot_arg_t) -> errno_t:
     ret: errno_t = do_mprotect(mm, start, len, prot)
     mmap_write_unlock_begin(mm)
     up_write(mm.mmap_sem)
+    return ret
+
+
+def sys_brk(brk: brk_t) -> brk_t:
+    """The break then, in bytes from page 0: what is impossible leaves it where it is.  The new part is faulted in
+    where mlockall told so."""
+    mm = current_mm()
+    down_write(mm.mmap_sem)
+    mmap_write_lock_end(mm)
+    old: vpn_t = (mm.brk + PAGE - 1) // PAGE
+    ret, downgraded = do_brk(mm, brk)
+    if downgraded:
+        up_read(mm.mmap_sem)
+        return ret
+    new: vpn_t = (ret + PAGE - 1) // PAGE
+    populate = mm.def_flags & VM_LOCKED != 0
+    mmap_write_unlock_begin(mm)
+    up_write(mm.mmap_sem)
+    if populate and new > old:
+        mm_populate(mm, old, new - old)
     return ret

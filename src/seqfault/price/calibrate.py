@@ -6,9 +6,9 @@ counts.  What cannot be measured here is taken from the preset that is begun wit
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
+import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -16,156 +16,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 
-from seqfault.compile.native import target_machine
+from seqfault.price import recorder
 from seqfault.price.curves import measure
+from seqfault.price.loops import Loops
 from seqfault.price.machines import CONSTANTS, COUNTS, Machine, builtin, make
+from seqfault.price.replay import recorded_design
 from seqfault.price.workloads import make as make_workload
 from seqfault.protocols import load
 
 PASSES = 7
-PAGES = 4096  # 16 MB
+CALLS = 20_000
+WARM_PAGES, COLD_PAGES = 256, 1 << 15  # 1 MB, 128 MB
 LEAST_FLUSH = 50  # ns; what is measured below that is the noise of two measurements
 LIKE = "x86-small"
-LOOPS = """
-define i64 @chase(ptr %p, i64 %n) {
-entry:
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%i1, %loop]
-  %q = phi ptr [%p, %entry], [%r, %loop]
-  %a = load volatile i64, ptr %q
-  %r = inttoptr i64 %a to ptr
-  %i1 = add i64 %i, 1
-  %c = icmp ult i64 %i1, %n
-  br i1 %c, label %loop, label %end
-end:
-  %x = ptrtoint ptr %r to i64
-  ret i64 %x
-}
-define i64 @add(ptr %p, i64 %n) {
-entry:
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%i1, %loop]
-  %o = atomicrmw volatile add ptr %p, i64 1 seq_cst
-  %i1 = add i64 %i, 1
-  %c = icmp ult i64 %i1, %n
-  br i1 %c, label %loop, label %end
-end:
-  ret i64 %o
-}
-define i64 @barrier(ptr %p, i64 %n) {
-entry:
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%i1, %loop]
-  fence seq_cst
-  %i1 = add i64 %i, 1
-  %c = icmp ult i64 %i1, %n
-  br i1 %c, label %loop, label %end
-end:
-  ret i64 0
-}
-; wait until the word is odd (or even), then add one: n times
-define i64 @pong(ptr %p, i64 %n, i64 %odd) {
-entry:
-  br label %wait
-wait:
-  %i = phi i64 [0, %entry], [%i, %wait], [%i1, %turn]
-  %s = phi i64 [0, %entry], [%s1, %wait], [0, %turn]
-  %v = load atomic volatile i64, ptr %p seq_cst, align 8
-  %b = and i64 %v, 1
-  %mine = icmp eq i64 %b, %odd
-  %s1 = add i64 %s, 1
-  %late = icmp ugt i64 %s1, 4000000000
-  %go = or i1 %mine, %late
-  br i1 %go, label %turn, label %wait
-turn:
-  %v1 = add i64 %v, 1
-  store atomic volatile i64 %v1, ptr %p seq_cst, align 8
-  %i1 = add i64 %i, 1
-  %c = icmp ult i64 %i1, %n
-  br i1 %c, label %wait, label %end
-end:
-  ret i64 %i1
-}
-; until the word is not zero
-define i64 @spin(ptr %p) {
-entry:
-  br label %loop
-loop:
-  %v = load atomic volatile i64, ptr %p seq_cst, align 8
-  %c = icmp eq i64 %v, 0
-  br i1 %c, label %loop, label %end
-end:
-  ret i64 %v
-}
-define i64 @touch(ptr %p, i64 %n) {
-entry:
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%i1, %loop]
-  %o = shl i64 %i, 12
-  %q = getelementptr i8, ptr %p, i64 %o
-  store volatile i8 1, ptr %q
-  %i1 = add i64 %i, 1
-  %c = icmp ult i64 %i1, %n
-  br i1 %c, label %loop, label %end
-end:
-  ret i64 0
-}
-define i64 @getppid(ptr %p, i64 %n) {
-entry:
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%i1, %loop]
-  %r = call i64 asm sideeffect "syscall", "={rax},{rax},~{rcx},~{r11},~{memory}"(i64 110)
-  %i1 = add i64 %i, 1
-  %c = icmp ult i64 %i1, %n
-  br i1 %c, label %loop, label %end
-end:
-  ret i64 %r
-}
-; mprotect(p, 4096, READ), then READ | WRITE, and a store
-define i64 @protect(ptr %p, i64 %n) {
-entry:
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%i1, %loop]
-  %r = call i64 asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},{rdx},~{rcx},~{r11},~{memory}"(i64 10, ptr %p, i64 4096, i64 1)
-  %s = call i64 asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},{rdx},~{rcx},~{r11},~{memory}"(i64 10, ptr %p, i64 4096, i64 3)
-  store volatile i8 1, ptr %p
-  %i1 = add i64 %i, 1
-  %c = icmp ult i64 %i1, %n
-  br i1 %c, label %loop, label %end
-end:
-  ret i64 %s
-}
-"""  # noqa: E501
-
-
-class Loops:
-    """The loops as machine code."""
-
-    def __init__(self) -> None:
-        tm = target_machine(2)
-        llvm.initialize_native_asmparser()
-        mod = llvm.parse_assembly(LOOPS)
-        self.engine = llvm.create_mcjit_compiler(mod, tm)
-        self.engine.finalize_object()
-
-    def __getattr__(self, name: str) -> Any:
-        p, i = ctypes.c_void_p, ctypes.c_int64
-        shapes: dict[str, list[Any]] = {"spin": [p], "pong": [p, i, i]}
-        args = shapes.get(name, [p, i])
-        f = ctypes.CFUNCTYPE(i, *args)(self.engine.get_function_address(name))
-        setattr(self, name, f)
-        return f
-
-
 def fastest(run: Callable[[], Any], n: int, passes: int = PASSES, before: Callable[[], Any] | None = None) -> float:
     """ns for one of `n`, of the fastest pass."""
     best = float("inf")
@@ -186,16 +51,22 @@ def ring(words: int, stride: int, seed: int = 1) -> Any:
     return mem
 
 
+def usual(run: Callable[[], Any], n: int, before: Callable[[], Any] | None = None) -> float:
+    """ns for one of `n`, of the pass in the middle."""
+    return statistics.median(fastest(run, n, 1, before) for _ in range(PASSES))
+
+
 @dataclass(frozen=True)
 class Calibrated:
-    """`machine`; `measured`: which constants were; `seconds`; `fault`: an anonymous write fault here, ns, and as the
-    model has it."""
+    """`machine`; `measured`: which constants were; `recorder`: what recording costs (price/recorder.py); `seconds`;
+    `fault`: an anonymous write fault here, ns, and as the model has it."""
 
     machine: Machine
     measured: dict[str, float]
     seconds: float
     fault: float
     modelled: float
+    recorder: dict[str, dict[str, float]]
 
 
 def siblings(a: int, b: int) -> bool:
@@ -260,8 +131,9 @@ def shootdown(loops: Loops, a: int, b: int, n: int = 2000) -> float:
     return max(both - alone, 0.0)
 
 
-def calibrate(say: Callable[[str], None] = lambda what: None) -> Calibrated:
-    """Measure this machine, in less than a minute.  `say` is told what is measured."""
+def calibrate(say: Callable[[str], None] = lambda what: None, recorders: bool = True) -> Calibrated:
+    """Measure this machine, in less than a minute.  `say` is told what is measured; `recorders`: what `record` costs,
+    too."""
     t0 = time.perf_counter()
     loops = Loops()
     got: dict[str, float] = {}
@@ -277,8 +149,8 @@ def calibrate(say: Callable[[str], None] = lambda what: None) -> Calibrated:
     got["memory"] = fastest(lambda: loops.chase(large.data, 200_000), 200_000, 3)
     say("system calls")
     got["syscall"] = fastest(lambda: loops.getppid(word.ctypes.data, 100_000), 100_000)
-    say("page faults")
-    fault = anonymous_fault(loops)
+    say("page faults, mapping and unmapping")
+    took = operations(loops)
     say("clearing pages")
     block = np.zeros(1 << 22, np.int8)
     got["zero"] = fastest(lambda: block.fill(0), 1 << 10)
@@ -290,38 +162,104 @@ def calibrate(say: Callable[[str], None] = lambda what: None) -> Calibrated:
         flush = shootdown(loops, cpus[0], cpus[1]) / 2
         if flush >= LEAST_FLUSH:
             got["ipi_send"] = flush
-    say("the model's own fault")
-    machine, modelled = fit(got, fault, len(cpus))
-    return Calibrated(machine, got, time.perf_counter() - t0, fault, modelled)
+        say("waking")
+        preset = builtin()[LIKE]
+        hop = wakeup(cpus[0], cpus[1]) - preset["wakeup"][0] - preset["schedule"][0]
+        got["latency"] = max(hop, 0.0)
+    say("the model's own operations")
+    got |= fit(got, took, len(cpus))
+    traced = recorder.measure(took, say) if recorders else {}
+    machine = as_machine(got, len(cpus), traced)
+    modelled = operations_of_model(machine)["fault"]
+    return Calibrated(machine, got, time.perf_counter() - t0, took["fault"], modelled, traced)
 
 
-def anonymous_fault(loops: Loops) -> float:
-    """A write fault on anonymous memory that the host has backed already."""
-    area = mmap.mmap(-1, PAGES * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        area.madvise(mmap.MADV_NOHUGEPAGE)
-    at = np.frombuffer(area, np.int8).ctypes.data
-    loops.touch(at, PAGES)
-    return fastest(lambda: loops.touch(at, PAGES), PAGES, before=lambda: area.madvise(mmap.MADV_DONTNEED))
+def operations(loops: Loops) -> dict[str, float]:
+    """ns of a write fault on anonymous memory that the host has backed already and the caches have, of giving such a
+    page back, of mmap and of munmap of untouched pages (the mean of both), of advice that does nothing; `cold`: of a
+    fault and giving back, of pages that no cache has.  What a program meets is the usual, not the fastest."""
+    small, large = WARM_PAGES, COLD_PAGES
+    took: dict[int, tuple[float, float]] = {}
+    for n in (small, large):
+        area, at = recorder.area(n)
+
+        def again(area: mmap.mmap = area) -> None:
+            area.madvise(mmap.MADV_DONTNEED)
+
+        def touch(n: int = n, at: int = at) -> None:
+            loops.touch(at, n)
+
+        took[n] = usual(touch, n, before=again), usual(again, n, before=touch)
+        area.close()
+    return {
+        "fault": took[small][0], "free": took[small][1], "cold": sum(took[large]),
+        "map": usual(lambda: loops.map(0, CALLS), 2 * CALLS), "advise": usual(lambda: loops.advise(0, CALLS), CALLS),
+    }  # fmt: skip
 
 
-def fit(got: dict[str, float], fault: float, cpus: int) -> tuple[Machine, float]:
-    """What is left of a fault once the model has had its part is the constant `fault`; the model's fault then."""
+def wakeup(a: int, b: int, n: int = 2000) -> float:
+    """From one process on a CPU to one that sleeps on another, by a byte in a pipe."""
+    there, back = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.sched_setaffinity(0, {b})
+            for _ in range(n):
+                os.write(back[1], os.read(there[0], 1))
+        finally:
+            os._exit(0)
+    mine = os.sched_getaffinity(0)
+    times = []
+    try:
+        os.sched_setaffinity(0, {a})
+        for _ in range(n):
+            began = time.perf_counter_ns()
+            os.write(there[1], b"x")
+            os.read(back[0], 1)
+            times.append(time.perf_counter_ns() - began)
+    finally:
+        os.sched_setaffinity(0, mine)
+        os.waitpid(child, 0)
+        for f in (*there, *back):
+            os.close(f)
+    return statistics.median(times) / 2
+
+
+def operations_of_model(machine: Machine) -> dict[str, float]:
+    """The same, under the design of the kernel that runs."""
+    protocol = load(recorded_design(os.uname().release))
+    out: dict[str, float] = {}
+    for name, loop in (
+        ("touch", [f"keep r1 {WARM_PAGES} anon", f"write r1 0 {WARM_PAGES}", f"advise r1 0 {WARM_PAGES}", "unit 1"]),
+        ("map", ["map r1 3 anon", "unmap r1 0 3", "unit 1"]),
+    ):
+        w = make_workload(name, {"loop": loop}, "calibrate")
+        s = measure(w, protocol, 1, machine, ms=20).outcomes[0].stats
+        if name == "touch":
+            out |= {"fault": s["fault"].mean, "free": s["madvise"].mean / WARM_PAGES}
+        else:
+            out["map"] = (s["mmap"].mean + s["munmap"].mean) / 2
+    return out
+
+
+def fit(got: dict[str, float], took: dict[str, float], cpus: int) -> dict[str, float]:
+    """What is left of an operation once the model has had its part is the constant `fault`, `page_free`, `tree`."""
     machine = as_machine(got, cpus)
-    zero = {**machine.costs, "fault": 0.0}
-    loop = ["keep r1 2048 anon", "write r1 0 2048", "advise r1 0 2048", "unit 1"]
-    w = make_workload("one", {"loop": loop}, "calibrate")
-    rest = measure(w, load("mmap-sem"), 1, replace(machine, costs=zero), ms=20).outcomes[0].stats["fault"].mean
-    got["fault"] = max(fault - rest, 0.0)
-    machine = as_machine(got, cpus)
-    return machine, measure(w, load("mmap-sem"), 1, machine, ms=20).outcomes[0].stats["fault"].mean
+    names = {"fault": "fault", "free": "page_free", "map": "tree"}
+    zero = {**machine.costs, **dict.fromkeys(names.values(), 0.0)}
+    rest = operations_of_model(replace(machine, costs=zero))
+    out = {constant: max(took[k] - rest[k], 0.0) for k, constant in names.items()}
+    return out | {"cold": max(took["cold"] - took["fault"] - took["free"], 0.0)}
 
 
-def as_machine(got: dict[str, float], cpus: int) -> Machine:
-    return make("here", {**builtin(), "here": {"like": LIKE, **toml_values(got, cpus)}}, "calibrate")
+Recorder = dict[str, dict[str, float]]
 
 
-def toml_values(got: dict[str, float], cpus: int) -> dict[str, Any]:
+def as_machine(got: dict[str, float], cpus: int, traced: Recorder | None = None) -> Machine:
+    return make("here", {**builtin(), "here": {"like": LIKE, **toml_values(got, cpus, traced or {})}}, "calibrate")
+
+
+def toml_values(got: dict[str, float], cpus: int, traced: Recorder) -> dict[str, Any]:
     """The table of a machine's file."""
     day = time.strftime("%Y-%m-%d")
     out: dict[str, Any] = {
@@ -332,6 +270,10 @@ def toml_values(got: dict[str, float], cpus: int) -> dict[str, Any]:
         out[k] = [round(v, 2), f"measured {day}"]
     if "near" in got:
         out["near_clean"] = [round(got["near"] * 0.45, 2), f"of near as in {LIKE}"]
+    if traced:
+        out["recorded"] = recorder.here()
+    for name, values in traced.items():
+        out[f"recorder_{name}" if name else "recorder"] = {k: round(v, 1) for k, v in values.items()}
     return out
 
 
@@ -343,11 +285,13 @@ def as_toml(c: Calibrated) -> str:
         "[here]",
         f'like = "{LIKE}"',
     ]
-    for k, v in toml_values(c.measured, c.machine.cpus).items():
+    for k, v in toml_values(c.measured, c.machine.cpus, c.recorder).items():
         if isinstance(v, list):
             lines.append(f'{k} = [{v[0]}, "{v[1]}"]')
         elif isinstance(v, str):
             lines.append(f'{k} = "{v}"')
+        elif isinstance(v, dict):
+            lines.append(f"{k} = {{ " + ", ".join(f"{x} = {y}" for x, y in v.items()) + " }")
         else:
             lines.append(f"{k} = {v}")
     return "\n".join(lines) + "\n"

@@ -47,6 +47,7 @@ class vclock:
     until: key_t
     failed: integer(0, 1)
     crowded: bool  # fewer CPUs than tasks
+    placed: task_t  # so many CPUs, on which threads are where they were recorded, or where none is; 0: each has its own
     tasks: task_t
     leaf: tree_t  # the tree's first leaf: a power of two, not below tasks
     masks: integer(0, NR_MASKS)
@@ -98,6 +99,7 @@ class vtask:
     node: integer(0, 4095)
     core: integer(0, 65535)
     cpu: task_t
+    space: task_t  # its address space, where there are several
     after: integer(0, NR_TASKS)
     took: integer(0, 1)  # a semaphore for reading, since it was looked at last
     gave: integer(0, 2)  # 1: a fault gave speculation up since it was looked at last; 2: because something had changed
@@ -199,6 +201,12 @@ def want_cpu(task: task_t, at: ticks_t) -> bool:
     """The CPU for a thread that becomes ready; False: it is queued for it."""
     t = pool_object(vtask, task)
     c = pool_object(vcpu, t.cpu)
+    i: task_t = 0
+    while c.running != 0 and i < the(vclock).placed:  # select_idle_sibling
+        if pool_object(vcpu, i).running == 0:
+            t.cpu = i
+            c = pool_object(vcpu, i)
+        i += 1
     if c.running == 0:
         c.running = task + 1
         c.since = at
@@ -240,6 +248,20 @@ def vt_preempt():
         if not want_cpu(m.me, m.now):
             tree_set(m.me, NEVER)
             go()
+
+
+def vt_migrate(cpu: task_t):
+    """To another CPU, where that matters."""
+    m = the(vclock)
+    me = pool_object(vtask, m.me)
+    if cpu >= m.placed or cpu == me.cpu:
+        return
+    vt_sync()
+    leave_cpu()
+    me.cpu = cpu
+    if not want_cpu(m.me, m.now):
+        tree_set(m.me, NEVER)
+        go()
 
 
 def vt_block(state: integer(0, 3)):

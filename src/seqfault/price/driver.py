@@ -10,16 +10,31 @@ from typing import Any
 from seqfault.kernel import NULL, array, integer, pool_object, ptr, struct, the
 from seqfault.kernel.task import NR_TASKS, rcu_callback
 from seqfault.kernel.types import Size
-from seqfault.mm import x86_fault
+from seqfault.mm import types, x86_fault
+from seqfault.mm.advice import do_madvise
 from seqfault.mm.cpu import user_access
 from seqfault.mm.filemap import mm_init
 from seqfault.mm.madvise import sys_madvise
 from seqfault.mm.mremap import do_mremap
-from seqfault.mm.syscalls import sys_mmap, sys_mprotect, sys_munmap
-from seqfault.mm.types import NR_FILES, NR_PAGES, current_mm, file, mm_struct, s64, signal_t, vpn_t
+from seqfault.mm.opcodes import MADV_DONTNEED, MREMAP_FIXED, PAGE_SIZE
+from seqfault.mm.syscalls import sys_brk, sys_mmap, sys_mprotect, sys_munmap
+from seqfault.mm.types import (
+    ENOMEM,
+    NR_FILES,
+    NR_MMS,
+    NR_PAGES,
+    brk_t,
+    current_mm,
+    file,
+    mm_struct,
+    s64,
+    signal_t,
+    vpn_t,
+)
 from seqfault.mm.x86_fault import do_page_fault as do_page_fault_of_text
-from seqfault.price.clock import TICKS, ticks_t, vclock, vt_preempt, vt_sleep, vt_sync, vtask
+from seqfault.price.clock import TICKS, task_t, ticks_t, vclock, vt_migrate, vt_preempt, vt_sleep, vt_sync, vtask
 from seqfault.price.locks import callback_due
+from seqfault.price.mapping import mapping_costs, user_access_of
 from seqfault.price.memory import my_batches
 
 NR_STEPS = Size("NR_STEPS", 16)
@@ -31,9 +46,11 @@ NR_REGS = 64
 PATIENCE = 2000  # how often a thread looks whether another one has mapped what it is about to touch
 LOOK = 20_000 * TICKS
 DO_END, DO_THINK, DO_MMAP, DO_MUNMAP, DO_TOUCH, DO_PROTECT, DO_ADVISE, DO_REMAP, DO_UNIT, DO_SLEEP = range(10)
-DO_RANDOM, DO_AT, DO_UNTIL, DO_STOP = 10, 11, 12, 13
+DO_RANDOM, DO_AT, DO_UNTIL, DO_STOP, DO_POST, DO_WAIT, DO_CPU, DO_BRK, DO_WHERE = range(10, 19)
+WAIT = 20_000 * TICKS  # between looks at whether a thread that is waited for has come so far
+WRITE, COUNTED, BY_KERNEL = 1, 2, 4  # of DO_TOUCH, in d
 NR_KINDS, NR_BUCKETS = 8, 512  # kinds of operation; durations, eight to an octave
-FAULT, MMAP, MUNMAP, MPROTECT, MADVISE, MREMAP = 0, 1, 2, 3, 4, 5
+FAULT, MMAP, MUNMAP, MPROTECT, MADVISE, MREMAP, BRK = 0, 1, 2, 3, 4, 5, 6
 big_t = integer(0, (1 << 62) - 1)
 step_t = integer(0, NR_STEPS)
 kind_t = integer(0, NR_KINDS - 1)
@@ -43,7 +60,7 @@ kind_t = integer(0, NR_KINDS - 1)
 class step:
     """`op`: DO_...; a: a register mostly, from NR_REGS on a mapping that all threads know; `place`: of the program."""
 
-    op: integer(0, 15)
+    op: integer(0, 31)
     a: s64
     b: s64
     c: s64
@@ -54,13 +71,13 @@ class step:
 @struct(pool=1, private=True)
 class recorded:
     """`base`: where the mappings are that all threads know, plus one; 0: not there yet.  `writer`: which place of the
-    program changed the address space last; `blame`: how many faults took mmap_sem after it.  `moved`: how many of them
+    program changed each address space last; `blame`: how many faults took mmap_sem after it.  `moved`: how many of them
     had speculated and gave up because something had changed, by the place that was at it, and `moved_for`: how long
     they took; `vain`, `vain_for`: of these, those whose page nobody was at.  `kept`, `kept_for`: how many waited, and
     how long."""
 
     base: array[s64, NR_MAPS]
-    writer: integer(0, NR_PLACES - 1)
+    writer: array[integer(0, NR_PLACES - 1), NR_MMS]
     blame: array[integer(0, 1 << 60), NR_PLACES]
     locked: integer(0, 1 << 60)
     moved: array[big_t, NR_PLACES]
@@ -81,6 +98,21 @@ class recent:
     over: ticks_t
     task: integer(0, NR_TASKS)
     place: integer(0, NR_PLACES - 1)
+
+
+@struct(pool=1, private=True)
+class posted:
+    """Which tasks have been made by another one, and from NR_TASKS on which have come to their end."""
+
+    it: array[bool, 2 * NR_TASKS]
+
+
+@struct(pool=1, private=True)
+class undivided:
+    """Until when the task might run, which is in a step that nobody comes into."""
+
+    limit: ticks_t
+    horizon: ticks_t
 
 
 @struct(pool=1, private=True)
@@ -119,6 +151,15 @@ class driver_costs:
     error: s64
 
 
+def my_space() -> integer(0, NR_MMS - 1):
+    return min(pool_object(vtask, the(vclock).me).space, NR_MMS - 1)
+
+
+def current_mm_timed() -> ptr[mm_struct]:
+    """current->mm of the task whose turn it is."""
+    return pool_object(mm_struct, my_space())
+
+
 def bucket_of(v: ticks_t) -> integer(0, NR_BUCKETS - 1):
     if v < 8:
         return v
@@ -154,7 +195,9 @@ def run_callbacks():
 
 def met(address: vpn_t, began: ticks_t, until: ticks_t) -> integer(-1, NR_RECENT * 2):
     """Which operation a fault met: one that is about its page, else the latest; twice its number, and 1 in the first
-    case; -1: none."""
+    case; -1: none.  Processes meet nobody in their address spaces."""
+    if NR_MMS > 1:
+        return -1
     me: s64 = the(vclock).me
     best: s64 = -1
     hit: bool = False
@@ -186,7 +229,7 @@ def blame(address: vpn_t, began: ticks_t, waited: ticks_t):
     task = pool_object(vtask, m.me)
     rec = the(recorded)
     rec.locked += 1
-    w = rec.writer
+    w = rec.writer[my_space()]
     rec.blame[w] += 1
     if task.gave == 2:
         found: integer(-1, NR_RECENT * 2) = met(address, began, task.gave_at)
@@ -202,23 +245,47 @@ def blame(address: vpn_t, began: ticks_t, waited: ticks_t):
         rec.kept_for[q] += task.waited - waited
 
 
+def begin_instruction():
+    """What a CPU does for one access of user code, it does at once: it sets the dirty bit only if the entry still is
+    what it saw."""
+    m = the(vclock)
+    if m.now > m.horizon:
+        vt_sync()
+    u = the(undivided)
+    u.limit = m.limit
+    u.horizon = m.horizon
+    m.limit = 1 << 50
+    m.horizon = 1 << 50
+
+
+def end_instruction():
+    m = the(vclock)
+    m.limit = the(undivided).limit
+    m.horizon = the(undivided).horizon
+
+
 def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
+    """An exception ends the instruction, which is begun again afterwards."""
+    end_instruction()
     m = the(vclock)
     began: ticks_t = m.now
     waited: ticks_t = pool_object(vtask, m.me).waited
     task = pool_object(vtask, m.me)
     task.took = 0
     task.gave = 0
-    m.now += the(driver_costs).fault
+    m.now += the(driver_costs).fault + the(mapping_costs).traced_fault
     signal: signal_t = do_page_fault_of_text(mm, address, write)
     io: ticks_t = my_batches().io
     if io != 0:
         my_batches().io = 0
         vt_sleep(io)
-    if task.took != 0 and began >= the(driver_costs).began:
-        blame(address, began, waited)
+    if task.took != 0:
+        m.now += 3 * the(mapping_costs).traced_lock
+        if began >= the(driver_costs).began:
+            blame(address, began, waited)
     note(FAULT, began, waited)
     run_callbacks()
+    begin_instruction()
     return signal
 
 
@@ -251,16 +318,40 @@ def base_of(p: ptr[program], a: s64) -> s64:
     return rec.base[a - NR_REGS] - 1
 
 
+def note_base(number: s64, at: s64):
+    """Where mapping `number` is; nobody waits for one that could not be made."""
+    the(recorded).base[number] = at + 1 if at >= 0 else NR_PAGES + 2
+
+
 def touch_pages(p: ptr[program], start: s64, n: s64, write: bool, counted: bool) -> s64:
     mm = current_mm()
     i: s64 = start
     while i < start + n and i < NR_PAGES:
-        if user_access(mm, i, write, 0) <= -1000:
+        begin_instruction()
+        done: bool = user_access(mm, i, write, 0) > -1000
+        end_instruction()
+        if not done:
             return -1
         if counted:
             p.units += 1
         i += 1
     return 0
+
+
+def move_break(s: ptr[step]) -> s64:
+    """b: the break, in bytes from the heap's start (-1: ask for it); c: the mapping that the part becomes which it
+    grew by, and d: its first page there."""
+    start: brk_t = current_mm().start_brk
+    want: s64 = s.d
+    if want < 0:
+        sys_brk(0)
+        return 0
+    brk: brk_t = start + s.b
+    r: s64 = start // PAGE_SIZE + want
+    if sys_brk(brk) != brk:
+        r = -ENOMEM
+    note_base(s.c, r)
+    return r
 
 
 def run_step(p: ptr[program], s: ptr[step], task: s64):
@@ -272,7 +363,7 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     kind: kind_t = MMAP
     r: s64 = 0
     at: s64 = 0
-    if op <= DO_REMAP and op >= DO_MMAP:
+    if (op <= DO_REMAP and op >= DO_MMAP) or op >= DO_BRK:
         if op != DO_MMAP or s.d >> 40 & 1 != 0:
             at = base_of(p, s.a)
             began = m.now
@@ -283,7 +374,8 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     if n < 0:
         n = max(p.reg[-n & (NR_REGS - 1)], 0)
     if op == DO_TOUCH:
-        if touch_pages(p, min(at + s.c, NR_PAGES), n, s.d & 1 != 0, s.d & 2 != 0) != 0:
+        the(user_access_of).kernel[task] = s.d & BY_KERNEL != 0
+        if touch_pages(p, min(at + s.c, NR_PAGES), n, s.d & WRITE != 0, s.d & COUNTED != 0) != 0:
             p.failed += 1
         return
     if op == DO_THINK:
@@ -301,17 +393,22 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     if op == DO_AT:
         p.reg[s.a & (NR_REGS - 1)] = n
         return
+    if op == DO_WHERE:
+        p.reg[0] = at + s.c
+        return
     if op == DO_MMAP and s.d >> 48 != 0 and p.kept & 1 << (s.a & 31) != 0:
         return
-    m.now += k.syscall
+    m.now += k.syscall + the(mapping_costs).traced_call
     rec = the(recorded)
-    rec.writer = s.place
+    rec.writer[my_space()] = s.place
     mind = pool_object(recent, the(remembered).next)
     the(remembered).next = (the(remembered).next + 1) & (NR_RECENT - 1)
     mind.start = at
-    if op != DO_MMAP and op != DO_REMAP:
+    if op != DO_MMAP and op != DO_BRK:
         mind.start = at + s.c
     mind.end = mind.start + n
+    if op == DO_BRK:
+        mind.end = at
     if op == DO_MMAP and s.d >> 40 & 1 == 0:
         mind.end = 0  # nobody can be waiting for the pages of a mapping to come
     mind.began = began
@@ -327,7 +424,7 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
         if s.a < NR_REGS:
             p.reg[s.a & (NR_REGS - 1)] = r
         else:
-            rec.base[s.a - NR_REGS] = r + 1
+            note_base(s.a - NR_REGS, r)
     elif op == DO_MUNMAP:
         kind = MUNMAP
         r = sys_munmap(min(at + s.c, NR_PAGES), n)
@@ -336,15 +433,19 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
         r = sys_mprotect(min(at + s.c, NR_PAGES), n, s.d)
     elif op == DO_ADVISE:
         kind = MADVISE
-        r = sys_madvise(min(at + s.c, NR_PAGES), n)
+        if s.d == MADV_DONTNEED:
+            r = sys_madvise(min(at + s.c, NR_PAGES), n)
+        else:
+            r = do_madvise(min(at + s.c, NR_PAGES), min(at + s.c + n, NR_PAGES), s.d)
     elif op == DO_REMAP:
+        # d: new length | flags << 32 | the mapping that it becomes << 40; register 0 has the new address
         kind = MREMAP
-        r = do_mremap(at, n, s.c, 1, 0)
-        if r >= 0:
-            if s.a < NR_REGS:
-                p.reg[s.a & (NR_REGS - 1)] = r
-            else:
-                rec.base[s.a - NR_REGS] = r + 1
+        to: vpn_t = p.reg[0] if s.d >> 32 & MREMAP_FIXED != 0 else 0
+        r = do_mremap(min(at + s.c, NR_PAGES), n, s.d & (1 << 32) - 1, s.d >> 32 & 7, to)
+        note_base(s.d >> 40, r)
+    elif op == DO_BRK:
+        kind = BRK
+        r = move_break(s)
     if r < 0:
         p.failed += 1
         pool_object(op_stats, kind).failed += 1
@@ -367,7 +468,19 @@ def price_main():
             i = p.first
             vt_sync()
         elif s.op == DO_STOP:
+            vt_sync()
+            the(posted).it[NR_TASKS + me] = True
             return
+        elif s.op == DO_CPU:
+            vt_migrate(s.b)
+        elif s.op == DO_POST:
+            vt_sync()
+            the(posted).it[s.b] = True
+        elif s.op == DO_WAIT:
+            vt_sync()
+            at: s64 = s.b + (NR_TASKS if s.c != 0 else 0)
+            while not the(posted).it[at]:
+                vt_sleep(WAIT)
         elif s.op == DO_UNTIL:
             vt_sync()
             if m.now < s.b:
@@ -396,10 +509,11 @@ def price_init(files: s64, pages: s64):
         f.i_size = pages
 
 
-def price_setup(k: s64, regs: s64):
-    """Perform step `k` for the last program; registers `regs` of all tasks become what its own are."""
+def price_setup(k: s64, space: task_t):
+    """Perform step `k` for the last program, in address space `space`."""
     undisturbed()
+    pool_object(vtask, NR_TASKS).space = space
     run_step(pool_object(program, NR_TASKS), pool_object(step, k), NR_TASKS)
 
 
-INSTEAD: dict[Any, Any] = {x86_fault.do_page_fault: do_page_fault}
+INSTEAD: dict[Any, Any] = {x86_fault.do_page_fault: do_page_fault, types.current_mm: current_mm_timed}

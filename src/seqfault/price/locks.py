@@ -430,15 +430,19 @@ def callback_due() -> integer(0, 1 << 33):
 
 # -- TLB shootdown
 def flush_tlb_mm_range(start: integer(0, 1 << 40), end: integer(0, 1 << 40)):
-    """smp_call_function_many to the CPUs that run threads of the mm; those that sleep have left it (lazy TLB)."""
+    """smp_call_function_many to the CPUs that run threads of the mm; those that sleep have left it (lazy TLB).
+
+    Only the caller's own mm is flushed: files that are mapped are neither truncated nor written back here.
+    """
     m = the(vclock)
     k = the(lock_costs)
     vt_sync()
     m.now += k.flush * min(end - start, 33)
     n: task_t = 0
+    space: task_t = pool_object(vtask, m.me).space
     for i in range(m.tasks):
         t = pool_object(vtask, i)
-        if i != m.me and t.state <= BLOCKED:
+        if i != m.me and t.state <= BLOCKED and t.space == space:
             n += 1
             t.stolen += k.ipi_handler
     if n != 0:

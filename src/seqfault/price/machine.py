@@ -137,4 +137,4 @@ class TimedMachine(NativeMachine):
                 progress(at)
 
 
-COSTED = ("vclock", "lock_costs", "memory_costs", "driver_costs", "model")
+COSTED = ("vclock", "lock_costs", "memory_costs", "mapping_costs", "driver_costs", "model")

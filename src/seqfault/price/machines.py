@@ -38,11 +38,13 @@ CONSTANTS = {
     "fault": "exception, its entry and exit, and what the text does not show of a fault",
     "syscall": "a system call that does nothing",
     "zero": "clearing a page",
+    "cold": "what a page costs more, all in all, that no cache has any more",
     "page_alloc": "a page from the CPU's own list",
     "page_free": "a page back to it",
     "zone_page": "a page between that list and the zone, with the zone's lock held",
     "lru_page": "a page onto or off an LRU list, with its lock held",
     "charge": "charging a page to a memory control group",
+    "tree": "a change of the maple tree, and what else the text does not show of mapping (6.1 and later)",
     "handoff": "how long one waits for a semaphore until nobody may be faster; 0: for ever",
     "io": "reading a page of a file on disk",
 }
@@ -52,8 +54,10 @@ COUNTS = {
     "nr_lru": "pages put on an LRU list at once",
     "nr_release": "pages taken off at once",
     "nr_stock": "pages charged at once",
+    "nr_warm": "pages that a CPU's caches hold",
     "nr_rss": "pages counted by a thread before it tells the mm",
 }
+RECORDER = {"recorder": "", "recorder_stacks": "stacks"}
 SHAPE = {"sockets": 1, "cores": 1, "threads": 1}
 POLICIES = {
     "fifo": {"steal": 0, "spin": 0, "all_readers": 0},
@@ -72,7 +76,8 @@ class MachineError(Exception):
 @dataclass(frozen=True)
 class Machine:
     """`costs`: of `CONSTANTS` and `COUNTS`; `sources`: where each comes from.  CPUs are numbered as threads are bound:
-    one thread of each core first, socket by socket, then the others."""
+    one thread of each core first, socket by socket, then the others.  `recorder`: what recording costs there
+    (price/recorder.py), without stacks ("") and with ("stacks"); `recorded`: on which host and kernel."""
 
     name: str
     title: str
@@ -83,6 +88,8 @@ class Machine:
     threads: int = 1
     lookahead: float = 20.0
     date: str = ""
+    recorder: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    recorded: str = ""
 
     @property
     def cpus(self) -> int:
@@ -152,7 +159,7 @@ def make(name: str, table: Mapping[str, Any], where: str) -> Machine:
                 if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e12:
                     raise MachineError(f"--machine {where}: {k} = {v!r} is no time in ns, or count; write {k} = 12.5")
                 costs[k], sources[k] = float(value), str(source)
-            elif k in ("like", "title", "date", "lookahead", *SHAPE):
+            elif k in ("like", "title", "date", "lookahead", "recorded", *RECORDER, *SHAPE):
                 rest[k] = v
             else:
                 raise MachineError(f"--machine {where}: {k!r} is no constant; see docs/price.md for those there are")
@@ -163,7 +170,12 @@ def make(name: str, table: Mapping[str, Any], where: str) -> Machine:
     for k, v in shape.items():
         if not isinstance(v, int) or not 1 <= v <= 1024:
             raise MachineError(f"--machine {where}: {k} = {v!r}; it is a number from 1 on")
+    recorder = {v: rest[k] for k, v in RECORDER.items() if k in rest}
+    for v in recorder.values():
+        if not isinstance(v, Mapping) or not all(isinstance(x, int | float) and 0 <= x < 1e9 for x in v.values()):
+            raise MachineError(f"--machine {where}: recorder = {v!r}; `seqfault calibrate` writes times in ns by name")
     return Machine(
         name, str(rest.get("title", name)), costs, sources, **shape,
         lookahead=float(rest.get("lookahead", 20.0)), date=str(rest.get("date", "")),
+        recorder=recorder, recorded=str(rest.get("recorded", "")),
     )  # fmt: skip

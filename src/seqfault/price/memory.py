@@ -20,7 +20,19 @@ from seqfault.mm.frames import page_add_file_rmap as page_add_file_rmap_of_text
 from seqfault.mm.frames import page_add_new_anon_rmap as page_add_new_anon_rmap_of_text
 from seqfault.mm.pgtable import pte_alloc_one as pte_alloc_one_of_text
 from seqfault.mm.readahead import page_cache_alloc as page_cache_alloc_of_text
-from seqfault.mm.types import LINUX, NR_FRAMES, fault_t, file, page, pgoff_t, pte_table, vm_area_struct, vm_fault, vpn_t
+from seqfault.mm.types import (
+    LINUX,
+    NR_FRAMES,
+    NR_MMS,
+    fault_t,
+    file,
+    page,
+    pgoff_t,
+    pte_table,
+    vm_area_struct,
+    vm_fault,
+    vpn_t,
+)
 from seqfault.price import locks
 from seqfault.price.clock import ticks_t, vclock, vt_rmw, vt_sleep, vtask
 from seqfault.price.words import line_of
@@ -43,14 +55,15 @@ class mem_cgroup:
     memory: integer(0, 1)
 
 
-@struct(pool=1, static=True)
+@struct(pool=NR_MMS, static=True)
 class mm_rss:
     anon: integer(0, 1)
 
 
 @struct(pool=NR_TASKS, private=True)
 class page_batches:
-    """A CPU's: free pages, pages on their way to and from the LRU lists, charges in stock, pages not counted yet."""
+    """A CPU's: free pages, pages on their way to and from the LRU lists, charges in stock, pages not counted yet; how
+    many of the free pages its caches still have, those that were freed last."""
 
     pcp: few_t
     add: few_t
@@ -58,11 +71,13 @@ class page_batches:
     stock: few_t
     rss: few_t
     io: ticks_t
+    warm: few_t
 
 
 @struct(pool=1, private=True)
 class memory_costs:
     zero: ticks_t
+    cold: ticks_t
     page_alloc: ticks_t
     page_free: ticks_t
     zone_page: ticks_t
@@ -75,6 +90,7 @@ class memory_costs:
     nr_release: few_t
     nr_stock: few_t
     nr_rss: few_t
+    nr_warm: few_t
 
 
 def my_batches() -> ptr[page_batches]:
@@ -113,6 +129,10 @@ def take_free_page():
         c.stock = k.nr_stock
     c.stock -= 1
     m.now += k.page_alloc + k.charge + k.zero
+    if c.warm == 0:
+        m.now += k.cold
+    else:
+        c.warm -= 1
 
 
 def alloc_page() -> ptr[page]:
@@ -138,6 +158,7 @@ def free_page(p: ptr[page]):
         vt_rmw(line_of(the(mem_cgroup).memory))
         c.stock -= k.nr_stock
     m.now += k.page_free
+    c.warm = min(c.warm + 1, k.nr_warm)
     free_page_of_text(p)
 
 
@@ -173,7 +194,8 @@ def count_page():
     c = my_batches()
     c.rss += 1
     if c.rss >= the(memory_costs).nr_rss:
-        vt_rmw(line_of(the(mm_rss).anon))
+        rss = pool_object(mm_rss, min(pool_object(vtask, the(vclock).me).space, NR_MMS - 1))
+        vt_rmw(line_of(rss.anon))
         c.rss = 0
 
 

@@ -7,40 +7,25 @@ recording began is mapped before the replay does.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from seqfault.mm.fullsize import RELEASES, release_number
 from seqfault.price import driver as d
-from seqfault.price.clock import TICKS
-from seqfault.price.workloads import ANON, PRIVATE
+from seqfault.price.converter import PAGE, Converter, Heap, ReplayError
+from seqfault.price.rewrites import REWRITES, Processes, notes
 from seqfault.trace import schema
+from seqfault.trace.calls import CLONE
 from seqfault.trace.store import Trace
 
-PAGE = 4096
+BRK, TASKS = pa.array(["brk"]), pa.array([schema.FORK, schema.EXEC])
 MOST_ROWS = (1 << 20) - 4096
-MOST_MAPS = (1 << 18) - 64
-MOST_PLACES = 1 << 12
 MOST_PAGES = 900_000  # of the 4 GB that the model has
-BLOCK = 64  # pages around a touched one of which the recording does not tell what they are
-LONG_PAUSE = 2_000_000  # ns; without records of when a thread was off its CPU, a longer pause is sleep
-BATCH = 16  # mappings that are made, and unmapped, together
-MOST_TOGETHER = 8192  # pages
-MADV_DONTNEED, MAP_ANONYMOUS, MAP_SHARED, MAP_FIXED = 4, 0x20, 1, 0x10
-COLUMNS = ("time_ns", "duration_ns", "pid", "tid", "kind", "name", "address", "length", "a2", "a3", "result", "flags", "site", "file")  # noqa: E501
-REWRITES = {
-    "dontneed": "munmap of a whole mapping -> MADV_DONTNEED; the next mmap of that size takes it",
-    "batch": "a thread cuts mappings of one size from one of 16 times that, unmapped when all of them are free",
-    "keep": "munmap of a whole mapping -> nothing, and the next mmap of that size takes it with its pages",
-}
-
-
-class ReplayError(Exception):
-    """A trace cannot be replayed; one line that says why."""
+COLUMNS = ("time_ns", "duration_ns", "pid", "tid", "cpu", "kind", "name", "address", "length", "a2", "a3", "result", "flags", "site", "file")  # noqa: E501
 
 
 @dataclass
@@ -59,8 +44,9 @@ class Recorded:
 
 @dataclass
 class Replay:
-    """Steps of each thread, what is mapped before, what was left out and why.  `calls`: of each place how many, and
-    in how many threads."""
+    """Steps of each thread, what is mapped before, what was left out and why, and for what something else was done
+    (`replaced`).  `calls`: of each place how many, and in how many threads.  `owners`: in whose address space each step
+    of `setup` is done (None: there is but one).  `notes`: what the rewrite did, in numbers."""
 
     programs: list[list[tuple[int, ...]]]
     setup: list[tuple[int, ...]]
@@ -70,61 +56,27 @@ class Replay:
     pid: int
     events: int
     calls: dict[str, tuple[int, int]] = field(default_factory=dict)
+    replaced: Counter[str] = field(default_factory=Counter)
+    owners: list[int] | None = None
+    notes: dict[str, int] = field(default_factory=dict)
 
 
-class Live:
-    """Which mapping each page belongs to, at one time of the recording."""
+def known_release(kernel: str) -> int:
+    """The release that was recorded, as a number; where the trace does not tell, the latest that the text has."""
+    try:
+        return release_number(kernel)
+    except ValueError:
+        return max(RELEASES.values())
 
-    def __init__(self) -> None:
-        self.start: list[int] = []
-        self.item: list[tuple[int, int, int]] = []  # end, mapping, page of its offset 0
 
-    def find(self, page: int) -> tuple[int, int] | None:
-        """Mapping and offset of a page."""
-        i = bisect_right(self.start, page) - 1
-        if i < 0 or self.item[i][0] <= page:
-            return None
-        return self.item[i][1], page - self.item[i][2]
-
-    def remove(self, start: int, n: int) -> list[tuple[int, int, int]]:
-        """Take out [start, start + n): parts of mappings (mapping, offset, pages)."""
-        end = start + n
-        i = max(bisect_right(self.start, start) - 1, 0)
-        j = bisect_left(self.start, end)
-        out = []
-        keep: list[tuple[int, tuple[int, int, int]]] = []
-        for k in range(i, j):
-            s, (e, m, base) = self.start[k], self.item[k]
-            if e <= start:
-                keep.append((s, (e, m, base)))
-                continue
-            a, b = max(s, start), min(e, end)
-            out.append((m, a - base, b - a))
-            if s < a:
-                keep.append((s, (a, m, base)))
-            if b < e:
-                keep.append((b, (e, m, base)))
-        self.start[i:j] = [s for s, _ in keep]
-        self.item[i:j] = [x for _, x in keep]
-        return out
-
-    def insert(self, start: int, n: int, mapping: int) -> list[tuple[int, int, int]]:
-        """Map over whatever was there, which is returned."""
-        out = self.remove(start, n)
-        i = bisect_left(self.start, start)
-        self.start.insert(i, start)
-        self.item.insert(i, (start + n, mapping, start))
-        return out
-
-    def free_block(self, page: int) -> tuple[int, int]:
-        """The free pages around one, within its aligned block."""
-        low, high = page - page % BLOCK, page - page % BLOCK + BLOCK
-        i = bisect_right(self.start, page) - 1
-        if i >= 0:
-            low = max(low, self.item[i][0])
-        if i + 1 < len(self.start):
-            high = min(high, self.start[i + 1])
-        return low, high - low
+def recorded_design(kernel: str) -> str:
+    """The protocol of the kernel that was recorded."""
+    linux = known_release(kernel)
+    if linux >= 615:
+        return "vm-refcnt"
+    if linux >= 604:
+        return "per-vma-lock"
+    return "mmap-sem"
 
 
 def busiest(trace: Trace) -> int:
@@ -138,231 +90,56 @@ def busiest(trace: Trace) -> int:
     return n.most_common(1)[0][0]
 
 
-class Converter:
-    """One pass over the events of a process."""
-
-    def __init__(self, rewrite: str = "", stacks: bool = False):
-        self.rewrite = rewrite
-        # without stacks nothing tells a fallback from the lock that a first anonymous fault takes
-        self.fell_back = schema.LOCKED_FALLBACK | (0 if stacks else schema.LOCKED_OTHER)
-        self.live = Live()
-        self.size: list[int] = []  # pages of each mapping
-        self.programs: dict[int, list[tuple[int, ...]]] = {}
-        self.at: dict[int, int] = {}  # when each thread's last event was over
-        self.off: dict[int, int] = {}  # ns that it slept since
-        self.lost: dict[int, int] = {}  # ns that it was preempted since: the replay preempts threads by itself
-        self.setup: list[tuple[int, ...]] = []
-        self.left_out: Counter[str] = Counter()
-        self.places: dict[str, int] = {"(nothing yet)": 0}
-        self.spare: dict[int, list[int]] = {}  # with a rewrite: mappings to take again, by size
-        self.alias: dict[int, tuple[int, int]] = {}  # with a rewrite: the mapping that one is a part of, and where
-        self.cut: dict[tuple[int, int, int], list[int]] = {}  # thread, pages, rights -> what is cut, how many were
-        self.unused: dict[int, int] = {}  # of a mapping that is cut, how many pages were freed
-        self.rows = self.events = self.pages = 0
-        self.first = self.last = 0
-        self.offs = False
-        self.total: dict[str, list[int]] = {}
-        self.fallbacks = self.faults = 0
-
-    def mapping(self, n: int) -> int:
-        if len(self.size) >= MOST_MAPS:
-            raise ReplayError(f"more than {MOST_MAPS} mappings; record for a shorter time")
-        self.size.append(n)
-        return len(self.size) - 1
-
-    def known(self, n: int, prot: int, file: bool, start: int) -> int:
-        """A mapping that was there before."""
-        m = self.mapping(n)
-        self.pages += n
-        flags = PRIVATE if file and n <= 8192 else PRIVATE | ANON
-        self.setup.append((d.DO_MMAP, d.NR_REGS + m, n, 0 if flags & ANON else 2, (prot or 3) & 7 | flags << 8))
-        self.live.insert(start, n, m)
-        return m
-
-    def program(self, tid: int, time: int) -> list[tuple[int, ...]]:
-        if tid not in self.programs:
-            self.programs[tid] = []
-            if time > self.first:
-                self.programs[tid].append((d.DO_SLEEP, 0, (time - self.first) * TICKS, 0, 0))
-            self.at[tid] = time
-        return self.programs[tid]
-
-    def pause(self, tid: int, time: int) -> list[tuple[int, ...]]:
-        """The thread's program, with what passed since its last event."""
-        p = self.program(tid, time)
-        gap = max(time - self.at[tid] - self.lost.pop(tid, 0), 0)
-        asleep = min(self.off.pop(tid, 0), gap)
-        if not self.offs and gap > LONG_PAUSE:
-            asleep = gap
-        if gap > asleep:
-            p.append((d.DO_THINK, 0, (gap - asleep) * TICKS, 0, 0))
-        if asleep:
-            p.append((d.DO_SLEEP, 0, asleep * TICKS, 0, 0))
-        return p
-
-    def place(self, name: str, site: str | None) -> int:
-        text = f"{name} at {site}" if site else name
-        if text not in self.places and len(self.places) >= MOST_PLACES:
-            return 0
-        return self.places.setdefault(text, len(self.places))
-
-    def add(self, e: dict[str, Any]) -> None:
-        kind, tid, time = e["kind"], e["tid"], e["time_ns"]
-        if not self.first:
-            self.first = time
-        took = e["duration_ns"] or 0
-        if kind == schema.OFF:
-            if time < self.at.get(tid, 0):
-                return  # inside a call or a fault, whose own waiting the replay has
-            which = self.lost if (e["flags"] or 0) & schema.PREEMPTED else self.off
-            which[tid] = which.get(tid, 0) + took
-            return
-        if e["address"] is None and kind in (schema.AREA, schema.FAULT):
-            self.left_out[f"{kind}s without an address"] += 1
-            return
-        if kind == schema.AREA:
-            self.known(pages(e["length"]), e["a2"] or 0, e["file"] is not None, e["address"] // PAGE)
-            return
-        self.last = max(self.last, time + took)
-        if kind == schema.EXIT:
-            self.pause(tid, time)
-            return
-        self.events += 1
-        name = "fault" if kind == schema.FAULT else str(e["name"])
-        if e["duration_ns"] is not None:
-            t = self.total.setdefault(name, [0, 0])
-            t[0] += 1
-            t[1] += took
-        if kind == schema.FAULT:
-            self.fault(e, tid, time)
-        else:
-            self.call(e, tid, time, name)
-        self.at[tid] = time + took
-        self.rows = sum(map(len, self.programs.values())) if self.events % 4096 == 0 else self.rows + 2
-
-    def fault(self, e: dict[str, Any], tid: int, time: int) -> None:
-        self.faults += 1
-        self.fallbacks += bool((e["a2"] or 0) & self.fell_back)
-        page = e["address"] // PAGE
-        found = self.live.find(page)
-        if found is None:
-            start, n = self.live.free_block(page)
-            self.known(n, 7, False, start)
-            found = self.live.find(page)
-            assert found is not None
-        m, off = found
-        row = (d.DO_TOUCH, self.number(m), 1, self.within(m) + off, int(bool((e["flags"] or 0) & schema.WRITING)))
-        self.pause(tid, time).append(row)
-
-    def number(self, m: int) -> int:
-        return d.NR_REGS + self.alias.get(m, (m, 0))[0]
-
-    def within(self, m: int) -> int:
-        """At which page of the mapping that it is a part of one begins."""
-        return self.alias.get(m, (m, 0))[1]
-
-    def call(self, e: dict[str, Any], tid: int, time: int, name: str) -> None:
-        result, n = e["result"], pages(e["length"])
-        if e["address"] is None and name != "mmap":
-            self.left_out[f"{name} without its arguments"] += 1
-            return
-        if result is not None and result < 0 and name != "mmap":
-            self.left_out["calls that failed"] += 1
-            return
-        place = self.place(name, e["site"])
-        if name == "mmap":
-            if result is None or -4096 < result < 0:
-                self.left_out["calls that failed"] += 1
-                return
-            self.mmap(e, tid, time, n, place)
-        elif name == "munmap":
-            p = self.pause(tid, time)
-            for m, off, part in self.live.remove(e["address"] // PAGE, n):
-                self.unmap(p, m, off, part, place)
-        elif name in ("mprotect", "pkey_mprotect"):
-            p = self.pause(tid, time)
-            for m, off, part in self.parts(e["address"] // PAGE, n):
-                p.append((d.DO_PROTECT, self.number(m), part, self.within(m) + off, (e["a2"] or 0) & 7, place))
-        elif name == "madvise" and e["a2"] == MADV_DONTNEED:
-            p = self.pause(tid, time)
-            for m, off, part in self.parts(e["address"] // PAGE, n):
-                p.append((d.DO_ADVISE, self.number(m), part, self.within(m) + off, 0, place))
-        else:
-            self.left_out[name] += 1
-
-    def mmap(self, e: dict[str, Any], tid: int, time: int, n: int, place: int) -> None:
-        start, flags = (e["result"] % (1 << 64)) // PAGE, e["a3"] or 0
-        anon = bool(flags & MAP_ANONYMOUS) or n > 8192
-        m = self.mapping(n)
-        p = self.pause(tid, time)
-        for gone, off, part in self.live.insert(start, n, m):
-            self.unmap(p, gone, off, part, place)
-        if anon and self.spare.get(n):
-            self.alias[m] = self.spare[n].pop(), 0
-            return
-        prot = (e["a2"] or 0) & 7
-        if self.rewrite == "batch" and anon and not flags & MAP_FIXED and n * BATCH <= MOST_TOGETHER:
-            self.cut_off(p, m, tid, n, prot, place)
-            return
-        kind = PRIVATE | ANON if anon else MAP_SHARED if flags & MAP_SHARED else PRIVATE
-        p.append((d.DO_MMAP, self.number(m), n, 0 if anon else 1, prot | kind << 8, place))
-
-    def cut_off(self, p: list[tuple[int, ...]], m: int, tid: int, n: int, prot: int, place: int) -> None:
-        """A mapping as a part of a larger one, which is made if there is none with room."""
-        had = self.cut.get((tid, n, prot))
-        if had is None or had[1] == BATCH:
-            whole = self.mapping(n * BATCH)
-            self.unused[whole] = 0
-            had = self.cut[tid, n, prot] = [whole, 0]
-            p.append((d.DO_MMAP, d.NR_REGS + whole, n * BATCH, 0, prot | (PRIVATE | ANON) << 8, place))
-        self.alias[m] = had[0], n * had[1]
-        had[1] += 1
-
-    def unmap(self, p: list[tuple[int, ...]], m: int, off: int, part: int, place: int) -> None:
-        if self.rewrite == "batch" and m in self.alias:
-            whole = self.alias[m][0]
-            self.unused[whole] += part
-            if self.unused[whole] == self.size[whole]:
-                p.append((d.DO_MUNMAP, d.NR_REGS + whole, self.size[whole], 0, 0, place))
-            return
-        if self.rewrite in ("dontneed", "keep") and off == 0 and part == self.size[m]:
-            real = self.alias.get(m, (m, 0))[0]
-            self.spare.setdefault(part, []).append(real)
-            if self.rewrite == "dontneed":
-                p.append((d.DO_ADVISE, d.NR_REGS + real, part, 0, 0, place))
-            return
-        p.append((d.DO_MUNMAP, self.number(m), part, self.within(m) + off, 0, place))
-
-    def parts(self, start: int, n: int) -> list[tuple[int, int, int]]:
-        """The parts of mappings in [start, start + n), which stay."""
-        out = []
-        page = start
-        while page < start + n:
-            i = bisect_right(self.live.start, page) - 1
-            if i < 0 or self.live.item[i][0] <= page:
-                nxt = self.live.start[i + 1] if i + 1 < len(self.live.start) else start + n
-                page = max(nxt, page + 1)
-                continue
-            end, m, base = self.live.item[i]
-            end = min(end, start + n)
-            out.append((m, page - base, end - page))
-            page = end
-        return out
+def heap_of(trace: Trace, pid: int) -> Heap | None:
+    """Where the heap of a process begins, and the break before its first brk; None: it calls none, or the break cannot
+    be known."""
+    breaks: dict[int, int] = {}
+    start: int | None = None
+    first: int | None = None
+    low = 0
+    for batch in trace.batches(list(COLUMNS), kinds=[schema.CALL, schema.AREA, schema.FORK, schema.EXEC]):
+        named = pc.is_in(batch["name"].dictionary_decode(), value_set=BRK)
+        heap = pc.equal(batch["file"].dictionary_decode(), "[heap]")
+        tasks = pc.is_in(batch["kind"].dictionary_decode(), value_set=TASKS)
+        for e in batch.filter(pc.or_(pc.or_(named, pc.fill_null(heap, False)), tasks)).to_pylist():
+            who, kind = e["pid"], e["kind"]
+            if kind == schema.FORK:
+                child = e["a3"] or e["result"]
+                if child != who and not (e["a2"] or 0) & CLONE["CLONE_VM"] and who in breaks:
+                    breaks[child] = breaks[who]
+            elif kind == schema.EXEC:
+                breaks.pop(who, None)
+                if who == pid:
+                    start = first = None
+            elif kind == schema.AREA:
+                breaks[who] = e["address"] + e["length"]
+                if who == pid:
+                    start = e["address"]
+            elif e["result"] is not None and e["result"] > 0 and e["address"] is not None:
+                if who == pid and first is None:
+                    low = first = breaks.get(who, e["result"])
+                if who == pid:
+                    low = min(low, e["result"])
+                breaks[who] = e["result"]
+    if first is None:
+        return None
+    return Heap((low if start is None else start) // PAGE, first)
 
 
-def pages(length: int | None) -> int:
-    return max(((length or 0) + PAGE - 1) // PAGE, 1)
-
-
-def convert(trace: Trace, pid: int | None = None, rewrite: str = "") -> Replay:
-    """Steps of the threads of a process (that with the most events, unless it is named).
+def convert(
+    trace: Trace, pid: int | None = None, rewrite: str = "", recorder: Mapping[str, float] | None = None
+) -> Replay:
+    """Steps of the threads of a process (that with the most events, unless it is named), as a rewrite has them.
+    `recorder`: what recording cost (price/recorder.py), which is taken out of the pauses.
 
     Events behind what there is room for are left out, and counted.  Raises `ReplayError`.
     """
     which = busiest(trace) if pid is None else pid
-    c = Converter(rewrite, trace.meta.settings.get("stacks") == "yes")
-    c.offs = trace.meta.has(schema.OFF)
-    kinds = [schema.FAULT, schema.CALL, schema.OFF, schema.AREA, schema.EXIT]
+    stacks = trace.meta.settings.get("stacks") == "yes"
+    c = REWRITES.get(rewrite, Converter)(stacks, trace.meta.has(schema.OFF), heap_of(trace, which), recorder)
+    for batch in trace.batches(["time_ns", "pid", "tid"], kinds=[schema.EXIT]):
+        c.exits |= {e["tid"]: e["time_ns"] for e in batch.to_pylist() if e["pid"] == which}
+    kinds = [schema.FAULT, schema.CALL, schema.OFF, schema.AREA, schema.EXIT, schema.FORK]
     for batch in trace.batches(list(COLUMNS), kinds=kinds):
         chosen = batch.filter(pc.equal(batch.column("pid"), which))
         for e in chosen.to_pylist():
@@ -377,8 +154,9 @@ def convert(trace: Trace, pid: int | None = None, rewrite: str = "") -> Replay:
     if c.pages > MOST_PAGES:
         shrink(c)
     seconds = (c.last - c.first) / 1e9
+    number = {tid: i for i, tid in enumerate(c.programs)}
     return Replay(
-        [[*p, (d.DO_STOP, 0, 0, 0, 0)] for p in c.programs.values()],
+        numbered(c.programs),
         c.setup,
         list(c.places),
         Recorded(
@@ -390,7 +168,24 @@ def convert(trace: Trace, pid: int | None = None, rewrite: str = "") -> Replay:
         which,
         c.events,
         calls_of(c),
+        c.replaced,
+        [number[tid] for tid in c.owners] if isinstance(c, Processes) else None,
+        notes(c),
     )  # fmt: skip
+
+
+def numbered(programs: Mapping[int, Sequence[tuple[int, ...]]]) -> list[list[tuple[int, ...]]]:
+    """Programs of tasks, which know each other by their numbers; those of other processes are left out."""
+    number = {tid: i for i, tid in enumerate(programs)}
+    out = []
+    for p in programs.values():
+        rows = [
+            (row[0], 0, number[row[2]], *row[3:]) if row[0] in (d.DO_POST, d.DO_WAIT) else row
+            for row in p
+            if row[0] not in (d.DO_POST, d.DO_WAIT) or row[2] in number
+        ]
+        out.append([*rows, (d.DO_STOP, 0, 0, 0, 0)])
+    return out
 
 
 def calls_of(c: Converter) -> dict[str, tuple[int, int]]:
@@ -408,12 +203,14 @@ def shrink(c: Converter) -> None:
     most: dict[int, int] = {}
     for p in c.programs.values():
         for row in p:
-            if row[0] in (d.DO_TOUCH, d.DO_MUNMAP, d.DO_PROTECT, d.DO_ADVISE):
-                most[row[1]] = max(most.get(row[1], 0), row[3] + (1 if row[0] == d.DO_TOUCH else 0))
-    c.setup = [(op, a, min(n, most.get(a, 0) + 1), f, x) for op, a, n, f, x in c.setup]
-    if sum(r[2] for r in c.setup) > MOST_PAGES:
+            if row[0] in (d.DO_TOUCH, d.DO_MUNMAP, d.DO_PROTECT, d.DO_ADVISE, d.DO_REMAP):
+                n = row[2] if row[0] == d.DO_REMAP else int(row[0] == d.DO_TOUCH)
+                most[row[1]] = max(most.get(row[1], 0), row[3] + n)
+    c.setup = [
+        row if row[0] != d.DO_MMAP else (*row[:2], min(row[2], most.get(row[1], 0) + 1), *row[3:]) for row in c.setup
+    ]
+    used: Counter[int] = Counter()
+    for row, owner in zip(c.setup, c.owners if isinstance(c, Processes) else [0] * len(c.setup), strict=True):
+        used[owner] += row[2] if row[0] == d.DO_MMAP else row[2] // PAGE
+    if max(used.values()) > MOST_PAGES:
         raise ReplayError("it has more than 4 GB mapped and touched; the model has no room for that")
-
-
-def total(left_out: Counter[str] | Sequence[int]) -> int:
-    return sum(left_out.values()) if isinstance(left_out, Counter) else sum(left_out)

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from seqfault.compile.source import Func
-from seqfault.price import driver, locks, memory
+from seqfault.price import driver, locks, mapping, memory
 
-TEXTS: dict[Func, Func] = {**locks.INSTEAD, **memory.INSTEAD, **driver.INSTEAD}
+TEXTS: dict[Func, Func] = {**locks.INSTEAD, **memory.INSTEAD, **mapping.INSTEAD, **driver.INSTEAD}

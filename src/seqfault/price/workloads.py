@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from seqfault.mm.opcodes import MADV_DONTNEED
 from seqfault.price import driver as d
 from seqfault.price.clock import TICKS
 
@@ -117,8 +118,8 @@ def row(line: str) -> list[Row]:
         r, n, by = register(a[0], line), number(a[1], line, 1), number(a[2], line, 1)
         return [(d.DO_TOUCH, r, 1, i, 0) for i in range(0, n, by)]
     if word in ("unmap", "advise"):
-        op = d.DO_MUNMAP if word == "unmap" else d.DO_ADVISE
-        return [(op, register(a[0], line), number(a[2], line, 1), number(a[1], line), 0)]
+        op, advice = (d.DO_MUNMAP, 0) if word == "unmap" else (d.DO_ADVISE, MADV_DONTNEED)
+        return [(op, register(a[0], line), number(a[2], line, 1), number(a[1], line), advice)]
     if word == "protect":
         if a[3] not in RIGHTS:
             raise WorkloadError(f"{line!r}: {a[3]!r} is none of {', '.join(RIGHTS)}")

@@ -14,16 +14,20 @@ from seqfault.kernel.machine import KernelBug
 from seqfault.kernel.places import Protocol
 from seqfault.mm.frames import free_page_check
 from seqfault.mm.fullsize import full_sizes
+from seqfault.mm.opcodes import PAGE_SIZE
 from seqfault.mm.tlb import flush_check
 from seqfault.mm.vma import validate_mm
 from seqfault.price import driver, nothing
 from seqfault.price.clock import TICKS
 from seqfault.price.machine import TimedMachine
 from seqfault.price.machines import Machine
+from seqfault.price.mapping import at_places
 from seqfault.price.timed import FALLBACK, TimedProgram
 
 LARGEST = 1024
-KINDS = ("fault", "mmap", "munmap", "mprotect", "madvise", "mremap")
+PAGES = 1 << 20  # of an address space
+HEAP = 16  # the page where heaps begin: mappings are placed from the top down
+KINDS = ("fault", "mmap", "munmap", "mprotect", "madvise", "mremap", "brk")
 
 
 CHECKED: dict[Any, Any] = {
@@ -33,8 +37,8 @@ CHECKED: dict[Any, Any] = {
 }
 
 
-def sizes_of(protocol: Protocol, tasks: int) -> dict[str, int]:
-    """Sizes for up to `tasks` threads: 4 GB of addresses, a million frames."""
+def sizes_of(protocol: Protocol, tasks: int, processes: bool = False) -> dict[str, int]:
+    """Sizes for up to `tasks` threads, or processes of one thread each: 4 GB of addresses, a million frames."""
     own = dict(protocol.sizes)
     linux = own.pop("LINUX", 412)
     own.pop("NR_VMAS", None)
@@ -47,10 +51,10 @@ def sizes_of(protocol: Protocol, tasks: int) -> dict[str, int]:
         | {
             "NR_CPUS": tasks,
             "NR_TASKS": tasks,
-            "NR_MMS": 1,
-            "NR_PAGES": 1 << 20,
+            "NR_MMS": tasks if processes else 1,
+            "NR_PAGES": PAGES,
             "PTRS_PER_PTE": 512,
-            "NR_PTE_TABLES": 4096,
+            "NR_PTE_TABLES": 1 << (13 if processes else 12),
             "NR_VMAS": 1 << 15,
             "NR_FRAMES": 1 << (20 if small else 21),
             "NR_ANON_VMAS": 1 << 15,
@@ -71,25 +75,27 @@ def sizes_of(protocol: Protocol, tasks: int) -> dict[str, int]:
     )
 
 
-_programs: dict[tuple[int, int], TimedProgram] = {}
+_programs: dict[tuple[int, int, bool], TimedProgram] = {}
 
 
-def program(protocol: Protocol, tasks: int) -> TimedProgram:
-    """The machine code of a protocol for up to `tasks` threads (256 or `LARGEST`)."""
-    key = id(protocol), tasks  # protocols live as long as the process
+def program(protocol: Protocol, tasks: int, processes: bool = False) -> TimedProgram:
+    """The machine code of a protocol for so many threads and more (256 or `LARGEST`), or as many processes."""
+    tasks = 256 if tasks <= 256 else LARGEST
+    key = id(protocol), tasks, processes  # protocols live as long as the process
     if key not in _programs:
-        _programs[key] = _program(protocol, tasks)
+        _programs[key] = _program(protocol, tasks, processes)
     return _programs[key]
 
 
-def _program(protocol: Protocol, tasks: int) -> TimedProgram:
+def _program(protocol: Protocol, tasks: int, processes: bool) -> TimedProgram:
     binds: dict[Any, Any] = {**protocol.binds, **CHECKED}
     return TimedProgram(
         driver.price_main,
         {"price_init": driver.price_init, "price_setup": driver.price_setup},
         binds,
-        sizes_of(protocol, tasks),
+        sizes_of(protocol, tasks, processes),
         protocol.fields,
+        instead=at_places(protocol),
         level=1,
         typesafe=protocol.typesafe,
     )
@@ -161,10 +167,11 @@ class Outcome:
 
 
 class World:
-    """Threads with steps of their own on one address space.
+    """Threads with steps of their own on one address space, or processes with one each.
 
     `programs`: for each task its steps, rows of (op, a, b, c, d) (price/driver.py); `setup`: rows that are performed
-    before, by nobody; `cpus`: how many the threads share (0: one for each); `costs` override the machine's constants.
+    before, by nobody (with `owners`: in the address space of which process, a number for each); `cpus`: how many the
+    threads share (0: one for each), and `placed`: as DO_CPU says; `costs` override the machine's constants.
     """
 
     def __init__(
@@ -178,17 +185,25 @@ class World:
         lookahead: float | None = None,
         stagger: float = 1000.0,
         cpus: int = 0,
+        owners: Sequence[int] | None = None,
+        placed: bool = False,
     ):
         tasks = len(programs)
         if not 1 <= tasks <= LARGEST:
             raise ValueError(f"{tasks} threads; there may be 1 to {LARGEST}")
         self.protocol, self.tasks = protocol, tasks
-        prog = program(protocol, 256 if tasks <= 256 else LARGEST)
+        prog = program(protocol, tasks, owners is not None)
         nodes, cores = machine.topology(tasks, cpus or tasks)
         look = machine.lookahead if lookahead is None else lookahead
         self.m = m = TimedMachine(prog, tasks, {**machine.costs, **(costs or {})}, nodes, cores, cpus, look)
         self.layout = prog.layout
+        if owners is not None:
+            m.task_cells[:tasks, m.task_field["space"]] = np.arange(tasks)
+        m.put("vclock", "placed", cpus if placed and cpus < tasks else 0)
         m.call("price_init", prog.sizes["NR_FILES"], 1 << 13)
+        for i in range(prog.sizes["NR_MMS"]):
+            for name in ("start_brk", "brk"):
+                m.cells[self.layout.address("mm_struct", i, name)] = HEAP * PAGE_SIZE
         rows: list[tuple[int, ...]] = []
         first: list[int] = []
         for row in setup:
@@ -205,7 +220,9 @@ class World:
             table[which, :width] = [rows[i] for i in which]
         m.cells[pool.base : pool.base + table.size] = table.ravel()
         for k in range(len(setup)):
-            m.call("price_setup", k, 0)
+            m.call("price_setup", k, owners[k] if owners is not None else 0)
+        for name in ("op_stats", "recent"):  # what is done before is no part of what is measured
+            self.clear(name)
         shared = self.program_cells(prog.sizes["NR_TASKS"])
         if shared[self.offset("failed")]:
             error = m.get("driver_costs", "error")
@@ -229,6 +246,11 @@ class World:
         at = p.base + task * p.stride
         return self.m.cells[at : at + p.stride]
 
+    def clear(self, pool: str, keep: int = 0) -> None:
+        """Set a pool's cells to 0, but for the first so many."""
+        p = self.layout.pools[pool]
+        self.m.cells[p.base + keep : p.base + p.n * p.stride] = 0
+
     def units(self) -> int:
         p = self.layout.pools["program"]
         return int(self.m.cells[p.base + self.offset("units") : p.base + self.tasks * p.stride : p.stride].sum())
@@ -240,13 +262,21 @@ class World:
     def finish(self, most: float, progress: Any = None) -> Outcome:
         """Run until every thread is done, or `most` ns are over."""
         t0 = time.perf_counter()
-        self.m.run(most, progress)
+        stopped = self.advance(most, progress)
         n = self.tasks
         clocks = self.m.task_cells[:n, self.m.task_field["clock"]]
-        ns = float(clocks.max()) / TICKS if self.m.done() else most
+        ns = float(clocks.max()) / TICKS if stopped or self.m.done() else most
         out = self.outcome({}, {}, 0, 0, ns, t0)
-        out.finished = self.m.done()
-        return out
+        out.finished = self.m.done() and not stopped
+        return stop(out, stopped)
+
+    def advance(self, until: float, progress: Any) -> str:
+        """Go on; what of the text's own errors nothing can follow: what was measured until then stands."""
+        try:
+            self.m.run(until, progress)
+        except KernelBug as e:
+            return e.kind
+        return ""
 
     def run(self, warm_up: float, ns: float, progress: Any = None) -> Outcome:
         """Run for `warm_up` ns that are not counted, and `ns` that are."""
@@ -254,23 +284,14 @@ class World:
         m = self.m
         m.run(warm_up, progress)
         m.put("driver_costs", "began", round(warm_up * TICKS))
-        for name in ("op_stats", "recorded"):
-            p = self.layout.pools[name]
-            keep = self.m.layout.members(p.struct)["blame"].offset if name == "recorded" else 0
-            m.cells[p.base + keep : p.base + p.n * p.stride] = 0
+        self.clear("op_stats")
+        self.clear("recorded", self.layout.members(self.layout.pools["recorded"].struct)["blame"].offset)
         m.violations.clear()
         before = self.units(), m.counters, self._totals(), self.failures()
-        stopped = ""
-        try:
-            m.run(warm_up + ns, progress)
-        except KernelBug as e:  # nothing can follow: what was measured until then stands
-            stopped = e.kind
-            ns = max(m.get("vclock", "now") / TICKS - warm_up, 1.0)
-        out = self.outcome(before[1], before[2], before[0], before[3], ns, t0)
+        stopped = self.advance(warm_up + ns, progress)
         if stopped:
-            out.finished = False
-            out.violations[stopped] = out.violations.get(stopped, 0) + 1
-        return out
+            ns = max(m.get("vclock", "now") / TICKS - warm_up, 1.0)
+        return stop(self.outcome(before[1], before[2], before[0], before[3], ns, t0), stopped)
 
     def outcome(
         self, counters: dict[str, int], before: dict[str, int], units: int, failed: int, ns: float, t0: float
@@ -322,6 +343,14 @@ class World:
             b = c[at:]
             out[kind] = Stats(n, ns / TICKS, waited / TICKS, failed, quantile(b, 0.5), quantile(b, 0.99))
         return out
+
+
+def stop(out: Outcome, kind: str) -> Outcome:
+    """The outcome of a run that the text's own error ended, if one did."""
+    if kind:
+        out.finished = False
+        out.violations[kind] = out.violations.get(kind, 0) + 1
+    return out
 
 
 def bucket_start(i: int) -> float:

@@ -22,6 +22,7 @@ Places:
     vm_area_dup/end                         vma_lock_alloc
     mmap_region/link                        vma_start_write
     mmap_region/flags.begin                 vma_start_write (vm_flags_set)
+    move_vma/begin                          vma_start_write
     mprotect_fixup/begin                    vma_start_write (vm_flags_reset)
     vma_prepare/vma, /adj_next, /remove, /remove2    vma_start_write
     dup_anon_vma/dst                        vma_start_write
@@ -69,6 +70,7 @@ from seqfault.mm.places import (
     mmap_region_link,
     mmap_write_downgrade_begin,
     mmap_write_unlock_begin,
+    move_vma_begin,
     mprotect_fixup_begin,
     vm_area_dup_end,
     vm_area_free,
@@ -145,6 +147,7 @@ def vma_end_write_all(mm: ptr[mm_struct]):
 @PROTOCOL.at(
     mmap_region_link,
     mmap_region_flags_begin,
+    move_vma_begin,
     mprotect_fixup_begin,
     vma_prepare_vma,
     vma_prepare_adj_next,

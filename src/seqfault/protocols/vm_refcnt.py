@@ -27,6 +27,7 @@ Places:
     vm_area_dup/end                         vma_lock_init
     mmap_region/link                        vma_start_write
     mmap_region/flags.begin                 vma_start_write (vm_flags_set)
+    move_vma/begin                          vma_start_write
     mprotect_fixup/begin                    vma_start_write
     vma_merge_existing_range/middle, /next, /prev    vma_start_write
     vma_expand/target, /next                vma_start_write
@@ -89,6 +90,7 @@ from seqfault.mm.places import (
     mmap_write_downgrade_begin,
     mmap_write_lock_end,
     mmap_write_unlock_begin,
+    move_vma_begin,
     mprotect_fixup_begin,
     split_vma_new,
     split_vma_vma,
@@ -274,6 +276,7 @@ def lock_vma_under_rcu(mm: ptr[mm_struct], address: vpn_t) -> ptr[vm_area_struct
 @PROTOCOL.at(
     mmap_region_link,
     mmap_region_flags_begin,
+    move_vma_begin,
     mprotect_fixup_begin,
     vma_merge_middle,
     vma_merge_next,

@@ -30,7 +30,7 @@ def run_calibrate(out: Path | None, json: bool) -> None:
         dump({
             "file": str(path), "date": c.machine.date, "cpus": c.machine.cpus, "seconds": c.seconds,
             "fault_ns": c.fault, "modelled_fault_ns": c.modelled, "measured": c.measured,
-            "constants": dict(c.machine.costs),
+            "constants": dict(c.machine.costs), "recorder": c.recorder,
         })  # fmt: skip
         return
     t = Table(box=None, pad_edge=False)
@@ -40,6 +40,11 @@ def run_calibrate(out: Path | None, json: bool) -> None:
         t.add_row(k, f"{c.measured[k]:.1f}", CONSTANTS[k])
     con = console()
     con.print(t)
+    for name, values in c.recorder.items():
+        with_ = " with stacks" if name else ""
+        con.print(f"recording{with_}, ns: " + ", ".join(f"{k} {v:.0f}" for k, v in values.items()))
+    if not c.recorder:
+        con.print("what recording costs was not measured: that takes root and perf")
     con.print(f"an anonymous write fault: {c.fault:.0f} ns here, {c.modelled:.0f} ns in the model")
     con.print(f"{len(c.machine.costs) - len(c.measured)} other constants are those of {LIKE}")
     con.print(f"kept in {path} ({c.seconds:.0f} s): use it with --machine {'here' if out is None else path}")

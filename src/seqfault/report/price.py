@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from seqfault.price.curves import Point, grid, measure, policy_of
 from seqfault.price.machines import POLICIES, Machine
 from seqfault.price.timed import UnsupportedMachine
 from seqfault.price.workloads import Workload
+from seqfault.price.world import Outcome
 from seqfault.protocols import baseline_name, load
 from seqfault.report.commands import console
 from seqfault.report.review_page import embedded, environment, template
@@ -178,7 +179,7 @@ def as_data(
                     "fault_wait_ns": sum(s.waited for s in fault) / max(1, sum(s.n for s in fault)),
                     "fault_p99_ns": max(s.p99 for s in fault), "accesses": int(x.mean("accesses")),
                     "transfers": int(x.mean("transfers")), "ipis": int(x.mean("ipis")),
-                    "failed": sum(o.failed for o in x.outcomes), "violations": merged(x),
+                    "failed": sum(o.failed for o in x.outcomes), "violations": merged(x.outcomes),
                 })  # fmt: skip
             series.append({
                 "protocol": p.name, "title": p.title, "release": p.release, "baseline": baseline_name(p.release),
@@ -195,12 +196,17 @@ def as_data(
     }  # fmt: skip
 
 
-def merged(x: Point) -> dict[str, int]:
+def merged(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """What the text did that it must not, by kind."""
     out: dict[str, int] = {}
-    for o in x.outcomes:
+    for o in outcomes:
         for k, v in o.violations.items():
             out[k] = out.get(k, 0) + v
     return out
+
+
+def wrong(name: str, violations: Mapping[str, int]) -> str:
+    return f"{name}: the text does what it must not: {', '.join(violations)}; see `seqfault check`"
 
 
 def si(x: float) -> str:
@@ -242,7 +248,7 @@ def show(c: Any, w: dict[str, Any], data: dict[str, Any]) -> None:
     for s in asked:
         bad = {k: v for p in s["points"] for k, v in p["violations"].items()}
         if bad:
-            c.print(f"{s['protocol']}: the text does what it must not: {', '.join(bad)}; see `seqfault check`")
+            c.print(wrong(s["protocol"], bad))
         failed = sum(p["failed"] for p in s["points"])
         if failed:
             c.print(f"{s['protocol']}: {failed} operations failed (out of addresses or of mappings)")

@@ -15,7 +15,9 @@ from seqfault.mm.fullsize import release_number
 from seqfault.report.bars import OF_HOW_MANY
 from seqfault.trace.replay import Replay, Result
 from seqfault.trace.spaces import Spaces, SpacesFull
+from seqfault.trace.store import TraceError, open_trace
 from seqfault.trace.timeline import Recording, RecordingError, read_recording
+from seqfault.trace.whole import from_trace
 
 EXIT = {"same": 0, "different": 1, "incomplete": 3}
 SHOWN = 12
@@ -31,7 +33,7 @@ class Retraced:
     @property
     def gaps(self) -> list[str]:
         """Why the comparison is not whole."""
-        out = []
+        out = list(self.recording.gaps)
         if n := len(self.recording.problems):
             out.append(f"{n} lines could not be read")
         if self.recording.events and self.recording.events.lost:
@@ -52,13 +54,30 @@ class Retraced:
         return "incomplete" if self.gaps else "same"
 
 
+def is_trace(path: str) -> bool:
+    """Whether it is what `seqfault record` writes: a Parquet file, or sample:NAME."""
+    if path.startswith("sample:"):
+        return True
+    try:
+        with open(path, "rb") as f:
+            return f.read(4) == b"PAR1"
+    except OSError:
+        return False
+
+
 def run_retrace(
-    path: Path, maps: Path | None, events: Path | None, release: str | None, json: bool, verbose: bool
+    path: str, maps: Path | None, events: Path | None, release: str | None, json: bool, verbose: bool
 ) -> None:
     """Replay, print, and end with the exit code."""
     try:
-        recording = read_recording(path, maps, events)
-    except RecordingError as e:
+        if is_trace(path):
+            if maps or events:
+                raise BadInput(f"{path}: a trace has its own layouts and events; leave out --maps and --events")
+            with open_trace(path) as trace:
+                recording = from_trace(trace)
+        else:
+            recording = read_recording(Path(path), maps, events)
+    except (RecordingError, TraceError) as e:
         raise BadInput(str(e)) from None
     try:
         number = release_number(release or recording.layouts.machine.get("kernel", "6.18"))
@@ -123,6 +142,8 @@ def show(done: Retraced, verbose: bool) -> None:
         say(f"killed    {r.killed} processes, without a layout at their end")
     for gap in done.gaps:
         say(f"gap       {gap}")
+    if recording.unseen and done.verdict == "different":
+        say(f"unseen    {recording.unseen}")
     for p in recording.problems[: None if verbose else SHOWN]:
         say(f"  {p}")
     for text in r.undecoded[: None if verbose else SHOWN]:

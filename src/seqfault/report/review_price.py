@@ -17,7 +17,7 @@ from seqfault.protocols import baseline_name, load
 from seqfault.report.price import curves, inputs
 from seqfault.report.review_data import Comparison, Prices
 from seqfault.report.review_words import document
-from seqfault.report.whatif import Question, answer, ask, percent
+from seqfault.report.whatif import Question, about_recorder, answer, ask, percent
 from seqfault.report.whatif_sites import told as told
 
 USUAL = ("ebizzy", "page_fault1", "malloc1")
@@ -175,6 +175,6 @@ def about_error(t: dict[str, Any]) -> str:
     points = "not recorded" if e["without_mmap_lock"] is None else f"{100 * e['without_mmap_lock']:+.2f} points"
     return (
         f"The recording itself, replayed under {own}: time {percent(e['seconds'])}, mean fault "
-        f"{percent(e['fault_ns'])} (the recorder's own cost is in what it recorded), share without mmap_lock {points}. "
+        f"{percent(e['fault_ns'])} ({about_recorder(t)}), share without mmap_lock {points}. "
         "No prediction is better than that."
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from time import process_time
 from typing import Any
 
 from rich.progress import Progress
@@ -13,20 +14,37 @@ from rich.table import Table
 import seqfault
 from seqfault.cli import BadInput, dump
 from seqfault.kernel.places import Protocol
-from seqfault.mm.fullsize import release_number
-from seqfault.price import machines
+from seqfault.price import machines, recorder
+from seqfault.price.converter import ReplayError
 from seqfault.price.curves import policy_of
 from seqfault.price.machines import POLICIES, Machine
-from seqfault.price.replay import REWRITES, Replay, ReplayError, convert
+from seqfault.price.replay import Replay, convert, known_release, recorded_design
+from seqfault.price.rewrites import GUARDS_SINCE, REWRITES
 from seqfault.price.timed import UnsupportedMachine
-from seqfault.price.world import Outcome, World
+from seqfault.price.world import Outcome, World, program
 from seqfault.protocols import ProtocolError, load
 from seqfault.report.commands import console
-from seqfault.report.price import DEFAULT, progress_bar, protocols_of
+from seqfault.report.price import DEFAULT, merged, progress_bar, protocols_of, wrong
+from seqfault.report.whatif_rewrites import rewritten
 from seqfault.report.whatif_sites import invalidations, sites, told
+from seqfault.trace.schema import CALL
 from seqfault.trace.store import TraceError, open_trace
 
 MOST = 50  # times the recorded time, after which a replay is given up
+
+
+@dataclass(frozen=True)
+class Job:
+    """One design: its name, its text, the steps, on how many CPUs, the semaphore's policy; the rewrite of the program;
+    what recording adds, in the job that is held against the recording."""
+
+    name: str
+    protocol: Protocol
+    replay: Replay
+    cpus: int
+    policy: str
+    rewrite: str = ""
+    recorder: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,6 +57,8 @@ class Result:
     blame: tuple[tuple[str, int], ...]
     met: Mapping[str, tuple[int, ...]]  # of all seeds, as `World.causes` has them
     calls: Mapping[str, tuple[int, int]]
+    notes: Mapping[str, int]
+    rewrite: str = ""
 
     @property
     def seconds(self) -> float:
@@ -51,28 +71,20 @@ class Result:
         return 1 - sum(o.locked for o in self.outcomes) / n if n else 1.0
 
 
-def recorded_design(kernel: str) -> str:
-    """The protocol of the kernel that was recorded."""
-    try:
-        linux = release_number(kernel)
-    except ValueError:
-        return "vm-refcnt"
-    if linux >= 615:
-        return "vm-refcnt"
-    if linux >= 604:
-        return "per-vma-lock"
-    return "mmap-sem"
-
-
-def replay(
-    r: Replay, p: Protocol, mach: Machine, cpus: int, policy: str, seeds: int, name: str, progress: Any = None
-) -> Result:
+def replay(j: Job, mach: Machine, seeds: int, progress: Any = None) -> Result:
     """Replay once a seed; seeds differ in when threads start, by up to 0.1 ms."""
+    r, p = j.replay, j.protocol
+    costs = {**POLICIES[j.policy or policy_of(p)], **j.recorder}
     outcomes = []
     blame: Counter[str] = Counter()
     met: dict[str, tuple[int, ...]] = {}
+    program(p, len(r.programs), r.owners is not None).address("vt_resume")  # compiled before time is taken
     for seed in range(1, seeds + 1):
-        w = World(p, mach, r.programs, r.setup, seed, POLICIES[policy or policy_of(p)], stagger=100_000.0, cpus=cpus)
+        began = process_time()
+        w = World(
+            p, mach, r.programs, r.setup, seed, costs, stagger=100_000.0, cpus=j.cpus,
+            placed=j.cpus == r.recorded.cpus, owners=r.owners,
+        )  # fmt: skip
         most = 1e9 * max(r.recorded.seconds, 1e-3)
 
         def report(at: float, seed: int = seed, most: float = most) -> None:
@@ -80,6 +92,7 @@ def replay(
                 progress((seed - 1 + min(at / most, 1)) / seeds)
 
         outcomes.append(w.finish(MOST * most, report))
+        outcomes[-1].wall = process_time() - began
         for k, *row in w.causes():
             had = met.get(r.places[k], (0,) * len(row))
             met[r.places[k]] = tuple(a + b for a, b in zip(had, row, strict=True))
@@ -88,7 +101,7 @@ def replay(
             n = int(w.m.cells[at + i])
             if n:
                 blame[place] += n
-    return Result(name, p, tuple(outcomes), tuple(blame.most_common(5)), met, r.calls)
+    return Result(j.name, p, tuple(outcomes), tuple(blame.most_common(5)), met, r.calls, r.notes, j.rewrite)
 
 
 def machine_of(name: str, cpus: int) -> Machine:
@@ -105,25 +118,20 @@ def machine_of(name: str, cpus: int) -> Machine:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One design: its name, its text, the steps, on how many CPUs, the semaphore's policy."""
-
-    name: str
-    protocol: Protocol
-    replay: Replay
-    cpus: int
-    policy: str
-
-
-@dataclass(frozen=True)
 class Question:
-    """A trace that was read, and the designs to replay it under; the recorded one comes first."""
+    """A trace that was read, and the designs to replay it under.  The recorded one comes first; as it was recorded, if
+    what recording costs is known (`recorder`), and then by itself."""
 
     trace: str
     meta: Any
     machine: Machine
     cpus: int
     jobs: tuple[Job, ...]
+    recorder: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def slowed(self) -> bool:
+        return bool(self.recorder)
 
 
 def ask(
@@ -144,28 +152,40 @@ def ask(
     try:
         with open_trace(trace) as t:
             meta = t.meta
-            r = convert(t, pid)
-            rewritten = {x: convert(t, pid, x) for x in rewrite}
+            if "guard" in rewrite and known_release(meta.kernel) < GUARDS_SINCE:
+                raise BadInput(
+                    f"--rewrite guard: MADV_GUARD_INSTALL is of Linux 6.13, and {trace} was recorded on {meta.kernel}; "
+                    "record the program on a later kernel"
+                )
+            if any(x != "processes" for x in rewrite) and not meta.has(CALL):
+                raise BadInput(
+                    f"--rewrite: {trace} has no calls that it could change; record as root, with perf, or add strace"
+                )
+            mach = machine_of(machine, meta.cpus or 1)
+            slow = recorder.of(mach.recorder, mach.recorded, meta)
+            r = convert(t, pid, recorder=slow)
+            others = {x: convert(t, pid, x, slow) for x in rewrite}
     except TraceError as e:
         raise BadInput(str(e)) from None
     except ReplayError as e:
         raise BadInput(f"{trace}: {e}") from None
-    mach = machine_of(machine, r.recorded.cpus)
     try:
         own = load(recorded_design(r.recorded.kernel))
     except ProtocolError as e:
         raise BadInput(str(e)) from None
-    others = [p for p in protocols_of(protocol or DEFAULT) if p is not own]
+    designs = [p for p in protocols_of(protocol or DEFAULT) if p is not own]
     n = cpus or r.recorded.cpus
     if n > 1024:
         raise BadInput(f"--cpus {n}; 1024 are the most")
-    jobs = [Job(own.name, own, r, r.recorded.cpus, "")]
+    added = {k: slow[k] for k in recorder.TRACED if k in slow}
+    jobs = [Job(f"{own.name}, recorded", own, r, r.recorded.cpus, "", "", added)] if added else []
+    jobs.append(Job(own.name, own, r, r.recorded.cpus, ""))
     if n != r.recorded.cpus or policy:
         name = f"{own.name} on {n} CPUs" if n != r.recorded.cpus else f"{own.name}, {policy}"
         jobs.append(Job(name, own, r, n, policy))
-    jobs += [Job(p.name, p, r, n, policy) for p in others]
-    jobs += [Job(f"{own.name}, {x}", own, q, n, policy) for x, q in rewritten.items()]
-    return Question(trace, meta, mach, n, tuple(jobs))
+    jobs += [Job(p.name, p, r, n, policy) for p in designs]
+    jobs += [Job(f"{own.name}, {x}", own, q, n, policy, x) for x, q in others.items()]
+    return Question(trace, meta, mach, n, tuple(jobs), slow if added else {})
 
 
 def answer(q: Question, seeds: int, bar: Progress) -> dict[str, Any]:
@@ -176,16 +196,13 @@ def answer(q: Question, seeds: int, bar: Progress) -> dict[str, Any]:
         for k, j in enumerate(q.jobs):
             bar.update(task, description=j.name)
             results.append(
-                replay(
-                    j.replay, j.protocol, q.machine, j.cpus, j.policy, seeds, j.name,
-                    lambda x, k=k: bar.update(task, completed=k + x),  # type: ignore[misc]
-                )
-            )  # fmt: skip
+                replay(j, q.machine, seeds, lambda x, k=k: bar.update(task, completed=k + x))  # type: ignore[misc]
+            )
     except UnsupportedMachine as e:
         raise BadInput(str(e)) from None
     except ValueError as e:
         raise BadInput(f"{q.trace}: {e}") from None
-    return as_data(q.trace, q.meta, q.jobs[0].replay, q.machine, q.cpus, results)
+    return as_data(q, results)
 
 
 def run_whatif(
@@ -209,11 +226,12 @@ def run_whatif(
         show(data)
 
 
-def as_data(trace: str, meta: Any, r: Replay, mach: Machine, cpus: int, results: Sequence[Result]) -> dict[str, Any]:
+def as_data(q: Question, results: Sequence[Result]) -> dict[str, Any]:
     """As JSON has it (docs/json.md)."""
-    own = results[0]
+    r = q.jobs[0].replay
+    held, own = results[0], results[int(q.slowed)]
     designs = []
-    for x in results:
+    for x in results[int(q.slowed) :]:
         fault = [o.stats["fault"] for o in x.outcomes]
         n = max(1, sum(s.n for s in fault))
         reasons: Counter[str] = Counter()
@@ -240,35 +258,60 @@ def as_data(trace: str, meta: Any, r: Replay, mach: Machine, cpus: int, results:
             "invalidations": invalidations(x.outcomes), "sites": sites(x.outcomes, x.met, x.calls),
             "after": [{"place": p, "faults": k / len(fault)} for p, k in x.blame],
             "failed": sum(o.failed for o in x.outcomes), "finished": all(o.finished for o in x.outcomes),
+            "violations": merged(x.outcomes),
+            "rewrite": {"name": x.rewrite, **x.notes} if x.rewrite else None,
+            "replay_seconds": [o.wall for o in x.outcomes],
+            "replay_times": max(o.wall for o in x.outcomes) / r.recorded.seconds if r.recorded.seconds else None,
         })  # fmt: skip
     rec = r.recorded
     return {
-        "version": seqfault.__version__, "trace": trace, "pid": r.pid, "threads": len(r.programs), "events": r.events,
-        "machine": mach.title, "cpus": cpus,
+        "version": seqfault.__version__, "trace": q.trace, "pid": r.pid, "threads": len(r.programs), "events": r.events,
+        "machine": q.machine.title, "cpus": q.cpus, "recorder_known": q.slowed,
         "recorded": {
             "seconds": rec.seconds, "cpus": rec.cpus, "kernel": rec.kernel, "faults": rec.faults,
             "without_mmap_lock": None if rec.fallback is None else 1 - rec.fallback, "mean_ns": rec.mean,
         },
-        "error": errors(rec, own),
-        "left_out": dict(r.left_out), "lost": meta.lost, "designs": designs,
+        "error": errors(rec, held, q.recorder.get("gap_fault", 0.0)),
+        "left_out": dict(r.left_out), "replaced": dict(r.replaced), "seeds": len(own.outcomes),
+        "lost": q.meta.lost, "designs": designs,
     }  # fmt: skip
 
 
-def errors(rec: Any, own: Result) -> dict[str, float | None]:
+def errors(rec: Any, own: Result, outside: float) -> dict[str, float | None]:
     """The replay of the recorded design against the recording: of time and of a fault's duration relative, of the share
-    in points."""
+    in points.  `outside`: what a fault takes before and after what was recorded of it, if that is known."""
     o = own.outcomes
     n = max(1, sum(x.stats["fault"].n for x in o))
     fault = sum(x.stats["fault"].ns for x in o) / n
     return {
         "seconds": own.seconds / rec.seconds - 1 if rec.seconds else None,
-        "fault_ns": fault / rec.mean["fault"] - 1 if rec.mean.get("fault") else None,
+        "fault_ns": fault / (rec.mean["fault"] + outside) - 1 if rec.mean.get("fault") else None,
         "without_mmap_lock": None if rec.fallback is None else own.share - (1 - rec.fallback),
     }
 
 
 def percent(x: float | None, digits: int = 1) -> str:
     return "?" if x is None else f"{100 * x:+.{digits}f}%"
+
+
+def width_of_share(x: dict[str, Any]) -> str:
+    low, high = x["share_range"]
+    return f" ±{50 * (high - low):.2f}" if high - low >= 0.0001 else ""
+
+
+def confidence(d: dict[str, Any]) -> str:
+    """From how many replays the figures are, and what a replay took of a CPU of this machine."""
+    walls = [w for x in d["designs"] for w in x["replay_seconds"]]
+    times = [x["replay_times"] for x in d["designs"] if x["replay_times"] is not None]
+    n = d["seeds"]
+    of = f"means of {n} replays, ±: half of their range" if n > 1 else "of one replay: no range (--seeds)"
+    most = f", at most {max(times):.1f} times the recorded run" if times else ""
+    return f"{of}; a replay took {min(walls):.2f} to {max(walls):.2f} s of a CPU{most}"
+
+
+def about_recorder(d: dict[str, Any]) -> str:
+    known = d["recorder_known"]
+    return "with the recorder's cost added" if known else "the recorder's own cost is in what it recorded"
 
 
 def show(d: dict[str, Any]) -> None:
@@ -284,7 +327,7 @@ def show(d: dict[str, Any]) -> None:
     points = "?" if err["without_mmap_lock"] is None else f"{100 * err['without_mmap_lock']:+.2f} points"
     c.print(
         f"the recording itself, under {own['protocol']}: time {percent(err['seconds'])}, mean fault "
-        f"{percent(err['fault_ns'])} (the recorder's own cost is in what it recorded), share without mmap_lock {points}"
+        f"{percent(err['fault_ns'])} ({about_recorder(d)}), share without mmap_lock {points}"
     )
     t = Table(box=None, pad_edge=False)
     for head in ("design", "s", "speed", "no mmap_lock", "fault mean", "wait", "p99", "munmap mean", "wait", "error"):
@@ -295,12 +338,14 @@ def show(d: dict[str, Any]) -> None:
         width = f" ±{(high - low) / 2:.3f}" if high - low >= 0.001 else ""
         t.add_row(
             x["name"], f"{x['seconds']:.3f}{width}" + ("" if x["finished"] else " (given up)"),
-            "" if x["speed"] is None else f"x{x['speed']:.2f}", f"{100 * x['without_mmap_lock']:.2f}%",
+            "" if x["speed"] is None else f"x{x['speed']:.2f}",
+            f"{100 * x['without_mmap_lock']:.2f}%" + width_of_share(x),
             f"{f['mean_ns']:.0f} ns", f"{f['mean_wait_ns']:.0f}", f"{f['p99_ns']:.0f}",
             f"{u['mean_ns']:.0f} ns" if u["n"] else "", f"{u['mean_wait_ns']:.0f}" if u["n"] else "",
             percent(err["seconds"], 0),
         )  # fmt: skip
     c.print(t)
+    c.print(confidence(d))
     for x in d["designs"]:
         n = max(x["faults"], 1)
         if x["reasons"]:
@@ -311,8 +356,15 @@ def show(d: dict[str, Any]) -> None:
     for x in d["designs"]:
         for k, said in enumerate(told(x)):
             c.print("  " * bool(k) + ("" if k else f"{x['name']}: ") + said, markup=False)
-    for k, v in d["left_out"].items():
-        c.print(f"left out: {v} {k}")
+    for x in d["designs"]:
+        if x["violations"]:
+            c.print(f"{wrong(x['name'], x['violations'])}, and do not believe its figures", markup=False)
+    for x in d["designs"]:
+        for said in rewritten(x["rewrite"]):
+            c.print(f"{x['name']}: {said}", markup=False)
+    for title in ("left_out", "replaced"):
+        for k, v in d[title].items():
+            c.print(f"{title.replace('_', ' ')}: {v} {k}", markup=False)
     failed = sum(x["failed"] for x in d["designs"])
     if failed:
         c.print(f"{failed} operations of the replays failed: they met the address space in another state than recorded")

@@ -14,9 +14,11 @@ LOOP = 10  # calls of a thread
 REMEDY = {
     "munmap": "batch it (--rewrite batch), or keep the mapping and MADV_DONTNEED its pages (--rewrite dontneed)",
     "mmap": "map larger pieces (--rewrite batch), or keep mappings for the next use (--rewrite keep)",
-    "mprotect": "one call for neighbours, or guard pages by MADV_GUARD_INSTALL (6.13) instead",
+    "mprotect": "one call for neighbours, or guard pages by MADV_GUARD_INSTALL instead (--rewrite guard)",
     "pkey_mprotect": "one call for neighbours",
     "madvise": "fewer and larger ones",
+    "mremap": "grow by more at once",
+    "brk": "grow and trim the heap by more at once (glibc: M_TOP_PAD, M_TRIM_THRESHOLD)",
 }
 
 

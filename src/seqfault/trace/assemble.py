@@ -16,8 +16,13 @@ from seqfault.trace import schema as s
 from seqfault.trace.perf_script import Sample, Source
 from seqfault.trace.store import Writer, row
 
-CALLS = ("mmap", "munmap", "mprotect", "pkey_mprotect", "mremap", "madvise", "process_madvise", "brk")
-ADDRESSED = {"mmap", "munmap", "mprotect", "pkey_mprotect", "mremap", "madvise"}  # arguments: address, length, ...
+OFTEN = ("mmap", "munmap", "mprotect", "pkey_mprotect", "mremap", "madvise", "process_madvise", "brk")
+RARE = ("mlock", "mlock2", "munlock", "mlockall", "munlockall", "mseal")  # what else a layout shows; not with --sample
+CALLS = (*OFTEN, *RARE)
+# arguments: address, length, ...
+ADDRESSED = {
+    *("mmap", "munmap", "mprotect", "pkey_mprotect", "mremap", "madvise", "mlock", "mlock2", "munlock", "mseal"),
+}
 NUMBER = re.compile(r"0x[0-9a-f]+")
 FAULT = re.compile(r": address=(0x[0-9a-f]+|\(nil\)) ip=(\S+) error_code=(0x[0-9a-f]+)")
 LOCK = re.compile(r": mm=(\S+) .*?write=(\w+)(?: success=(\w+))?")

@@ -7,7 +7,6 @@ only watched runs on.  That holds for SIGINT and SIGTERM too, which end a record
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import random
 import re
@@ -15,23 +14,22 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import termios
 import time
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from types import FrameType
 
 import seqfault
 from seqfault.trace import schema as s
-from seqfault.trace.assemble import CALLS
+from seqfault.trace.assemble import CALLS, OFTEN
+from seqfault.trace.hold import Held
 from seqfault.trace.importing import COSTS, PERF_REMEDY, fill, perf_text, text_lines
-from seqfault.trace.layout import parse_area
+from seqfault.trace.layout import Area, parse_area, write_layout
 from seqfault.trace.perf_script import Sample, Source, read_samples
-from seqfault.trace.record import clocks, machine
+from seqfault.trace.processes import GRACE, Stop, alive, children, follow_parent, send, tell_to_end, unread, wait_for
+from seqfault.trace.record import clocks, machine, mounts, snapshot
 from seqfault.trace.schema import Meta, Missing
 from seqfault.trace.store import TraceError, Writer, row
 from seqfault.trace.strace_rows import TRACED
@@ -43,9 +41,7 @@ TASKS = {s.FORK: "task:task_newtask", s.EXEC: "sched:sched_process_exec", s.EXIT
 ROOM = "4M"  # of perf's buffer, a CPU
 # --sample: seconds that are recorded, seconds from one to the next, and to the first one
 BURST, EVERY, FIRST = 0.010, 5.0, 0.2
-GRACE = 5.0  # seconds that a program has to end after a signal
 WARM = 0.15  # seconds that perf has to attach before a layout is read
-PR_SET_PDEATHSIG = 1
 UNDER_WAY = "calls of which one half is missing (is never resumed)"
 EVENTS_REMEDY = "record as root"
 PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
@@ -167,7 +163,7 @@ def traced_plan(plan: Plan, stacks: bool, events: Path) -> None:
     else:
         lacking("fault kinds", FAULTS[0], "whether a fault read or wrote is not known, nor its duration")
         event("page-faults", False)
-    calls = [c for c in CALLS if there(f"syscalls:sys_enter_{c}")]
+    calls = [c for c in (OFTEN if plan.sample else CALLS) if there(f"syscalls:sys_enter_{c}")]
     for c in calls:
         event(f"syscalls:sys_enter_{c}")
         event(f"syscalls:sys_exit_{c}", False)
@@ -213,80 +209,14 @@ class Captured:
     interrupted: bool
 
 
-class Stop:
-    """SIGINT and SIGTERM as a flag, while this is entered."""
-
-    def __init__(self) -> None:
-        self.number = 0
-
-    def __enter__(self) -> Stop:
-        self.before = {n: signal.signal(n, self.take) for n in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def take(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-
-    def __exit__(self, *_: object) -> None:
-        for n, handler in self.before.items():
-            signal.signal(n, handler)
-
-
-def follow_parent() -> None:
-    """In the child: end when the recorder is killed."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def children(pid: int) -> list[int]:
-    try:
-        return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-
-
-def send(pid: int, number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def wait_for(over: Callable[[], bool], step: float = 0.02) -> None:
-    end = time.monotonic() + GRACE
-    while time.monotonic() < end and not over():
-        time.sleep(step)
-
-
-def tell_to_end(processes: list[subprocess.Popen[bytes]], program: list[int], number: int) -> None:
-    """End a recording early: first the program that was started, then the tools, which write what they have.
-
-    strace is never ended before the program that it started: calls would fail there.
-    """
-    for pid in program:
-        send(pid, number)
-    if program:
-        wait_for(lambda: not any(alive(pid) for pid in program))
-        for pid in program:
-            if alive(pid):
-                send(pid, signal.SIGKILL)
-    for n in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        for p in processes:
-            if p.poll() is None:
-                p.send_signal(n)
-        wait_for(lambda: all(p.poll() is not None for p in processes))
-        if all(p.poll() is not None for p in processes):
-            break
-
-
-def unread(pipe: int) -> int:
-    """Bytes that wait in a pipe."""
-    word = array("i", [0])
-    fcntl.ioctl(pipe, termios.FIONREAD, word)
-    return word[0]
+def add_area(writer: Writer, now: int, pid: int, a: Area) -> None:
+    if a.end < 1 << 47:
+        prot = sum(bit for bit, c in zip((1, 2, 4), a.perms, strict=False) if c != "-")
+        share = 1 if a.perms[3] == "s" else 2
+        writer.add(
+            row(now, pid, pid, s.AREA, address=a.start, length=a.end - a.start, a2=prot, a3=share, a5=a.offset,
+                file=a.path or None), -(1 << 63)
+        )  # fmt: skip
 
 
 def areas_of(pid: int, writer: Writer) -> None:
@@ -298,13 +228,8 @@ def areas_of(pid: int, writer: Writer) -> None:
         return
     for line in lines:
         a = parse_area(line)
-        if a is not None and a.end < 1 << 47:
-            prot = sum(bit for bit, c in zip((1, 2, 4), a.perms, strict=False) if c != "-")
-            share = 1 if a.perms[3] == "s" else 2
-            writer.add(
-                row(now, pid, pid, s.AREA, address=a.start, length=a.end - a.start, a2=prot, a3=share, a5=a.offset,
-                    file=a.path or None), -(1 << 63)
-            )  # fmt: skip
+        if a is not None:
+            add_area(writer, now, pid, a)
 
 
 def new_meta(plan: Plan, command: Sequence[str], stacks: bool) -> Meta:
@@ -397,15 +322,22 @@ class Run:
         self.early = False
         self.pids: dict[int, int] = {}  # of the threads that a process that runs has
         self.offset = 0
+        self.held: Held | None = None  # the program, where it is not perf or strace that starts it
+
+    @property
+    def target(self) -> int | None:
+        """The process that the tools are attached to."""
+        return self.held.pid if self.held else self.pid
 
     def commands(self) -> list[list[str]]:
-        target = [] if self.pid is not None else ["--", *self.command]
-        at = ["-p", str(self.pid)] if self.pid is not None else []
+        target = [] if self.target is not None else ["--", *self.command]
+        at = ["-p", str(self.target)] if self.target is not None else []
+        at += ["-D", "-1", "--control", f"fifo:{self.folder}/control,{self.folder}/answers"] if self.held else []
         out = []
         strace = [*self.plan.strace, "-o", str(self.text), *at] if self.plan.strace else []
         perf = ["perf", "record", "-q", "-k", "CLOCK_MONOTONIC", "--sample-cpu", "-m", self.room, "-o", str(self.data),
                 *self.plan.perf, *at]  # fmt: skip
-        if self.plan.perf and strace and self.pid is None:
+        if self.plan.perf and strace and self.target is None:
             return [[*perf, "--", *strace, *target]]
         if self.plan.perf:
             out.append([*perf, *target])
@@ -415,13 +347,20 @@ class Run:
 
     def go(self, writer: Writer, seconds: float | None, say: Callable[[str], None]) -> None:
         meta = writer.meta
+        if self.pid is None and not self.plan.strace:
+            self.hold(writer)
         before = clocks()
         with self.errors.open("wb") as errors:
             for command in self.commands():
                 # the tools say little; what they say to stderr is kept where the program's own stderr is not theirs
-                stderr = errors if self.pid is not None else None
+                stderr = errors if self.target is not None else None
                 p = subprocess.Popen(command, stderr=stderr, preexec_fn=follow_parent)
                 self.processes.append(p)
+        if self.held is not None:
+            with self.controlled(self.processes[0]) as (tell, _):
+                if not tell("enable"):
+                    send(self.held.pid, signal.SIGKILL)
+            self.held.go()
         meta.start_wall_ns = time.time_ns()
         start = time.monotonic()
         if self.pid is not None:
@@ -438,18 +377,65 @@ class Run:
                 # a ^C at a terminal has reached the program, too
                 tell_to_end(self.processes, program, self.stop.number or signal.SIGTERM)
                 break
-            if not alive(self.pid or self.processes[0].pid):
+            if not alive(self.target or self.processes[0].pid):
                 time.sleep(WARM)
                 tell_to_end(self.processes, [], signal.SIGINT)
             time.sleep(0.02)
         self.offset = -(before + clocks()) // 2
         code = self.processes[0].returncode
+        if self.held is not None:
+            self.held.ended(GRACE)
+            code = self.held.code
+            meta.layouts = [write_layout(x) for x in self.held.layouts]
+            meta.settings["mounts"] = mounts(a.path for x in self.held.layouts for a in x.areas if a.path[:1] == "/")
         # perf that is told to end dies of that signal itself
         meta.exit_code = None if self.pid is not None else -self.stop.number if self.early else code
         meta.truncated = self.early and self.pid is None
         if self.plan.perf and not self.data.exists():
             said = self.errors.read_text(errors="replace").strip().splitlines()
             raise TraceError("perf recorded nothing" + (f": {said[-1]}" if said else "; it says why above"))
+
+    def hold(self, writer: Writer) -> None:
+        """Start the program held, and read its layout before it runs; where it cannot be held perf starts it."""
+        held = Held(self.command, lambda pid, when: snapshot(pid, when, time.monotonic_ns), follow_parent)
+        if not held.pid:
+            return
+        self.held = held
+        first = held.layouts[0]
+        for a in first.areas:
+            add_area(writer, first.start - 1, held.pid, a)
+        name = shutil.which(self.command[0]) or self.command[0]
+        writer.add(row(first.start - 1, held.pid, held.pid, s.EXEC, name=name), -(1 << 63))
+        for fifo in (self.folder / "control", self.folder / "answers"):
+            os.mkfifo(fifo)
+
+    @contextmanager
+    def controlled(self, perf: subprocess.Popen[bytes]) -> Iterator[tuple[Callable[[str], bool], Callable[[], bool]]]:
+        """Orders to a perf with --control: what gives one and says whether it was obeyed; whether there is a perf."""
+        control, answers = self.folder / "control", self.folder / "answers"
+        pipe, answer = -1, os.open(answers, os.O_RDONLY | os.O_NONBLOCK)
+
+        def tell(order: str) -> bool:
+            if pipe < 0:
+                return False
+            had = unread(answer)
+            os.write(pipe, f"{order}\n".encode())
+            wait_for(lambda: unread(answer) > had or perf.poll() is not None, 0.001)
+            return unread(answer) > had
+
+        try:
+            while pipe < 0 and perf.poll() is None and not self.stop.number:
+                try:
+                    pipe = os.open(control, os.O_WRONLY | os.O_NONBLOCK)
+                except OSError:  # perf has not come so far
+                    time.sleep(0.005)
+            yield tell, lambda: pipe >= 0
+        except BrokenPipeError:
+            pass
+        finally:
+            os.close(answer)
+            if pipe >= 0:
+                os.close(pipe)
 
     def go_sampling(self, writer: Writer, seconds: float | None, say: Callable[[str], None]) -> None:
         """A perf of its own for each burst: events that are open and disabled still cost a tenth of a fault."""
@@ -500,30 +486,17 @@ class Run:
         ]
         with self.errors.open("wb") as errors:
             perf = subprocess.Popen(command, stderr=errors, preexec_fn=follow_parent)
-        pipe, answer = -1, os.open(answers, os.O_RDONLY | os.O_NONBLOCK)
         try:
-            while pipe < 0 and perf.poll() is None and not self.stop.number:
-                try:
-                    pipe = os.open(control, os.O_WRONLY | os.O_NONBLOCK)
-                except OSError:  # perf has not come so far
-                    time.sleep(0.005)
-            if pipe >= 0:
-                os.write(pipe, b"enable\n")
-                wait_for(lambda: unread(answer) > 0 or perf.poll() is not None, 0.001)
-                a = time.monotonic_ns()
-                time.sleep(BURST)
-                b = time.monotonic_ns()
-                os.write(pipe, b"disable\n")
-                got = unread(answer)
-                wait_for(lambda: unread(answer) > got or perf.poll() is not None, 0.001)
-                if got:
-                    self.windows.append([a, b])
-        except BrokenPipeError:
-            pass
+            with self.controlled(perf) as (tell, there):
+                if there():
+                    enabled = tell("enable")
+                    a = time.monotonic_ns()
+                    time.sleep(BURST)
+                    b = time.monotonic_ns()
+                    if enabled:
+                        self.windows.append([a, b])
+                    tell("disable")
         finally:
-            os.close(answer)
-            if pipe >= 0:
-                os.close(pipe)
             tell_to_end([perf], [], signal.SIGINT)
         if data.exists() and len(self.windows) > len(self.parts):
             self.parts.append(data)
@@ -535,6 +508,8 @@ class Run:
         """The program that was started: perf's child, or strace's; strace also has children to try things with."""
         if self.pid is not None:
             return []
+        if self.held is not None:
+            return [self.held.pid] if alive(self.held.pid) else []
         out = children(self.processes[0].pid)
         if self.plan.perf and self.plan.strace:
             out = [c for tracer in out for c in children(tracer)]

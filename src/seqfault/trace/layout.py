@@ -110,14 +110,19 @@ def pairs(words: Iterable[str]) -> dict[str, str]:
 
 def read_layouts(path: Path) -> Layouts:
     """Read a file of layouts."""
-    out = Layouts(str(path))
-    for number, line in enumerate(open_text(path), 1):
+    return layouts_of(str(path), open_text(path))
+
+
+def layouts_of(path: str, lines: Iterable[str]) -> Layouts:
+    """Layouts from their text; `path`: where it is from, for problems."""
+    out = Layouts(path)
+    for number, line in enumerate(lines, 1):
         if line.startswith("#"):
             out.machine = pairs(line[1:].split())
         elif line.startswith("="):
             words = line[1:].split()
             if len(words) < 4 or not words[2].isdigit():
-                out.problems.append(Problem(str(path), number, "no header of a layout", line))
+                out.problems.append(Problem(path, number, "no header of a layout", line))
                 continue
             out.layouts.append(
                 Layout(int(words[2]), words[3], nanoseconds(words[0]), nanoseconds(words[1]), pairs(words[4:]))
@@ -125,7 +130,7 @@ def read_layouts(path: Path) -> Layouts:
         elif line.strip():
             area = parse_area(line)
             if area is None or not out.layouts:
-                out.problems.append(Problem(str(path), number, "no line of maps", line))
+                out.problems.append(Problem(path, number, "no line of maps", line))
             else:
                 out.layouts[-1].areas.append(area)
     return out

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -99,14 +99,14 @@ def limits(pid: int) -> dict[str, str]:
     return out
 
 
-def snapshot(pid: int, when: str) -> Layout:
-    """The layout of a process that is held."""
-    start = time.time_ns()
+def snapshot(pid: int, when: str, now: Callable[[], int] = time.time_ns) -> Layout:
+    """The layout of a process that is held.  `now`: the clock of the recording, in nanoseconds."""
+    start = now()
     # pid (comm) state ...: fields 28 startstack, 47 start_brk of proc(5), counted behind the comm
     stat = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     about = {"start_brk": hex(int(stat[44])), "start_stack": hex(int(stat[25])), **limits(pid)}
     areas = parse_smaps(read(f"/proc/{pid}/smaps"))
-    return Layout(pid, when, start, time.time_ns(), about, areas)
+    return Layout(pid, when, start, now(), about, areas)
 
 
 class Watch:

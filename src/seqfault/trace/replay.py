@@ -98,7 +98,7 @@ class Replay:
         self.spaces = spaces
         self.result = Result()
         self.by_tid: dict[int, Process] = {}
-        self.by_path: dict[str, OpenFile] = {}
+        self.by_path = {path: OpenFile(path, mode) for path, mode in recording.modes.items()}
         self.named: dict[int, str] = {}  # the model's file -> its path
         self.began = False  # the first execve is of env(1), which cannot be held
         self.shm: dict[int, tuple[OpenFile, int]] = {}
@@ -289,8 +289,8 @@ class Replay:
         assert todo.fd is not None
         if todo.args[3] & MAP["MAP_ANONYMOUS"]:
             return (*todo.args[:4], -1, todo.args[5])
-        if not todo.fd.path:  # not open
-            return todo.args
+        if not todo.fd.path:  # not open: in the model that is -1
+            return (*todo.args[:4], -1, todo.args[5])
         file = process.fds.find(todo.fd, self.by_path)
         return (*todo.args[:4], self.new_file(file), todo.args[5])
 

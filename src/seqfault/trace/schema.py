@@ -102,6 +102,7 @@ class Meta:
     rows: int = 0
     counts: dict[str, int] = field(default_factory=dict)  # rows by kind
     stacks: list[list[str]] = field(default_factory=list)  # innermost first: symbol (object)
+    layouts: list[str] = field(default_factory=list)  # as trace/layout.py writes them; times as those of events
 
     def encode(self) -> bytes:
         return json.dumps(asdict(self), separators=(",", ":")).encode()

@@ -13,8 +13,8 @@ from seqfault.trace.perf_script import Source
 from seqfault.trace.store import row
 from seqfault.trace.strace import Call, Ended, Strace, walk
 
-# what a trace holds of it
-TRACED = (*CALLS, "clone", "clone3", "fork", "vfork", "execve", "execveat")
+# what a trace holds of it; an older strace does not know mseal, and may leave it out
+TRACED = (*(f"?{c}" if c == "mseal" else c for c in CALLS), "clone", "clone3", "fork", "vfork", "execve", "execveat")
 MOST_PROBLEMS = 1000
 
 

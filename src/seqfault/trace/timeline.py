@@ -85,6 +85,9 @@ class Recording:
     unordered: set[int] = field(
         default_factory=set
     )  # lines of calls that overlap one of another thread, without events
+    modes: dict[str, int] = field(default_factory=dict)  # how files are open, where opens are not recorded
+    gaps: list[str] = field(default_factory=list)  # why it is not whole
+    unseen: str = ""  # what a recording of its kind has not
 
     @property
     def problems(self) -> list[Problem]:

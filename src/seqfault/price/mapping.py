@@ -1,0 +1,122 @@
+"""What the mm text leaves out of a change of mappings, of faults by kernel code, and what a recorder adds to them.
+Kernel Python.
+
+As in price/memory.py each function calls what it stands in for: functions of the text (`INSTEAD`), or what a protocol
+does at a place (`at_places`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from seqfault.kernel import array, count, ptr, struct, the
+from seqfault.kernel.places import Protocol
+from seqfault.kernel.task import NR_TASKS
+from seqfault.mm import merge_6, mmap, vma
+from seqfault.mm.fullsize import release_number
+from seqfault.mm.merge_6 import commit_merge as commit_merge_of_text
+from seqfault.mm.merge_6 import vma_merge_struct
+from seqfault.mm.mmap import detach_vmas_to_be_unmapped as detach_vmas_to_be_unmapped_of_text
+from seqfault.mm.places import (
+    VM_FAULT_RETRY,
+    do_page_fault_try,
+    mmap_write_lock_end,
+    mmap_write_unlock_begin,
+)
+from seqfault.mm.types import LINUX, errno_t, fault_t, mm_struct, vm_area_struct, vpn_t
+from seqfault.mm.vma import __vma_link_rb as __vma_link_rb_of_text
+from seqfault.price.clock import ticks_t, vclock
+from seqfault.price.locks import lock_costs
+from seqfault.protocols import vm_refcnt
+from seqfault.protocols.vm_refcnt import VMA_LOCK_OFFSET, refcnt_t
+from seqfault.protocols.vm_refcnt import __vma_enter_locked as __vma_enter_locked_of_text
+
+NOT_USER = "not_user"  # the reason that `user_faults_only` gives
+
+
+@struct(pool=1, private=True)
+class mapping_costs:
+    """`tree`: a change of the maple tree; the others are a recorder's (price/recorder.py), 0 when nobody records."""
+
+    tree: ticks_t
+    traced_fault: ticks_t
+    traced_call: ticks_t
+    traced_lock: ticks_t
+
+
+@struct(pool=1, private=True)
+class user_access_of:
+    """Which tasks' accesses are made by kernel code."""
+
+    kernel: array[bool, NR_TASKS + 1]
+
+
+def tree_changes():
+    """6.1 and later; before that the text has the tree as Linux has it."""
+    if LINUX >= 601:
+        the(vclock).now += the(mapping_costs).tree
+
+
+def __vma_link_rb(mm: ptr[mm_struct], vma: ptr[vm_area_struct], rb_parent: ptr[vm_area_struct], rb_left: bool):
+    tree_changes()
+    __vma_link_rb_of_text(mm, vma, rb_parent, rb_left)
+
+
+def commit_merge(vmg: ptr[vma_merge_struct]) -> errno_t:
+    tree_changes()
+    return commit_merge_of_text(vmg)
+
+
+def detach_vmas_to_be_unmapped(mm: ptr[mm_struct], vma: ptr[vm_area_struct], prev: ptr[vm_area_struct], end: vpn_t):
+    tree_changes()
+    detach_vmas_to_be_unmapped_of_text(mm, vma, prev, end)
+
+
+# -- at places
+def user_faults_only(mm: ptr[mm_struct], address: vpn_t, write: bool) -> fault_t:
+    """do_user_addr_fault, 6.4: without FAULT_FLAG_USER it goes to lock_mmap at once."""
+    if the(user_access_of).kernel[the(vclock).me]:
+        count("speculative_fallback/not_user")
+        return VM_FAULT_RETRY
+    return do_page_fault_try(mm, address, write)
+
+
+def traced_lock(mm: ptr[mm_struct]):
+    """mmap_lock_start_locking and mmap_lock_acquire_returned."""
+    mmap_write_lock_end(mm)
+    the(vclock).now += 2 * the(mapping_costs).traced_lock
+
+
+def traced_unlock(mm: ptr[mm_struct]):
+    """mmap_lock_released comes before the VMAs are unlocked; a downgrade has an event, too."""
+    the(vclock).now += the(mapping_costs).traced_lock
+    mmap_write_unlock_begin(mm)
+
+
+# -- of vm-refcnt
+def __vma_enter_locked(vma: ptr[vm_area_struct], target: refcnt_t) -> bool:
+    """rcuwait_wait_event: a writer that finds readers sleeps, and keeps other readers out until he runs again."""
+    m = the(vclock)
+    readers: bool = vma.vm_refcnt > target - VMA_LOCK_OFFSET
+    locked: bool = __vma_enter_locked_of_text(vma, target)
+    if readers and locked:
+        m.now += m.schedule + the(lock_costs).latency
+    return locked
+
+
+def at_places(protocol: Protocol) -> dict[Any, Any]:
+    """What stands in for what a protocol does."""
+    wrap: dict[Any, Any] = {mmap_write_lock_end: traced_lock, mmap_write_unlock_begin: traced_unlock}
+    if release_number(protocol.release) >= 604:
+        wrap[do_page_fault_try] = user_faults_only
+    out = {protocol.binds[place]: f for place, f in wrap.items() if place in protocol.binds}
+    if protocol.binds.get(do_page_fault_try) is vm_refcnt.do_user_addr_fault:
+        out[vm_refcnt.__vma_enter_locked] = __vma_enter_locked
+    return out
+
+
+INSTEAD: dict[Any, Any] = {
+    vma.__vma_link_rb: __vma_link_rb,
+    merge_6.commit_merge: commit_merge,
+    mmap.detach_vmas_to_be_unmapped: detach_vmas_to_be_unmapped,
+}
