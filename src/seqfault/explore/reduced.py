@@ -63,6 +63,7 @@ class Reduced:
         self.futures = Futures(a, a.ncell + more)
         self.Y, owners = owner_tables(a)
         self.words = a.nw + owners
+        self.learning = True  # on the way
         self.S, self.C, self.S2 = (np.zeros(self.words, np.int64) for _ in range(3))
 
         if self.t.views:
@@ -230,11 +231,13 @@ def explore(
     r = Reduced(automaton, init, rom)
     t0 = time.perf_counter()
     for _ in range(TRIES):
-        ex = _explore(r, max_states, max_memory, timeout, progress, graph, t0)
+        ex, met = _explore(r, max_states, max_memory, timeout, progress, graph, t0)
         if ex.reason == LOST:
             return None
-        if ex.reason != GROWN:
+        # what it found before it knew enough may be found again with what it knows now
+        if ex.reason != GROWN and (not met or keep_shown(r, ex) or not r.learning):
             return ex
+        r.learning = ex.reason == GROWN
         r.learn()
     return None
 
@@ -247,7 +250,8 @@ def _explore(
     progress: Callable[[Exploration, int], None] | None,
     graph: bool,
     t0: float,
-) -> Exploration:
+) -> tuple[Exploration, bool]:
+    """One of them, and whether it met something that it did not know at first."""
     a, t, f = r.a, r.t, r.futures
     counts = np.zeros(max(1, len(a.counters)), np.int64)
     log = np.zeros(1, np.int64)
@@ -274,11 +278,12 @@ def _explore(
         lv.paused(before, now - c0)
         if r.new():
             met = lv.stored
-            known.append((lv.base + int(ctl[C_HEAD]), r.knowledge()))
-            r.learn()
+            if r.learning:
+                known.append((lv.base + int(ctl[C_HEAD]), r.knowledge()))
+                r.learn()
         if ctl[C_LOST] or f.Q[Q_LOST]:
             reason = LOST
-        elif met and lv.stored > MORE * met + 256:
+        elif met and r.learning and lv.stored > MORE * met + 256:
             reason = GROWN
         elif interrupt.asked():
             reason = interrupt.INTERRUPTED
@@ -305,14 +310,14 @@ def _explore(
         ex.cyclic = not acyclic(edges, int(ctl[C_EDGES]), n, *rooms)
     lv.fill(ex, t.X, reason, time.perf_counter() - t0)
     ex.retrace = Retrace(r, [*known, (n, r.knowledge())])
-    if met and reason not in (GROWN, LOST):
-        keep_shown(r, ex)
-    return ex
+    return ex, met > 0
 
 
-def keep_shown(r: Reduced, ex: Exploration) -> None:
-    """Of what an exploration found that ended while it learned, leave what its paths show without reduction: before it
-    knew what a process may yet touch, it may have forgotten which stores that one knows, or taken them out of turn."""
+def keep_shown(r: Reduced, ex: Exploration) -> bool:
+    """Of what an exploration found that ended while it learned, leave what its paths show without reduction; whether
+    those are all its violations.  Before it knew what a process may yet touch, it may have forgotten which stores that one knows, or
+    taken them out of turn."""
+    found = len(ex.violations)
 
     def run(path: Path) -> tuple[Executor, NDArray[np.int64]]:
         real = knowing(r.a, r.init, r.rom, path)
@@ -327,6 +332,7 @@ def keep_shown(r: Reduced, ex: Exploration) -> None:
         if not ends(*run(path), path, h):
             del ex.outcomes[h]
     ex.edges.clear()
+    return found == len(ex.violations)
 
 
 class Retrace:
