@@ -21,6 +21,7 @@ from seqfault.kernel import (
     process_id,
     ptr,
     seq_point,
+    smp_load_acquire,
     smp_processor_id,
     struct,
     the,
@@ -97,7 +98,7 @@ def send_flush_ipi(ipi: flush_ipi, start: vpn_t, end: vpn_t) -> bool:
 
 
 def flush_tlb_others(start: vpn_t, end: vpn_t):
-    """smp_call_function_many, never called with interrupts off: two CPUs would wait for each other."""
+    """smp_call_function_many and csd_lock_wait; never with interrupts off: two CPUs would wait for each other."""
     task = pool_object(task_struct, process_id())
     check(not task.irqs_disabled, "ipi-wait-with-irqs-off", task)
     for cpu in range(NR_CPUS):
@@ -108,7 +109,7 @@ def flush_tlb_others(start: vpn_t, end: vpn_t):
     for cpu in range(NR_CPUS):
         if cpu != smp_processor_id():
             other = pool_object(cpu_tlb, cpu)
-            while READ_ONCE(other.ipi.sender) == process_id() + 1:
+            while smp_load_acquire(other.ipi.sender) == process_id() + 1:
                 cpu_relax_ipi()
 
 
