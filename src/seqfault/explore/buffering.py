@@ -17,6 +17,7 @@ could be part of a cycle.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -25,12 +26,15 @@ from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ops import Op, Ordering
+from seqfault.compile.program import CPU
 from seqfault.explore.engine import Exploration
 from seqfault.explore.layers import units_of
 from seqfault.explore.memory_views import U_RACY, U_TOUCHED, U_UNIT_OF
 from seqfault.explore.reduced import Retrace
 from seqfault.explore.tables import O_MEMORY
 from seqfault.explore.unordered import AFTER_SPINLOCK, MB, Text, Unordered
+from seqfault.explore.watch import looks
+from seqfault.scenarios.model import Scenario
 
 Int64 = NDArray[np.int64]
 KIND = ("scenario_rom", "op[].kind")  # which operation is run, of scenarios
@@ -74,6 +78,9 @@ class Buffering:
         self.a, self.text = a, Text(a)
         self.lax, self.strict = Unordered(self.text, False), Unordered(self.text, True)
         self.cells: dict[int, int] = {}
+        self.found: dict[int, dict[tuple[int, bool], list[tuple[int, bool]]]] = {}
+        self.loading: dict[frozenset[int], list[tuple[int, int]]] = {}
+        self.fencing: dict[frozenset[int], bool] = {}
         self.ran: dict[tuple[int, frozenset[int] | None], frozenset[int]] = {}
 
     def cells_of(self, pc: int) -> int:
@@ -138,10 +145,45 @@ class Buffering:
         access = self.a.access[pc]
         return self.text.code[pc][0] == Op.LOAD and access is not None and (access.pool, access.path) == KIND
 
+    def later(self, load: int) -> dict[tuple[int, bool], list[tuple[int, bool]]]:
+        """What is unordered behind a load, by the cells that it may touch and whether it loads them: each instruction,
+        and whether by LKMM's letter only."""
+        if load not in self.found:
+            lax = self.lax.behind(load)
+            out: dict[tuple[int, bool], list[tuple[int, bool]]] = {}
+            for pc in sorted(lax | self.strict.behind(load)):
+                early = self.text.code[pc][0] == Op.LOAD
+                if self.counts(pc, early):
+                    out.setdefault((self.cells_of(pc), early), []).append((pc, pc not in lax))
+            self.found[load] = out
+        return self.found[load]
+
+    def counts(self, pc: int, early: bool) -> bool:
+        """Whether it matters that an access is early: not that a spinlock is taken, if nobody tries to; nor what the
+        checker itself looks at."""
+        if self.text.is_lock(pc) and self.text.code[pc][7] == Ordering.RMW_ACQUIRE:
+            return not early and self.text.tries
+        return not self.looks(pc)
+
+    def looks(self, pc: int) -> bool:
+        """Whether the checker looks there, and no CPU: it alone loads a spinlock's owner in no atomic block."""
+        return looks(self.a.where[pc]) or (self.text.is_lock(pc) and self.text.plain(pc))
+
+    def loads(self, pcs: frozenset[int]) -> list[tuple[int, int]]:
+        """The loads among instructions, with the cells that they may touch."""
+        if pcs not in self.loading:
+            code = self.text.code
+            self.loading[pcs] = [
+                (pc, self.cells_of(pc))
+                for pc in sorted(pcs)
+                if code[pc][0] == Op.LOAD and code[pc][7] != Ordering.DIRECT and not self.looks(pc)
+            ]
+        return self.loading[pcs]
+
     def pairs(self, ran: list[frozenset[int]], t: Touched) -> list[Pair]:
         """Of processes that come to these instructions, each pair once."""
         out: dict[tuple[int, int], Pair] = {}
-        fenced = [any(self.full_barrier(pc) for pc in pcs) for pcs in ran]
+        fenced = [self.fences(pcs) for pcs in ran]
         for p, pcs in enumerate(ran):
             u = t.unit[p]
             can_load = t.racy & t.loads[u] & t.others(u, False)
@@ -149,24 +191,24 @@ class Buffering:
             if not can_load:
                 continue
             barrier = any(fenced[q] for q in range(len(ran)) if t.unit[q] != u)
-            for load in sorted(pcs):
-                if self.text.code[load][0] != Op.LOAD or self.text.code[load][7] == Ordering.DIRECT:
-                    continue
-                at = self.cells_of(load) & can_load
+            for load, cells in self.loads(pcs):
+                at = cells & can_load
                 if not at:
                     continue
-                lax, strict = self.lax.behind(load), self.strict.behind(load)
-                for later in (lax | strict) & pcs:
-                    early = self.text.code[later][0] == Op.LOAD
-                    to = self.cells_of(later) & (can_load if early else can_store)
+                for (to, early), laters in self.later(load).items():
+                    to &= can_load if early else can_store
                     if not to or (at == to and at & (at - 1) == 0):
                         continue
-                    if early and not barrier and self.text.code[later][7] != Ordering.ATOMIC:
-                        continue
-                    if self.text.takes_lock(later) and not self.text.tries:
-                        continue
-                    out[load, later] = Pair(load, later, early, later not in lax)
+                    for pc, weak in laters:
+                        if pc in pcs and (barrier or not early or self.text.code[pc][7] == Ordering.ATOMIC):
+                            out[load, pc] = Pair(load, pc, early, weak)
         return [out[k] for k in sorted(out)]
+
+    def fences(self, pcs: frozenset[int]) -> bool:
+        """Whether a full barrier is among instructions."""
+        if pcs not in self.fencing:
+            self.fencing[pcs] = any(self.full_barrier(pc) for pc in pcs)
+        return self.fencing[pcs]
 
     def full_barrier(self, pc: int) -> bool:
         row = self.text.code[pc]
@@ -224,3 +266,18 @@ def touched_by(b: Buffering, ran: list[frozenset[int]]) -> Touched:
             if w != v:
                 racy |= cells & (loads[w] | stores[w])
     return Touched(racy, loads, stores, unit)
+
+
+def passed_over(ex: Exploration, scenario: Scenario) -> tuple[list[tuple[int, int, bool]], list[tuple[int, int]]]:
+    """Of an exploration under lkmm: the pairs of a load and a late store (two instructions, and whether they are
+    unordered by LKMM's letter only); the loads that later loads may come before, and how many."""
+    a = ex.automaton
+    b = buffering_of(a)
+    kinds: list[frozenset[int] | None] = [None] * len(a.processes)
+    for i, p in enumerate(a.processes):
+        if p.role == CPU and p.cpu < len(scenario.cpus):
+            kinds[i] = frozenset(o.kind for o in scenario.cpus[p.cpu])
+    ran = [b.runs(i, k) for i, k in enumerate(kinds)]
+    pairs = b.pairs(ran, touched_in(ex) or touched_by(b, ran))
+    early = Counter(x.load for x in pairs if x.early)
+    return [(x.load, x.later, x.weak) for x in pairs if not x.early], sorted(early.items())

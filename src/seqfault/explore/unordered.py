@@ -31,6 +31,7 @@ ACQUIRES = frozenset({Ordering.ACQUIRE, Ordering.ATOMIC})
 RELEASES = frozenset({Ordering.RELEASE, Ordering.RMW_RELEASE, Ordering.ATOMIC})
 # how far later stores are behind the load: not at all, until the instruction of that number, or
 NOT, EXIT, CALLERS, EVER = -1, -2, -3, -4  # to the function's end, as long as the caller's, always
+NONE = (-1, -1)
 
 
 class Known(NamedTuple):
@@ -38,7 +39,7 @@ class Known(NamedTuple):
 
     `behind`: slots, and cells of private structs, whose value comes from it or from a load that is behind it; `rmb`: a
     barrier for loads came; `stored`: a store came that is behind it; `unlocked`, `locked`: after it; `until`: how far
-    stores are behind it.
+    stores are behind it; `failed`: what the load's own cmpxchg compared, in vain; `false`: a register that says so.
     """
 
     behind: frozenset[int]
@@ -47,6 +48,8 @@ class Known(NamedTuple):
     unlocked: bool = False
     locked: bool = False
     until: int = NOT
+    failed: tuple[int, int] = NONE
+    false: int = -1
 
 
 class Ran(NamedTuple):
@@ -101,10 +104,6 @@ class Text:
         """Whether a store is to a spinlock."""
         access = self.a.access[pc]
         return access is not None and access.path.split(".")[-1] == "owner"
-
-    def takes_lock(self, pc: int) -> bool:
-        """Whether an access is the store, or the load, with which a spinlock is taken."""
-        return self.code[pc][7] == Ordering.RMW_ACQUIRE and self.code[pc][0] == Op.STORE and self.is_lock(pc)
 
     @cached_property
     def meets(self) -> dict[int, int]:
@@ -276,7 +275,7 @@ class Unordered:
         key = start, known
         if load < 0 and key in self.runs:
             return self.runs[key]
-        at = {start: self.arrive(start, known)}
+        at = {start: known._replace(until=NOT) if known.until == start else known}
         todo = [start]
         free: set[int] = set()
         end: Known | None = None
@@ -289,7 +288,8 @@ class Unordered:
                 end = after if end is None else self.join(end, after)
                 continue
             for s in self.graph.successors(pc):
-                new = self.arrive(s, after)
+                if (new := self.arrive(pc, s, after, load)) is None:
+                    continue
                 old = at.get(s)
                 if old is not None:
                     new = self.join(old, new)
@@ -301,15 +301,22 @@ class Unordered:
             self.runs[key] = out
         return out
 
-    def arrive(self, pc: int, k: Known) -> Known:
-        return k._replace(until=NOT) if k.until == pc else k
+    def arrive(self, pc: int, s: int, k: Known, load: int) -> Known | None:
+        """What is known at `s`, come from `pc`; None: nobody comes that way."""
+        row = self.code[pc]
+        if row[0] == Op.BR and row[1] == k.false and s == row[8] != row[2]:
+            return None
+        if load >= 0 and pc in self.text.compares and s == row[3] and row[1] == self.code[load][1]:
+            k = k._replace(failed=(row[1], row[2]))
+        return k._replace(until=NOT) if k.until == s else k
 
     def join(self, a: Known, b: Known) -> Known:
         if a == b:
             return a
         return Known(
             a.behind & b.behind, a.rmb and b.rmb, a.stored and b.stored, a.unlocked and b.unlocked,
-            a.locked and b.locked, self.text.shorter(a.until, b.until),
+            a.locked and b.locked, self.text.shorter(a.until, b.until), a.failed if a.failed == b.failed else NONE,
+            a.false if a.false == b.false else -1,
         )  # fmt: skip
 
     def step(self, pc: int, k: Known, free: set[int], load: int) -> Known | None:
@@ -319,7 +326,10 @@ class Unordered:
         op = row[0]
         if op in COMPUTES:
             of = (row[2],) if op in ONE_OPERAND else (row[2], row[3])
-            return put(k, row[1], any(x in k.behind for x in of))
+            k = put(k, row[1], any(x in k.behind for x in of))
+            if op == Op.EQ and (row[2], row[3]) == k.failed or op == Op.MOV and row[2] == k.false:
+                return k._replace(false=row[1])
+            return k._replace(false=-1) if row[1] == k.false else k
         if op == Op.LOAD:
             return self.loads(pc, row, k, free)
         if op == Op.STORE:
@@ -403,6 +413,8 @@ class Unordered:
 
 def put(k: Known, slot: int, behind: bool) -> Known:
     """`k` when a register, or a private cell, was assigned."""
+    if slot in k.failed:
+        k = k._replace(failed=NONE)
     if (slot in k.behind) == behind:
         return k
     return k._replace(behind=k.behind | {slot} if behind else k.behind - {slot})
