@@ -39,7 +39,7 @@ class Known(NamedTuple):
 
     `behind`: slots, and cells of private structs, whose value comes from it or from a load that is behind it; `rmb`: a
     barrier for loads came; `stored`: a store came that is behind it; `unlocked`, `locked`: after it; `until`: how far
-    stores are behind it; `failed`: what the load's own cmpxchg compared, in vain; `false`: a register that says so.
+    stores are behind it; `failed`: what the last cmpxchg compared, in vain; `false`: a register that says so.
     """
 
     behind: frozenset[int]
@@ -271,42 +271,47 @@ class Unordered:
         return self.ups[key]
 
     def run(self, start: int, known: Known, load: int = -1) -> Ran:
-        """From an instruction to its function's end.  `load`: which load it is about, where it stands in the function."""
+        """From an instruction to its function's end.  `load`: which load it is about, if it stands in this function."""
         key = start, known
         if load < 0 and key in self.runs:
             return self.runs[key]
-        at = {start: known._replace(until=NOT) if known.until == start else known}
-        todo = [start]
+        first = known._replace(until=NOT) if known.until == start else known
+        at = {way(start, first): first}
+        todo = list(at)
         free: set[int] = set()
         end: Known | None = None
         while todo:
-            pc = todo.pop()
-            after = self.step(pc, at[pc], free, load)
+            here = todo.pop()
+            pc = here[0]
+            after = self.step(pc, at[here], free, load)
             if after is None:
                 continue
             if self.code[pc][0] in ENDS:
+                after = after._replace(failed=NONE, false=-1)
                 end = after if end is None else self.join(end, after)
                 continue
             for s in self.graph.successors(pc):
-                if (new := self.arrive(pc, s, after, load)) is None:
+                new = self.arrive(pc, s, after)
+                if new is None:
                     continue
-                old = at.get(s)
+                there = way(s, new)
+                old = at.get(there)
                 if old is not None:
                     new = self.join(old, new)
                 if new != old:
-                    at[s] = new
-                    todo.append(s)
+                    at[there] = new
+                    todo.append(there)
         out = Ran(frozenset(free), end)
         if load < 0:
             self.runs[key] = out
         return out
 
-    def arrive(self, pc: int, s: int, k: Known, load: int) -> Known | None:
+    def arrive(self, pc: int, s: int, k: Known) -> Known | None:
         """What is known at `s`, come from `pc`; None: nobody comes that way."""
         row = self.code[pc]
         if row[0] == Op.BR and row[1] == k.false and s == row[8] != row[2]:
             return None
-        if load >= 0 and pc in self.text.compares and s == row[3] and row[1] == self.code[load][1]:
+        if pc in self.text.compares and s == row[3]:
             k = k._replace(failed=(row[1], row[2]))
         return k._replace(until=NOT) if k.until == s else k
 
@@ -315,8 +320,7 @@ class Unordered:
             return a
         return Known(
             a.behind & b.behind, a.rmb and b.rmb, a.stored and b.stored, a.unlocked and b.unlocked,
-            a.locked and b.locked, self.text.shorter(a.until, b.until), a.failed if a.failed == b.failed else NONE,
-            a.false if a.false == b.false else -1,
+            a.locked and b.locked, self.text.shorter(a.until, b.until), a.failed, a.false,
         )  # fmt: skip
 
     def step(self, pc: int, k: Known, free: set[int], load: int) -> Known | None:
@@ -327,7 +331,7 @@ class Unordered:
         if op in COMPUTES:
             of = (row[2],) if op in ONE_OPERAND else (row[2], row[3])
             k = put(k, row[1], any(x in k.behind for x in of))
-            if op == Op.EQ and (row[2], row[3]) == k.failed or op == Op.MOV and row[2] == k.false:
+            if (op == Op.EQ and (row[2], row[3]) == k.failed) or (op == Op.MOV and row[2] == k.false):
                 return k._replace(false=row[1])
             return k._replace(false=-1) if row[1] == k.false else k
         if op == Op.LOAD:
@@ -402,13 +406,18 @@ class Unordered:
         entry = row[3]
         reads = self.text.reads[entry]
         until = k.until if k.until in (NOT, EVER) else CALLERS
-        ran = self.run(entry, k._replace(behind=k.behind & reads, until=until))
+        ran = self.run(entry, k._replace(behind=k.behind & reads, until=until, failed=NONE, false=-1))
         free |= ran.free
         if ran.end is None:
             return None
-        keep = {x for x in k.behind if x >= 0 and x not in self.text.results or x < 0 and x not in reads}
+        keep = {x for x in k.behind if (x >= 0 and x not in self.text.results) or (x < 0 and x not in reads)}
         keep |= {x for x in ran.end.behind if x < 0 or x in self.text.results}
         return ran.end._replace(behind=frozenset(keep), until=EVER if ran.end.until == EVER else k.until)
+
+
+def way(pc: int, k: Known) -> tuple[int, tuple[int, int], int]:
+    """Where two ways that come to `pc` are one: a cmpxchg that failed is kept apart from one that did not."""
+    return pc, k.failed, k.false
 
 
 def put(k: Known, slot: int, behind: bool) -> Known:

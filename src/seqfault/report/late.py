@@ -98,8 +98,8 @@ class PassedOver:
         }  # fmt: skip
 
     def lines(self, every: bool = False) -> list[str]:
-        """What stands under a verdict: lines of at most 80 columns, but for long names; `every`: each pair, each early
-        load."""
+        """What stands under a verdict, in at most 80 columns, but for long names; `every`: each pair, by its load, and
+        each early load."""
         out: list[str] = []
         hard, weak = ([x for x in self.late if x.weak is w] for w in (False, True))
         if not self.late:
@@ -111,10 +111,12 @@ class PassedOver:
             for what, xs in (("ordered by nothing", hard), ("by LKMM's letter only", weak)):
                 if xs:
                     out.append(f"    {len(xs)} {what}{':' if every else ', e.g.'}")
-                for x in xs if every else xs[:1]:
-                    out += [f"      load of {x.load.text()}", f"      store to {x.store.text()}"]
-                    if every:
-                        out.append(f"        {counted(len(x.scenarios), 'scenario')}, e.g. {x.scenarios[0]}")
+                for load in dict.fromkeys(x.load for x in xs if every or x is xs[0]):
+                    out.append(f"      load of {load.text()}")
+                    for x in (x for x in xs if x.load == load and (every or x is xs[0])):
+                        out.append(f"      store to {x.store.text()}")
+                        if every:
+                            out.append(f"        {counted(len(x.scenarios), 'scenario')}, e.g. {x.scenarios[0]}")
             if every:
                 out += [f"    {ORDERS[0]}", f"      {ORDERS[1]}"]
         if self.early:
