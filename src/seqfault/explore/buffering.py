@@ -18,8 +18,8 @@ could be part of a cycle.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from seqfault.compile.ops import Op, Ordering
 from seqfault.compile.program import CPU
 from seqfault.explore.engine import Exploration
 from seqfault.explore.layers import units_of
+from seqfault.explore.locksets import lock_rows
 from seqfault.explore.memory_views import U_RACY, U_TOUCHED, U_UNIT_OF
 from seqfault.explore.reduced import Retrace
 from seqfault.explore.tables import O_MEMORY
@@ -77,6 +78,9 @@ class Buffering:
     def __init__(self, a: Automaton):
         self.a, self.text = a, Text(a)
         self.lax, self.strict = Unordered(self.text, False), Unordered(self.text, True)
+        self.locks = 0
+        for kind, owner, readers in lock_rows(a):
+            self.locks |= 1 << owner | kind << readers
         self.cells: dict[int, int] = {}
         self.found: dict[int, dict[tuple[int, bool], list[tuple[int, bool]]]] = {}
         self.loading: dict[frozenset[int], list[tuple[int, int]]] = {}
@@ -116,17 +120,13 @@ class Buffering:
 
     def _runs(self, entry: int, kinds: frozenset[int] | None) -> frozenset[int]:
         g, code = self.text.graph, self.text.code
-        constants = {s: v for s, v in self._constants() if kinds is not None}
-        kind = {code[pc][1] for pc in range(len(code)) if self._is_kind(pc)}
         seen, todo = {entry}, [entry]
         while todo:
             pc = todo.pop()
             row = code[pc]
             to = list(g.successors(pc))
-            if kinds is not None and row[0] in (Op.BREQ, Op.BRNE) and row[1] in kind and row[2] in constants:
-                is_it = row[8] if row[0] == Op.BREQ else row[3]
-                if constants[row[2]] not in kinds:
-                    to.remove(is_it)
+            if kinds is not None and pc in self.asks and self.asks[pc] not in kinds:
+                to.remove(row[8] if row[0] == Op.BREQ else row[3])
             if row[0] == Op.CALL:
                 to.append(row[3])
             for s in to:
@@ -135,11 +135,21 @@ class Buffering:
                     todo.append(s)
         return frozenset(seen)
 
-    def _constants(self) -> Iterable[tuple[int, int]]:
+    @cached_property
+    def asks(self) -> dict[int, int]:
+        """The branches that ask of which kind an operation is, and of which."""
         value = dict(self.a.const_words)
-        for slot, row in enumerate(self.a.tab.tolist()):
-            if row[5] == 0 and slot >= self.a.ncell and row[0] in value:
-                yield slot, value[row[0]]
+        tab, code = self.a.tab.tolist(), self.text.code
+        constant = {s: value[r[0]] for s, r in enumerate(tab) if r[5] == 0 and s >= self.a.ncell and r[0] in value}
+        out: dict[int, int] = {}
+        for body in self.text.body:
+            kind = [code[pc][1] for pc in body if self._is_kind(pc)]
+            given = Counter(code[pc][1] for pc in body if self.text.assigns(code[pc][0]))
+            for pc in body:
+                op, a, b = code[pc][:3]
+                if op in (Op.BREQ, Op.BRNE) and a in kind and given[a] == 1 and b in constant:
+                    out[pc] = constant[b]
+        return out
 
     def _is_kind(self, pc: int) -> bool:
         access = self.a.access[pc]
@@ -153,16 +163,16 @@ class Buffering:
             out: dict[tuple[int, bool], list[tuple[int, bool]]] = {}
             for pc in sorted(lax | self.strict.behind(load)):
                 early = self.text.code[pc][0] == Op.LOAD
-                if self.counts(pc, early):
+                if self.counts(pc):
                     out.setdefault((self.cells_of(pc), early), []).append((pc, pc not in lax))
             self.found[load] = out
         return self.found[load]
 
-    def counts(self, pc: int, early: bool) -> bool:
-        """Whether it matters that an access is early: not that a spinlock is taken, if nobody tries to; nor what the
-        checker itself looks at."""
-        if self.text.is_lock(pc) and self.text.code[pc][7] == Ordering.RMW_ACQUIRE:
-            return not early and self.text.tries
+    def counts(self, pc: int) -> bool:
+        """Whether it matters that an access is early: not that a lock is taken, which is given back behind what it was
+        early to, unless somebody only tries to; nor what the checker itself looks at."""
+        if self.cells_of(pc) & ~self.locks == 0:
+            return self.text.tries
         return not self.looks(pc)
 
     def looks(self, pc: int) -> bool:

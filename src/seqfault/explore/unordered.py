@@ -89,6 +89,11 @@ class Text:
             if sure:
                 self.sure.add(load)
 
+    @staticmethod
+    def assigns(op: int) -> bool:
+        """Whether an operation assigns a register."""
+        return op in COMPUTES or op in ASSIGNS or op == Op.LOAD
+
     def plain(self, pc: int) -> bool:
         """Whether an access is not marked."""
         access = self.a.access[pc]
