@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from seqfault.compile.automaton import Automaton
-from seqfault.explore.check import Report, ScenarioResult, statement_of
+from seqfault.explore.check import INCOMPLETE, Report, ScenarioResult, statement_of
 from seqfault.explore.memory import LKMM
 from seqfault.explore.model import automaton_for
 from seqfault.kernel.places import Protocol
@@ -18,6 +18,8 @@ MARK = "*"
 LEGEND = f"{MARK} load buffering, or an early load, is possible, and was not explored"
 NONE = ("no load buffering possible: every load is ordered before each later store",
         "that could close a cycle")  # fmt: skip
+EXPLORED = ", as far as was explored"
+NOTHING, UNCOUNTED = "by nothing", "by dependencies that LKMM does not count"
 ORDERS = ("what would order them: smp_load_acquire() for the load,",
           "smp_store_release() for the store, or smp_mb() between them")  # fmt: skip
 
@@ -68,6 +70,7 @@ class PassedOver:
         late: dict[tuple[Place, Place, bool], Late] = {}
         early: dict[Place, Early] = {}
         self.asked = [s for s in r.scenarios if s.late_stores is not None]
+        self.all = len(self.asked) == len(r.scenarios) and not any(s.verdict == INCOMPLETE for s in r.scenarios)
         for s in self.asked:
             a = automaton_for(p, by_name[s.name], r.memory)
             pairs = {(place(a, load), place(a, store), weak) for load, store, weak in s.late_stores or ()}
@@ -78,6 +81,9 @@ class PassedOver:
                 e.later = max(e.later, n)
                 if s.name not in e.scenarios[-1:]:
                     e.scenarios.append(s.name)
+        for load, store, weak in list(late):
+            if weak and (load, store, False) in late:  # inlined twice, and once not even so
+                del late[load, store, weak]
         self.late = sorted(late.values(), key=lambda x: (x.weak, -len(x.scenarios), x.load.file, x.load.line, str(x)))
         self.early = sorted(early.values(), key=lambda x: (-len(x.scenarios), x.load.file, x.load.line))
 
@@ -85,9 +91,10 @@ class PassedOver:
         """For JSON (docs/json.md)."""
         return {
             "possible": bool(self.late),
+            "whole": self.all,
             "scenarios": sum(bool(s.late_stores) for s in self.asked),
             "pairs": [
-                {"load": asdict(x.load), "store": asdict(x.store), "by_letter_only": x.weak,
+                {"load": asdict(x.load), "store": asdict(x.store), "ordered": UNCOUNTED if x.weak else NOTHING,
                  "scenarios": len(x.scenarios), "example": x.scenarios[0]}
                 for x in self.late
             ],
@@ -102,15 +109,17 @@ class PassedOver:
         each early load."""
         out: list[str] = []
         hard, weak = ([x for x in self.late if x.weak is w] for w in (False, True))
+        if not self.asked:
+            return ["  load buffering: not looked for"]
         if not self.late:
-            out += [f"  {NONE[0]}", f"    {NONE[1]}"]
+            out += [f"  {NONE[0]}", f"    {NONE[1]}{'' if self.all else EXPLORED}"]
         else:
             n = sum(bool(s.late_stores) for s in self.asked)
             out.append(f"  load buffering not explored: {counted(len(self.late), 'pair')} of places, in "
                        f"{counted(n, 'scenario')}")  # fmt: skip
-            for what, xs in (("ordered by nothing", hard), ("by LKMM's letter only", weak)):
+            for what, xs in ((NOTHING, hard), (UNCOUNTED, weak)):
                 if xs:
-                    out.append(f"    {len(xs)} {what}{':' if every else ', e.g.'}")
+                    out.append(f"    {len(xs)} ordered {what}{':' if every else ', e.g.'}")
                 for load in dict.fromkeys(x.load for x in xs if every or x is xs[0]):
                     out.append(f"      load of {load.text()}")
                     for x in (x for x in xs if x.load == load and (every or x is xs[0])):
