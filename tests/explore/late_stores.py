@@ -7,6 +7,7 @@ import random
 LOADS = ["READ_ONCE(*{c})"] * 5 + ["smp_load_acquire({c})", "xchg_relaxed({c}, {v})", "atomic_fetch_add(10, {c})"]
 LOADS += ["cmpxchg_acquire({c}, 0, {v})", "cmpxchg({c}, 1, {v})", "atomic_fetch_add_release(10, {c})"]
 BETWEEN = [""] * 9 + ["smp_mb();", "smp_rmb();", "smp_wmb();", "spin_lock(s);", "spin_unlock(s);", "s2"]
+INNER = ["smp_mb();", "smp_wmb();", "smp_rmb();"]
 
 
 def late_stores(seed: int) -> str:
@@ -45,6 +46,12 @@ def late_stores(seed: int) -> str:
                     line = f"if ({r.choice(regs)}) {{ {line} }}"
                 elif regs and p < 0.3:
                     line = f"if ({r.choice(regs)}) {{ WRITE_ONCE(*{c}, {v}); }} else {{ WRITE_ONCE(*{c}, {v}); }}"
+                elif len(regs) > 1 and p < 0.35:
+                    line = f"if ({r.choice(regs)}) {{ {line} if ({r.choice(regs)}) {{ {r.choice(INNER)} }} }}"
+                elif regs and p < 0.45:  # a flag that the arms set
+                    q = r.choice(regs)
+                    regs.append(f"r{len(regs)}")
+                    line = f"if ({q}) {{ {regs[-1]} = 1; }} else {{ {regs[-1]} = 0; }} if ({regs[-1]}) {{ {line} }}"
                 lines.append(line)
             b = r.choice(BETWEEN)
             if b.startswith("spin") or b == "s2":
