@@ -7,8 +7,7 @@ somewhere, an access that takes effect before an earlier load, which then sees w
   CPUs touch otherwise than under one lock (memory_views.record); another CPU stores what is loaded, another touches
   what is stored.  Without such a pair every execution of LKMM is one of the machine, as far as load buffering goes.
 - **early load**: the same of two loads.  The machine shows these by old values, but what a full barrier of another CPU
-  has made known it takes for known to everybody from then on, also to a load that could have come before that barrier;
-  and what `with atomic():` loads is never old.
+  has made known it takes for known to everybody from then on, also to a load that could have come before that barrier.
 
 Where one side of a cell is only touched under a lock, what enters and leaves is the lock: its acquire and its release
 order.  So both cells have to be racy, and nothing is asked of the ways between the two CPUs: no pair is left out that
@@ -170,10 +169,10 @@ class Buffering:
 
     def counts(self, pc: int) -> bool:
         """Whether it matters that an access is early: not that a lock is taken, which is given back behind what it was
-        early to, unless somebody only tries to; nor what the checker itself looks at."""
-        if self.cells_of(pc) & ~self.locks == 0:
-            return self.text.tries
-        return not self.looks(pc)
+        early to, unless somebody only tries to; nor what an atomic block loads, or the checker itself looks at."""
+        if self.looks(pc) or self.text.code[pc][7] == Ordering.ATOMIC:  # a block is one event, and a release
+            return False
+        return self.text.tries or self.cells_of(pc) & ~self.locks != 0
 
     def looks(self, pc: int) -> bool:
         """Whether the checker looks there, and no CPU: it alone loads a spinlock's owner in no atomic block."""
@@ -210,7 +209,7 @@ class Buffering:
                     if not to or (at == to and at & (at - 1) == 0):
                         continue
                     for pc, weak in laters:
-                        if pc in pcs and (barrier or not early or self.text.code[pc][7] == Ordering.ATOMIC):
+                        if pc in pcs and (barrier or not early):
                             out[load, pc] = Pair(load, pc, early, weak)
         return [out[k] for k in sorted(out)]
 

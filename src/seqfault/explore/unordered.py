@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ops import BRANCHES, Op, Ordering
+from seqfault.explore.dominators import EXIT, post_dominators
 from seqfault.explore.racewatch import Graph
 
 MB, RMB, WMB, AFTER_SPINLOCK = 1, 2, 3, 5  # Op.FENCE
@@ -29,8 +30,9 @@ ENDS = frozenset({Op.RET, Op.HALT})
 RMW = frozenset({Ordering.RMW, Ordering.RMW_FULL, Ordering.RMW_ACQUIRE, Ordering.RMW_RELEASE})
 ACQUIRES = frozenset({Ordering.ACQUIRE, Ordering.ATOMIC})
 RELEASES = frozenset({Ordering.RELEASE, Ordering.RMW_RELEASE, Ordering.ATOMIC})
-# how far later stores are behind the load: not at all, until the instruction of that number, or
-NOT, EXIT, CALLERS, EVER = -1, -2, -3, -4  # to the function's end, as long as the caller's, always
+# how far later stores are behind the load: until the instruction of that number, to the function's end (EXIT), not at
+# all, as long as the caller's, always
+NOT, CALLERS, EVER = -2, -3, -4
 NONE = (-1, -1)
 
 
@@ -177,56 +179,6 @@ def reached(start: int, successors: Callable[[int], list[int]]) -> list[int]:
             if s not in seen:
                 seen.add(s)
                 out.append(s)
-    return out
-
-
-def post_dominators(pcs: list[int], successors: Callable[[int], list[int]], ends: set[int]) -> dict[int, int]:
-    """Cooper, Harvey, Kennedy, "A simple, fast dominance algorithm", on the graph turned round."""
-    succ = {pc: successors(pc) for pc in pcs}
-    pred: dict[int, list[int]] = {pc: [] for pc in pcs}
-    for pc, to in succ.items():
-        for s in to:
-            pred[s].append(pc)
-    order: list[int] = []  # from the ends on, each behind all of those that it leads to as far as there is no loop
-    seen = set(ends)
-    for e in sorted(ends):
-        stack = [(e, iter(pred[e]))]
-        while stack:
-            pc, more = stack[-1]
-            for p in more:
-                if p not in seen:
-                    seen.add(p)
-                    stack.append((p, iter(pred[p])))
-                    break
-            else:
-                order.append(pc)
-                stack.pop()
-    order.reverse()
-    number = {pc: i for i, pc in enumerate(order)} | {EXIT: -1}
-    out: dict[int, int] = dict.fromkeys(ends, EXIT)
-    changed = True
-    while changed:
-        changed = False
-        for pc in order:
-            if pc in ends:
-                continue
-            best: int | None = None
-            for s in succ[pc]:
-                if s not in out:
-                    continue
-                if best is None:
-                    best = s
-                    continue
-                x, y = best, s
-                while x != y:
-                    while number[x] > number[y]:
-                        x = out[x]
-                    while number[y] > number[x]:
-                        y = out[y]
-                best = x
-            if best is not None and out.get(pc) != best:
-                out[pc] = best
-                changed = True
     return out
 
 
