@@ -168,6 +168,8 @@ NO, LETTER, YES = None, True, False  # no pair; one by LKMM's letter; one that n
         ("r: integer(0, 3) = xchg_release(m.x, 2)\nWRITE_ONCE(m.y, 1)", YES),
         ("r: integer(0, 3) = cmpxchg(m.x, 1, 2)\nWRITE_ONCE(m.y, 1)", YES),  # one that fails orders nothing
         ("r: integer(0, 3) = cmpxchg(m.x, 1, 2)\nif r == 1:\n    WRITE_ONCE(m.y, 1)", NO),
+        # what failed is not ordered by what did not
+        ("while cmpxchg_acquire(m.x, 1, 2) != 1:\n    smp_wmb()\nWRITE_ONCE(m.y, 1)", LETTER),
         ("r: integer(0, 3) = READ_ONCE(m.x)\nxchg_relaxed(m.s.owner, 0)\nWRITE_ONCE(m.y, 1)", YES),
         ("r: integer(0, 3) = READ_ONCE(m.x)\nWRITE_ONCE(m.y, r)\nsmp_wmb()\nWRITE_ONCE(m.y, 1)", NO),
         ("WRITE_ONCE(m.y, 1)\nr: integer(0, 3) = READ_ONCE(m.x)", NO),

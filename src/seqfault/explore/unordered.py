@@ -34,6 +34,7 @@ RELEASES = frozenset({Ordering.RELEASE, Ordering.RMW_RELEASE, Ordering.ATOMIC})
 # all, as long as the caller's, always
 NOT, CALLERS, EVER = -2, -3, -4
 NONE = (-1, -1)
+UNKNOWN = -1
 
 
 class Known(NamedTuple):
@@ -41,7 +42,8 @@ class Known(NamedTuple):
 
     `behind`: slots, and cells of private structs, whose value comes from it or from a load that is behind it; `rmb`: a
     barrier for loads came; `stored`: a store came that is behind it; `unlocked`, `locked`: after it; `until`: how far
-    stores are behind it; `failed`: what the last cmpxchg compared, in vain; `false`: a register that says so.
+    stores are behind it; `failed`: what the last cmpxchg compared, in vain; `false`: a register that says so; `again`:
+    the load was made once more.
     """
 
     behind: frozenset[int]
@@ -52,6 +54,7 @@ class Known(NamedTuple):
     until: int = NOT
     failed: tuple[int, int] = NONE
     false: int = -1
+    again: bool = False
 
 
 class Ran(NamedTuple):
@@ -70,6 +73,8 @@ class Text:
         g, self.code = self.graph, self.graph.code
         self.body = [reached(e, g.successors) for e in g.entries]  # of each function its instructions
         self.results = {int(a.process_slot) + 1 + i for i in range(4)}
+        cpus = 1 + max(p.cpu for p in a.processes)
+        self.own = {p.name for p in a.pools if p.n >= cpus > 1}
         self.private: dict[tuple[str, str], int] = {}
         self.pairs: dict[int, int] = {}  # a read-modify-write's store -> its load
         self.sure: set[int] = set()  # loads of those that always store
@@ -102,10 +107,14 @@ class Text:
         return access is not None and access.order == "plain" and not access.atomic
 
     def name(self, pc: int) -> int:
-        """A number for a field of private structs, below all slots."""
+        """A number for a field of private structs, below all slots: of those that each CPU has one of, which stand for
+        locals (`vm_fault`, `mmu_gather`).  UNKNOWN: any other, of which it is not sure that a load sees the last store.
+        """
         access = self.a.access[pc]
         assert access is not None
-        return -1 - self.private.setdefault((access.pool, access.path), len(self.private))
+        if "[" in access.path or access.pool not in self.own:
+            return UNKNOWN
+        return UNKNOWN - 1 - self.private.setdefault((access.pool, access.path), len(self.private))
 
     def is_lock(self, pc: int) -> bool:
         """Whether a store is to a spinlock."""
@@ -278,6 +287,7 @@ class Unordered:
         return Known(
             a.behind & b.behind, a.rmb and b.rmb, a.stored and b.stored, a.unlocked and b.unlocked,
             a.locked and b.locked, self.text.shorter(a.until, b.until), a.failed, a.false,
+            a.again or b.again,
         )  # fmt: skip
 
     def step(self, pc: int, k: Known, free: set[int], load: int) -> Known | None:
@@ -292,7 +302,7 @@ class Unordered:
                 return k._replace(false=row[1])
             return k._replace(false=-1) if row[1] == k.false else k
         if op == Op.LOAD:
-            return self.loads(pc, row, k, free)
+            return self.loads(pc, row, k._replace(again=True) if pc == load else k, free)
         if op == Op.STORE:
             return self.stores(pc, row, k, free, load)
         if op in BRANCHES or op == Op.WAIT:
@@ -313,7 +323,7 @@ class Unordered:
 
     def loads(self, pc: int, row: list[int], k: Known, free: set[int]) -> Known | None:
         if row[7] == Ordering.DIRECT:
-            return put(k, row[1], self.text.name(pc) in k.behind)
+            return put(k, row[1], self.text.name(pc) in k.behind)  # UNKNOWN never is
         after = (k.rmb or self.address(row, k)) and not (self.strict and self.text.plain(pc))
         if pc in self.text.sure and row[7] == Ordering.RMW_FULL:
             return None
@@ -329,16 +339,19 @@ class Unordered:
     def stores(self, pc: int, row: list[int], k: Known, free: set[int], load: int) -> Known | None:
         t, order = self.text, row[7]
         if order == Ordering.DIRECT:
-            return put(k, t.name(pc), row[1] in k.behind)
+            return put(k, t.name(pc), row[1] in k.behind and t.name(pc) != UNKNOWN)
         if order == Ordering.RMW_FULL:
             return None
         if order in RELEASES:
             more = order == Ordering.RELEASE and t.is_lock(pc)
             return k._replace(stored=True, unlocked=k.unlocked or more)
         depends = row[1] in k.behind or self.address(row, k)
-        ordered = (depends or k.until != NOT) and not (self.strict and t.plain(pc))
+        if self.strict and t.plain(pc):
+            ordered = k.until == EVER  # by a fence: branches are not that long by the letter
+        else:
+            ordered = depends or k.until != NOT
         if pc in t.pairs:  # a read-modify-write stores behind its own load
-            mine = t.pairs[pc] == load
+            mine = t.pairs[pc] == load and not k.again
             ordered = ordered or mine
             if order == Ordering.RMW_ACQUIRE:
                 if mine or k.rmb or self.address(row, k) or (t.is_lock(pc) and k.unlocked):
