@@ -385,9 +385,10 @@ class Unordered:
         return ran.end._replace(behind=frozenset(keep), until=EVER if ran.end.until == EVER else k.until)
 
 
-def way(pc: int, k: Known) -> tuple[int, tuple[int, int], int]:
-    """Where two ways that come to `pc` are one: a cmpxchg that failed is kept apart from one that did not."""
-    return pc, k.failed, k.false
+def way(pc: int, k: Known) -> tuple[int, tuple[int, int], int, int]:
+    """Where two ways that come to `pc` are one.  Kept apart: a cmpxchg that failed and one that did not, and how far
+    stores are behind, as a loop's second round knows it by the branch of the first."""
+    return pc, k.failed, k.false, k.until
 
 
 def put(k: Known, slot: int, behind: bool) -> Known:
