@@ -133,7 +133,7 @@ def check(
     ] = 1,
     load_buffering: Annotated[
         bool,
-        typer.Option("--load-buffering", help="List every place where lkmm may pass over load buffering."),
+        typer.Option("--load-buffering", help="List every place where lkmm may pass load buffering over."),
     ] = False,
     races: Annotated[
         str,

@@ -88,7 +88,7 @@ def run_check(
     p = load(protocol)
     models = models_named(COMPARED if memory == "all" else [memory])
     if late and not any(under(m) for m in models):
-        raise BadInput("--load-buffering lists what --memory lkmm passes over; the other models have none: add it")
+        raise BadInput("--load-buffering lists what only lkmm passes over: add --memory lkmm")
     if locks and p.processes:
         raise BadInput(f"--locks: {protocol} is a small model, of which there is no table of locks")
     if locks and models != ["sc"]:
