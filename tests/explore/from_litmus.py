@@ -232,8 +232,8 @@ class InOrder(Machine):
 
 
 class OwnBarriers(InOrder):
-    """The same, but what a full barrier has made known is known only to those that come after it: to its thread, to who
-    sees what that stores, to later full barriers.  A load that could have come before it may see less."""
+    """The same, but what a full barrier has made known only its thread, who sees what that stores, and later full
+    barriers know.  Weaker than the axioms, where it is handed on by stores that carry nothing."""
 
     def _known(self, s: State, t: int, i: int, x: int) -> tuple[View, int, int]:
         return super()._known(s._replace(sc=self.zero), t, i, x)

@@ -25,7 +25,7 @@ from seqfault.litmus.threads import Incomplete, Limits
 SHAPES = Path(__file__).parents[1] / "litmus" / "shapes"
 
 
-RARE = (90, 114, 150, 207, 228, 289, 332, 402, 404, 408, 425, 430)  # of 500 those where the axioms allow more
+RARE = (90, 114, 150, 207, 228, 289, 332, 402, 404, 408, 425, 430, 513, 790, 1138)  # of 1,200 some where the axioms allow more
 
 
 def automaton(test: fl.Litmus, folder: Path) -> Automaton:
@@ -57,25 +57,20 @@ def judged(text: str, folder: Path) -> tuple[str, list[Pair]]:
 
 
 def test_whoever_has_more_outcomes_is_named(tmp_path: Path):
-    """Random programs; and there are some of each kind, so that this says something.  A machine whose full barriers
-    tell only who comes after them has the early loads: what it lacks still is load buffering, and has a pair of a load
-    and a store; for what it has more, an early load is named."""
+    """Random programs; and there are some of each kind, so that this says something.  What even a machine lacks whose
+    full barriers tell only who comes after them is load buffering, and has a pair of a load and a store."""
     seen: Counter[str] = Counter()
     for seed in [*range(60), *RARE]:
         text = late_stores(seed)
         test = fl.read(text)
         ps = pairs(automaton(test, tmp_path))
-        got, more = fl.in_order(test), fl.in_order(test, machine=fl.OwnBarriers)
-        want = set(judge(test, Limits(candidates=100_000)).states)
+        got, want = fl.in_order(test), set(judge(test, Limits(candidates=100_000)).states)
         assert want <= got or ps, text
-        if want - more:
-            assert late(ps), text
-            seen["late"] += 1
-        if more - got:
-            assert len(late(ps)) < len(ps), text
-            seen["early"] += 1
+        assert want <= fl.in_order(test, machine=fl.OwnBarriers) or late(ps), text
+        seen["more"] += not want <= got
+        seen["early"] += not want <= got and not late(ps)
         seen["named"] += bool(ps)
-    assert seen["late"] == 10 and seen["early"] == 3 and seen["named"] < 30
+    assert seen["more"] >= 10 and seen["early"] >= 1 and seen["named"] < 30
 
 
 def test_cycles_that_have_more_outcomes_are_named(tmp_path: Path):
