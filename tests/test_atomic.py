@@ -14,6 +14,7 @@ ALLOWED = {
     "mm/slab.py:mm_alloc_fails": 1,  # the scenario's own counter
     "mm/tlb.py:local_flush_tlb": 1,  # INVLPG
     "mm/tlb.py:send_flush_ipi": 1,  # sending an interrupt
+    "mm/tlb.py:flushed": 1,  # waiting for its answer
     "mm/tlb.py:ipi_agent": 1,  # the handler, between two instructions
     "mm/tlb.py:walker_agent": 2,  # hardware
     "mm/tlb.py:flush_check": 1,  # the checker looks

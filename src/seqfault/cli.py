@@ -131,6 +131,10 @@ def check(
     threads: Annotated[
         int, typer.Option(metavar="N", help="Threads that share one scenario; progress is not looked at then.", min=1)
     ] = 1,
+    load_buffering: Annotated[
+        bool,
+        typer.Option("--load-buffering", help="List every place where lkmm may pass load buffering over."),
+    ] = False,
     races: Annotated[
         str,
         typer.Option(
@@ -144,7 +148,7 @@ def check(
 
     run_check(
         protocol, scenario or [], json, max_states, size(max_memory), timeout, jobs, resume, verbose, examples, locks,
-        memory, lock_starvation, reduce, checkpoint_every, threads, races,
+        memory, lock_starvation, reduce, checkpoint_every, threads, races, load_buffering,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ir import Where
 from seqfault.explore.baselines import stored
+from seqfault.explore.buffering import passed_over
 from seqfault.explore.checkpoint import remove
 from seqfault.explore.engine import Exploration
 from seqfault.explore.interrupt import INTERRUPTED, asked
@@ -93,7 +94,8 @@ class Violation:
 
 @dataclass
 class ScenarioResult:
-    """What exploring one scenario gave."""
+    """What exploring one scenario gave.  Under lkmm, what it passed over (buffering.py): `late_stores` (a load, a later
+    store, whether by LKMM's letter only), `early_loads` (a load, how many later ones); None: it was not looked for."""
 
     name: str
     verdict: str
@@ -108,6 +110,8 @@ class ScenarioResult:
     reason: str = ""
     lock_edges: list[tuple[str, str, str, str]] = field(default_factory=list)
     races: list[Race] = field(default_factory=list)
+    late_stores: list[tuple[int, int, bool]] | None = None
+    early_loads: list[tuple[int, int]] | None = None
 
 
 def place_of(w: Where) -> tuple[str, str, int]:
@@ -301,6 +305,8 @@ def check_scenario(
     r.speculative_successes = r.counters.get(protocol.speculative, 0) if protocol.speculative else 0
     r.outcomes = len(ex.outcomes)
     r.races = races_of(racing, ex) if racing is not None else []
+    if memory.startswith(LKMM):
+        r.late_stores, r.early_loads = passed_over(ex, scenario)
     for held, taken, pc in ex.edges:
         fn, _, line = place_of(a.where[pc])
         r.lock_edges.append((a.lock_classes[held], a.lock_classes[taken], f"{fn}:{line}", scenario.name))

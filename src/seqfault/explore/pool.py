@@ -92,7 +92,10 @@ class Record:
         vs = [Violation(**{**v, "schedule": [tuple(x) for x in v["schedule"]]}) for v in d["result"].pop("violations")]
         edges = [tuple(e) for e in d["result"].pop("lock_edges")]
         races = [race_from(x) for x in d["result"].pop("races")]
-        self.known[d["key"]] = ScenarioResult(**d["result"], violations=vs, lock_edges=edges, races=races)
+        r = ScenarioResult(**d["result"], violations=vs, lock_edges=edges, races=races)
+        if r.late_stores is not None and r.early_loads is not None:
+            r.late_stores, r.early_loads = [(a, b, c) for a, b, c in r.late_stores], [(a, n) for a, n in r.early_loads]
+        self.known[d["key"]] = r
 
     def key(self, scenario: Scenario, limits: Limits | None = None) -> str:
         """What a result depends on; one that a limit cut short, on the limits too."""

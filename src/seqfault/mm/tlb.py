@@ -96,6 +96,12 @@ def send_flush_ipi(ipi: flush_ipi, start: vpn_t, end: vpn_t) -> bool:
         return True
 
 
+def flushed(ipi: flush_ipi) -> bool:
+    """Whether a CPU has answered this one's question.  An acquire, as csd_lock_wait() of kernel/smp.c is."""
+    with atomic():
+        return ipi.sender != process_id() + 1
+
+
 def flush_tlb_others(start: vpn_t, end: vpn_t):
     """smp_call_function_many, never called with interrupts off: two CPUs would wait for each other."""
     task = pool_object(task_struct, process_id())
@@ -108,7 +114,7 @@ def flush_tlb_others(start: vpn_t, end: vpn_t):
     for cpu in range(NR_CPUS):
         if cpu != smp_processor_id():
             other = pool_object(cpu_tlb, cpu)
-            while READ_ONCE(other.ipi.sender) == process_id() + 1:
+            while not flushed(other.ipi):
                 cpu_relax_ipi()
 
 

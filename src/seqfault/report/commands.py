@@ -30,6 +30,7 @@ from seqfault.protocols import builtin_names, load
 from seqfault.report import terminal
 from seqfault.report.bars import WITH_WHAT
 from seqfault.report.counterexample import Counterexample, encode_schedule, from_schedule, from_violation
+from seqfault.report.late import passed_over, under
 from seqfault.scenarios import APART, builtin, find
 from seqfault.scenarios import load as load_file
 from seqfault.scenarios.model import Scenario
@@ -77,6 +78,7 @@ def run_check(
     every: float = 60.0,
     threads: int = 1,
     races: str = "off",
+    late: bool = False,
 ) -> None:
     """`seqfault check`."""
     if threads > (os.cpu_count() or 1):
@@ -85,6 +87,8 @@ def run_check(
         raise BadInput(f"--reduce {reduce!r}: auto, all or none")
     p = load(protocol)
     models = models_named(COMPARED if memory == "all" else [memory])
+    if late and not any(under(m) for m in models):
+        raise BadInput("--load-buffering lists what only lkmm passes over: add --memory lkmm")
     if locks and p.processes:
         raise BadInput(f"--locks: {protocol} is a small model, of which there is no table of locks")
     if locks and models != ["sc"]:
@@ -116,7 +120,7 @@ def run_check(
         dump({r.memory: report_json(r, p, scenarios) for r in reports})
     else:
         for r in reports:
-            terminal.report(console(), r, p, scenarios, verbose, examples, races != "off")
+            terminal.report(console(), r, p, scenarios, verbose, examples, races != "off", late)
         if len(models) > 1:
             terminal.show_matrix(console(), reports)
     raise typer.Exit(EXIT[worst(r.verdict for r in reports)])
@@ -237,13 +241,17 @@ def report_json(
                 "seconds": round(r.seconds, 3),
                 "speculative_successes": r.speculative_successes,
                 "counters": r.counters,
+                "late_stores": None if r.late_stores is None else len(r.late_stores),
+                "early_loads": None if r.early_loads is None else len(r.early_loads),
                 "violations": vs,
             }
         )
+    over = passed_over(report, protocol, scenarios)
     return {
         "protocol": report.protocol,
         "memory": report.memory,
         "verdict": report.verdict,
+        "load_buffering": over.data() if over else None,
         "scenarios": rows,
         "speculative_successes": report.speculative_successes,
     } | ({"races": races_json(report, protocol, by_name)} if races else {})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqfault.cli import EXIT
 from seqfault.explore.check import HOLDS, INCOMPLETE, VIOLATED, Report, ScenarioResult, worst
+from seqfault.report.late import passes_over
 
 if TYPE_CHECKING:
     from seqfault.report.review_causes import Group
@@ -18,7 +19,8 @@ def family(name: str) -> str:
 
 
 def cell(scenarios: list[ScenarioResult]) -> dict[str, Any]:
-    """One of the matrix: how many scenarios with which verdict; `own`: how many show what mmap-sem does not."""
+    """One of the matrix: how many scenarios with which verdict; `own`: how many show what mmap-sem does not;
+    `but`: whether it passes over load buffering or early loads."""
     n = Counter(s.verdict for s in scenarios)
     verdict = worst(n)
     return {
@@ -29,6 +31,7 @@ def cell(scenarios: list[ScenarioResult]) -> dict[str, Any]:
         VIOLATED: n[VIOLATED],
         INCOMPLETE: n[INCOMPLETE],
         "own": sum(any(not v.baseline for v in s.violations) for s in scenarios),
+        "but": any(passes_over(s) for s in scenarios),
         "speculated": sum(bool(s.speculative_successes) for s in scenarios),
         "states": sum(s.states for s in scenarios),
         "reasons": sorted({s.reason for s in scenarios if s.reason}),

@@ -146,7 +146,7 @@ def make_review(
     causes = [c for some in spread(explain, chunks(tasks), jobs, bar, "root causes") for c in some]
     groups = group(reports, {key[:3]: c for key, c in zip(found, causes, strict=True)})
     chosen = [(n, k, m) for n, g in enumerate(groups) for k, m in enumerate(ordered(g))]
-    review = Review(p, command, reports, groups, sites=sites)
+    review = Review(p, command, reports, groups, sites=sites, scenarios=scenarios)
     jobs_of = [(protocol, by_name[m.scenario], m.violation, k == 0) for _, k, m in chosen]
     texts = Merged()
     for (n, k, _), (trace, rows) in zip(chosen, spread(show, jobs_of, jobs, bar, "counterexamples"), strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import seqfault
@@ -12,9 +13,11 @@ from seqfault.cli import EXIT
 from seqfault.explore.check import HOLDS, INCOMPLETE, VIOLATED, Report, worst
 from seqfault.kernel.places import Protocol
 from seqfault.report.columns import title
+from seqfault.report.late import PassedOver, passed_over
 from seqfault.report.matrix import family, matrix
 from seqfault.report.review_causes import Group
 from seqfault.report.review_words import Section, document
+from seqfault.scenarios.model import Scenario
 
 MEANING = {
     HOLDS: "no violation in any interleaving of these scenarios",
@@ -98,10 +101,17 @@ class Review:
     sites: Table | None = None
     prices: Prices | None = None
     selection: str = ""
+    scenarios: list[Scenario] = field(default_factory=list)
 
     @property
     def verdict(self) -> str:
         return worst(r.verdict for r in self.reports)
+
+    @cached_property
+    def over(self) -> dict[str, PassedOver]:
+        """What was passed over, by memory model."""
+        each = ((r.memory, passed_over(r, self.protocol, self.scenarios)) for r in self.reports)
+        return {m: x for m, x in each if x is not None}
 
     @property
     def memories(self) -> list[str]:
@@ -198,6 +208,7 @@ def review_data(review: Review) -> dict[str, Any]:
         "groups": groups_data(review),
         "traces": [t.data for _, t in sorted(review.traces.items())],
         "texts": review.texts,
+        "load_buffering": {m: x.data() for m, x in review.over.items()},
         "sites": review.sites.data() if review.sites else None,
         "prices": review.prices.data() if review.prices else None,
     }

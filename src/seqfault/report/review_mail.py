@@ -6,6 +6,7 @@ import re
 import textwrap
 
 from seqfault.explore.check import HOLDS, INCOMPLETE, VIOLATED
+from seqfault.report.late import LEGEND, MARK
 from seqfault.report.matrix import matrix
 from seqfault.report.review_data import LIMITS, MEANING, Review, Table, facts, ordered, questions, shown
 from seqfault.report.review_words import Section, document
@@ -65,6 +66,8 @@ def mail(review: Review) -> str:
     for r in review.reports:
         for reason in sorted({s.reason for s in r.scenarios if s.reason}):
             out += wrapped(f"- incomplete under {r.memory}: {reason}", rest="  ")
+    for m, over in review.over.items():
+        out += ["", f"Under {m}:", "", *(y for x in over.lines() for y in wrapped(x, *indents(x)))]
     out += ["", "## Violations by root cause", ""]
     if not review.groups:
         out += ["None, in these scenarios and within these bounds."]
@@ -103,14 +106,22 @@ def verdicts(review: Review) -> list[str]:
             words = (c if isinstance(c, str) else one(c) for c in (cells[x] for x in some))
             said = "".join("  " + w.ljust(CELL - 2) for w in words)
             out.append(f"    {name[:first].ljust(first)}{said}".rstrip())
+    if m["total"] and any(c["but"] for c in m["total"].values()):
+        out += ["", *wrapped(LEGEND, "    ")]
     return out
 
 
 def one(c: dict[str, int | str]) -> str:
-    n = c["scenarios"]
+    n, mark = c["scenarios"], MARK if c["but"] else ""
     if c[VIOLATED]:
-        return f"violated {c[VIOLATED]}/{n}"
-    return f"incomplete {c[INCOMPLETE]}/{n}" if c[INCOMPLETE] else f"holds {n}"
+        return f"violated {c[VIOLATED]}/{n}{mark}"
+    return (f"incomplete {c[INCOMPLETE]}/{n}" if c[INCOMPLETE] else f"holds {n}") + mark
+
+
+def indents(line: str) -> tuple[str, str]:
+    """Of a line, and of what is wrapped of it."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    return indent, indent + "  "
 
 
 def cause(review: Review, n: int) -> list[str]:

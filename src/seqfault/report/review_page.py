@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from seqfault.report.late import LEGEND, MARK
 from seqfault.report.review_data import Review, limits, questions, review_data
 from seqfault.report.review_words import inline, to_html
 
@@ -59,6 +60,9 @@ def page(review: Review) -> str:
     return environment().from_string(template("review.html.j2")).render(
         r=data,
         doc=review.protocol.doc.strip(),
+        over=review.over,
+        mark=MARK,
+        legend=LEGEND,
         price=price_words(review),
         questions=questions(review.protocol),
         limits=limits(),

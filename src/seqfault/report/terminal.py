@@ -14,6 +14,7 @@ from seqfault.explore.racecheck import by_field, grouped
 from seqfault.explore.racewatch import Point
 from seqfault.kernel.places import Protocol
 from seqfault.report.counterexample import encode_schedule, from_violation
+from seqfault.report.late import LEGEND, MARK, but_for, passed_over
 from seqfault.report.matrix import family, matrix
 from seqfault.scenarios.model import Scenario
 
@@ -55,8 +56,10 @@ def report(
     verbose: bool,
     examples: int,
     races: bool = False,
+    every: bool = False,
 ) -> None:
-    """The result of `seqfault check`; with `races`, the data races too."""
+    """The result of `seqfault check`; with `races`, the data races too; `every`: each place where load buffering was
+    passed over."""
     by_name = {s.name: s for s in scenarios}
     if verbose:
         for s in r.scenarios:
@@ -89,7 +92,7 @@ def report(
     states = sum(s.states for s in r.scenarios)
     transitions = sum(s.transitions for s in r.scenarios)
     c.print(
-        f"{p.name} under {r.memory}: {r.verdict} "
+        f"{p.name} under {r.memory}: {r.verdict}{but_for(r.scenarios) if r.verdict == HOLDS else ''} "
         f"({len(r.scenarios)} scenario{'s' if len(r.scenarios) != 1 else ''} "
         f"of {families} famil{'ies' if families > 1 else 'y'}: "
         + ", ".join(f"{n} {k}" for k, n in ((k, counts.get(k, 0)) for k in (HOLDS, VIOLATED, INCOMPLETE)) if n)
@@ -99,6 +102,9 @@ def report(
     c.print(f"  {states:,} states, {transitions:,} transitions, {r.seconds:.1f} s", markup=False)
     for reason, n in Counter(s.reason for s in r.scenarios if s.reason).items():
         c.print(f"  {n} scenario{'s' if n > 1 else ''} incomplete: {reason}", markup=False)
+    over = passed_over(r, p, scenarios)
+    for line in over.lines(every or verbose) if over else ():
+        c.print(line, markup=False)
     if p.speculative:
         n = r.speculative_successes
         if n:
@@ -155,8 +161,13 @@ def show_matrix(c: Console, reports: list[Report]) -> None:
     m = matrix(reports)
     for name, cells in [*((f["family"], f["cells"]) for f in m["families"]), ("all", m["total"])]:
         row = (cells[r.memory] for r in reports)
-        t.add_row(name, *(v if (v := x["verdict"]) == HOLDS else f"{v} {x[v]}/{x['scenarios']}" for x in row))
+        t.add_row(
+            name,
+            *((v if (v := x["verdict"]) == HOLDS else f"{v} {x[v]}/{x['scenarios']}") + MARK * x["but"] for x in row),
+        )
     c.print(t)
+    if any(x["but"] for x in m["total"].values()):
+        c.print(LEGEND, markup=False)
 
 
 def schedule_of(p: Protocol, s: Scenario, v: Violation) -> str:

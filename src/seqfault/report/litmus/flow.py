@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ops import Op
+from seqfault.explore.dominators import EXIT, post_dominators
 
 LEAVES = (Op.RET, Op.HALT, Op.RELAX, Op.STOPPATH)
 
@@ -22,50 +23,8 @@ def successors(a: Automaton, pc: int) -> list[int]:
 
 
 def joins(a: Automaton) -> dict[int, int]:
-    """For each instruction its immediate postdominator; none if the function is left first.
-
-    Cooper, Harvey and Kennedy, "A Simple, Fast Dominance Algorithm", on the reversed graph.
-    """
-    n = len(a.code)
-    out = n  # where every function is left
-    after = [successors(a, pc) or [out] for pc in range(n)]
-    before: list[list[int]] = [[] for _ in range(n + 1)]
-    for pc, ss in enumerate(after):
-        for s in ss:
-            before[s].append(pc)
-    order: list[int] = []
-    seen = {out}
-    stack = [(out, iter(before[out]))]
-    while stack:
-        node, rest = stack[-1]
-        for m in rest:
-            if m not in seen:
-                seen.add(m)
-                stack.append((m, iter(before[m])))
-                break
-        else:
-            order.append(node)
-            stack.pop()
-    number = {node: i for i, node in enumerate(order)}
-    idom = {out: out}
-
-    def meet(x: int, y: int) -> int:
-        while x != y:
-            while number[x] < number[y]:
-                x = idom[x]
-            while number[y] < number[x]:
-                y = idom[y]
-        return x
-
-    changed = True
-    while changed:
-        changed = False
-        for node in reversed(order[:-1]):
-            known = [s for s in after[node] if s in idom]
-            new = known[0]
-            for s in known[1:]:
-                new = meet(new, s)
-            if idom.get(node) != new:
-                idom[node] = new
-                changed = True
-    return {pc: d for pc, d in idom.items() if d != out and pc != out}
+    """For each instruction its immediate postdominator; none if the function is left first."""
+    pcs = range(len(a.code))
+    after = [successors(a, pc) for pc in pcs]
+    meets = post_dominators(pcs, after.__getitem__, {pc for pc in pcs if not after[pc]})
+    return {pc: d for pc, d in meets.items() if d != EXIT}
