@@ -315,8 +315,8 @@ def _explore(
 
 def keep_shown(r: Reduced, ex: Exploration) -> bool:
     """Of what an exploration found that ended while it learned, leave what its paths show without reduction; whether
-    those are all its violations.  Before it knew what a process may yet touch, it may have forgotten which stores that one knows, or
-    taken them out of turn."""
+    those are all its violations.  Before it knew what a process may yet touch, it may have forgotten which stores that
+    one knows, or taken them out of turn."""
     found = len(ex.violations)
 
     def run(path: Path) -> tuple[Executor, NDArray[np.int64]]:
