@@ -25,6 +25,7 @@ MAY = {
     "litmus": {"cli"},
     "report": {"kernel", "mm", "protocols", "scenarios", "compile", "models", "explore", "why", "live", "space", "trace", "price", "cli"},
     "cli_price": {"report"},
+    "__main__": {"cli"},
     "cli": {"kernel", "compile", "explore", "protocols", "scenarios", "report", "litmus", "cli_price"},
 }
 LONGEST = 650
