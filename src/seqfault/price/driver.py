@@ -249,8 +249,7 @@ def begin_instruction():
     """What a CPU does for one access of user code, it does at once: it sets the dirty bit only if the entry still is
     what it saw."""
     m = the(vclock)
-    if m.now > m.horizon:
-        vt_sync()
+    vt_sync()
     u = the(undivided)
     u.limit = m.limit
     u.horizon = m.horizon
