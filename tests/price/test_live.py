@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -211,3 +212,13 @@ def test_programs_name_their_work(live):
     for p in live.programs("python3"):
         words = Counter(p.command(12, 2)) + Counter(p.command(12, 1))
         assert words["6"] or words["12"], p.name
+
+
+def test_a_sample_is_replayed_on_the_machine_that_it_is_of(tmp_path, monkeypatch):
+    from seqfault.report.whatif import machine_of
+
+    monkeypatch.setattr(machines, "kept", lambda: tmp_path / "none.toml")
+    for sample in ("ebizzy", "numpy", "stress-ng-malloc"):
+        with open_trace(f"sample:{sample}") as trace:
+            assert machine_of("", trace.meta).name == "small-vm"
+            assert "not calibrated" in machine_of("", replace(trace.meta, host="elsewhere")).title

@@ -104,13 +104,19 @@ def replay(j: Job, mach: Machine, seeds: int, progress: Any = None) -> Result:
     return Result(j.name, p, tuple(outcomes), tuple(blame.most_common(5)), met, r.calls, r.notes, j.rewrite)
 
 
-def machine_of(name: str, cpus: int) -> Machine:
-    """What was asked for; else this machine as it was calibrated; else a small one of as many CPUs."""
+def machine_of(name: str, meta: Any) -> Machine:
+    """What was asked for; else the one on which a trace was recorded, if its constants and what recording costs there
+    are known; else this machine as it was calibrated; else a small one of as many CPUs."""
+    cpus = meta.cpus or 1
     try:
         if name:
             return machines.read(name)
-        if machines.kept().exists():
-            return machines.read("here")
+        here = [machines.read("here")] if machines.kept().exists() else []
+        for m in (*here, *(machines.read(k) for k in machines.builtin())):
+            if recorder.of(m.recorder, m.recorded, meta):
+                return m
+        if here:
+            return here[0]
         m = machines.read("x86-small")
     except machines.MachineError as e:
         raise BadInput(str(e)) from None
@@ -161,7 +167,7 @@ def ask(
                 raise BadInput(
                     f"--rewrite: {trace} has no calls that it could change; record as root, with perf, or add strace"
                 )
-            mach = machine_of(machine, meta.cpus or 1)
+            mach = machine_of(machine, meta)
             slow = recorder.of(mach.recorder, mach.recorded, meta)
             r = convert(t, pid, recorder=slow)
             others = {x: convert(t, pid, x, slow) for x in rewrite}
