@@ -236,6 +236,7 @@ def batch(  # type: ignore[no-untyped-def]
                 for c in range(outcomes.shape[1]):
                     found[filled[B_OUTCOMES], c] = outcomes[j, c]
                 filled[B_OUTCOMES] += 1
-        all_counts[s, :] = counts
+        for e in range(counts.shape[0]):
+            all_counts[s, e] = counts[e]
         for e in range(classes * classes):
             all_edges[s, e] = X[X_EDGES + e]

@@ -85,6 +85,15 @@ EXCEPTIONS = (
         "kernel/fork.c: vm_area_dup",
     ),
     Exemption(
+        "downgraded-counts",
+        ("mm_struct.total_vm", "mm_struct.data_vm", "mm_struct.exec_vm", "mm_struct.stack_vm"),
+        "read or write",
+        ("remove_vma_list",),
+        "mmap_sem:r",
+        "What is unmapped by a brk that shrinks is taken off the totals once mmap_sem is held for reading only (4.20).",
+        "mm/mmap.c: remove_vma_list, remove_mt",
+    ),
+    Exemption(
         "new-mm",
         tuple(f"mm_struct.{x}" for x in COUNTS),
         "write",
