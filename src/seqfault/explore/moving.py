@@ -181,21 +181,29 @@ def waits_for(B, S, S2, P, W, at, X, p, before, after):  # type: ignore[no-untyp
 
 
 @jit
+def behind(B, S, S2, P, W, R, Y, Q, keys, known, at, Z, ctl, X, p, before):  # type: ignore[no-untyped-def]
+    """Of the step of `p`, who held the locks `before`, that was taken from S to B: what need not wait in a buffer
+    leaves it; the locks held behind the step, and whether it waits where somebody else holds what it takes."""
+    nproc = P[M_PROCESSES]
+    if P[M_MEMORY] == BUFFERED:
+        relieve(S, B, P, W, R, Y, Q, keys, known, at, Z, before, p, nproc)
+    if not locks_touched(W, X):
+        return before, False
+    h = holder(P, p, nproc)
+    after = held(B, P, W, h)
+    if robbed(S, B, P, W, h, nproc):
+        ctl[C_LOST] = 1
+    return after, after & ~before != 0 and waits_for(B, S, S2, P, W, at, X, p, before, after)
+
+
+@jit
 def judge(B, S, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, status, p, before):  # type: ignore[no-untyped-def]
     """Of the step of `p`, who held the locks `before`, from S to B that was just made: enter it in the records; what
     `moves` says of it, and the locks held behind it."""
     nproc = P[M_PROCESSES]
-    h = holder(P, p, nproc)
-    after = before
-    waits = False
-    if status == OK and P[M_MEMORY] == BUFFERED:
-        relieve(S, B, P, W, R, Y, Q, keys, known, at, Z, before, p, nproc)
-    if status == OK and locks_touched(W, X):
-        after = held(B, P, W, h)
-        if robbed(S, B, P, W, h, nproc):
-            ctl[C_LOST] = 1
-        if after & ~before:
-            waits = waits_for(B, S, S2, P, W, at, X, p, before, after)
+    after, waits = before, False
+    if status == OK:
+        after, waits = behind(B, S, S2, P, W, R, Y, Q, keys, known, at, Z, ctl, X, p, before)
     if X[X_ACCESSED] > MAX_ACCESSED:
         ctl[C_LOST] = 1
     learn(S, B, P, W, N, Y, Q, known, own_, at[p], X, before, after, status == DISABLED, waits, p, nproc)
@@ -230,7 +238,6 @@ def follow(  # type: ignore[no-untyped-def]
     nw = P[M_NW]
     pb = P[P[O_PROCS] + p * PROCESS_ROW + P_BASE]
     nproc = P[M_PROCESSES]
-    h = holder(P, p, nproc)
     while moved < CHAIN:
         if get(C, P, P[M_PC], pb) == P[M_HALT]:
             break
@@ -240,16 +247,7 @@ def follow(  # type: ignore[no-untyped-def]
         if status != OK or chooses(X) or X[X_VIOLATIONS]:
             X[X_VIOLATIONS] = 0  # it is looked at where all processes are
             break
-        after = before
-        waits = False
-        if P[M_MEMORY] == BUFFERED:
-            relieve(C, B, P, W, R, Y, Q, keys, known, at, Z, before, p, nproc)
-        if locks_touched(W, X):
-            after = held(B, P, W, h)
-            if robbed(C, B, P, W, h, nproc):
-                ctl[C_LOST] = 1
-            if after & ~before:
-                waits = waits_for(B, C, S2, P, W, at, X, p, before, after)
+        after, waits = behind(B, C, S2, P, W, R, Y, Q, keys, known, at, Z, ctl, X, p, before)
         c = moves(C, B, P, W, R, Y, Q, known, at, Z, X, before, after, p, nproc, waits)
         if c & LEFT == 0 and not early:
             break
