@@ -80,9 +80,13 @@ class Exploration:
 
 def steps_to(parent: NDArray[np.int64], action: NDArray[np.int64], state: int) -> list[tuple[int, int]]:
     """The steps between states by which one was first reached."""
+    return [(int(action[i]) & 255, int(action[i]) >> 8) for i in states_to(parent, state)]
+
+
+def states_to(parent: NDArray[np.int64], state: int) -> list[int]:
+    """The states by which one was first reached, behind the first one, with itself."""
     out = []
     while state > 0:
-        a = int(action[state])
-        out.append((a & 255, a >> 8))
+        out.append(state)
         state = int(parent[state])
     return out[::-1]

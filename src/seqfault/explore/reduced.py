@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from seqfault.compile.automaton import Automaton
 from seqfault.explore import interrupt, moving
 from seqfault.explore.engine import Executor, Exploration, Path, fingerprint_of
-from seqfault.explore.exploration import steps_to
+from seqfault.explore.exploration import states_to, steps_to
 from seqfault.explore.futures import ASLEEP_ROW, IDS, Q_IDS, Q_LOST, Q_NEWS, Futures
 from seqfault.explore.levels import C_EDGES, C_HEAD, C_WHY, SLACK, WHY_DONE, WHY_EDGES, WHY_TABLE, Levels
 from seqfault.explore.memory_buffers import address, buffer_of, count, is_buffer, together
@@ -122,14 +122,16 @@ class Reduced:
 
     def recall(self, k: Known) -> None:
         """Know what was known then."""
-        f = self.futures
         if k is self.recalled:
             return
         self.recalled = k
         self.R[:], self.W[:], self.Y[:], self.t.P[self.memory] = k.R, k.W, k.Y, k.memory
-        f.known[:] = 0
-        f.classes[:] = 0
-        f.known.reshape(IDS, -1)[k.ids] = k.known
+        f = self.futures
+        known = f.known.reshape(IDS, -1)
+        met = f.keys[IDS : IDS + f.Q[Q_IDS]]
+        known[met] = 0
+        f.classes[met] = 0
+        known[k.ids] = k.known
         f.classes[k.ids] = k.classes
 
     def standing(self) -> tuple[Int64, Int64]:
@@ -235,9 +237,12 @@ def explore(
         if ex.reason == LOST:
             return None
         # what it found before it knew enough may be found again with what it knows now
-        if ex.reason != GROWN and (not met or keep_shown(r, ex) or not r.learning):
-            return ex
-        r.learning = ex.reason == GROWN
+        if ex.reason != GROWN:
+            now = r.knowledge()
+            if not met or keep_shown(r, ex) or not r.learning:
+                return ex
+            r.learning = False
+            r.recall(now)  # paths were told with what was known then
         r.learn()
     return None
 
@@ -309,7 +314,8 @@ def _explore(
         rooms = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int32), np.zeros(n + 1, np.uint8)
         ex.cyclic = not acyclic(edges, int(ctl[C_EDGES]), n, *rooms)
     lv.fill(ex, t.X, reason, time.perf_counter() - t0)
-    ex.retrace = Retrace(r, [*known, (n, r.knowledge())])
+    if reason not in (GROWN, LOST):
+        ex.retrace = Retrace(r, [*known, (n, r.knowledge())])
     return ex, met > 0
 
 
@@ -342,10 +348,6 @@ class Retrace:
         self.r, self.known = r, known  # up to which state what was known
 
     def __call__(self, ex: Exploration, state: int) -> list[tuple[int, int]]:
-        parents = []
-        at = state
-        while at > 0:
-            at = int(ex.parent[at])
-            parents.append(at)
-        then = [next(k for end, k in self.known if i < end) for i in (0, *parents[::-1])]
+        begins = [0, *states_to(ex.parent, state)[:-1]] if state else []
+        then = [next(k for end, k in self.known if i < end) for i in (0, *begins)]
         return self.r.path(steps_to(ex.parent, ex.action, state), then)
