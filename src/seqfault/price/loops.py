@@ -9,7 +9,7 @@ import llvmlite.binding as llvm
 
 from seqfault.compile.native import target_machine
 
-LOOPS = """
+ODD = """
 define i64 @chase(ptr %p, i64 %n) {
 entry:
   br label %loop
@@ -24,30 +24,6 @@ loop:
 end:
   %x = ptrtoint ptr %r to i64
   ret i64 %x
-}
-define i64 @add(ptr %p, i64 %n) {
-entry:
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%i1, %loop]
-  %o = atomicrmw volatile add ptr %p, i64 1 seq_cst
-  %i1 = add i64 %i, 1
-  %c = icmp ult i64 %i1, %n
-  br i1 %c, label %loop, label %end
-end:
-  ret i64 %o
-}
-define i64 @barrier(ptr %p, i64 %n) {
-entry:
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%i1, %loop]
-  fence seq_cst
-  %i1 = add i64 %i, 1
-  %c = icmp ult i64 %i1, %n
-  br i1 %c, label %loop, label %end
-end:
-  ret i64 0
 }
 ; wait until the word is odd (or even), then add one: n times
 define i64 @pong(ptr %p, i64 %n, i64 %odd) {
@@ -83,75 +59,59 @@ loop:
 end:
   ret i64 %v
 }
-define i64 @touch(ptr %p, i64 %n) {
+"""
+# what is done n times, to memory at %p or with %i, and what is returned
+TIMES = {
+    "add": ("%o = atomicrmw volatile add ptr %p, i64 1 seq_cst", "%o"),
+    "barrier": ("fence seq_cst", "0"),
+    "touch": (
+        """
+        %o = shl i64 %i, 12
+        %q = getelementptr i8, ptr %p, i64 %o
+        store volatile i8 1, ptr %q
+        """,
+        "0",
+    ),
+    "getppid": ('%r = call i64 asm sideeffect "syscall", "={rax},{rax},~{rcx},~{r11},~{memory}"(i64 110)', "%r"),
+    # mprotect(p, 4096, READ), then READ | WRITE, and a store
+    "protect": (
+        """
+        %r = call i64 asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},{rdx},~{rcx},~{r11},~{memory}"(i64 10, ptr %p, i64 4096, i64 1)
+        %s = call i64 asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},{rdx},~{rcx},~{r11},~{memory}"(i64 10, ptr %p, i64 4096, i64 3)
+        store volatile i8 1, ptr %p
+        """,  # noqa: E501
+        "%s",
+    ),
+    # mmap(0, 12288, READ | WRITE, PRIVATE | ANONYMOUS) and munmap
+    "map": (
+        """
+        %a = call i64 asm sideeffect "movl $$34, %r10d; movq $$-1, %r8; xorl %r9d, %r9d; syscall", "={rax},{rax},{rdi},{rsi},{rdx},~{rcx},~{r8},~{r9},~{r10},~{r11},~{memory}"(i64 9, i64 0, i64 12288, i64 3)
+        %r = call i64 asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},~{rcx},~{r11},~{memory}"(i64 11, i64 %a, i64 12288)
+        """,  # noqa: E501
+        "%r",
+    ),
+    # madvise(0, 0, DONTNEED), which does nothing
+    "advise": (
+        """
+        %r = call i64 asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},{rdx},~{rcx},~{r11},~{memory}"(i64 28, i64 0, i64 0, i64 4)
+        """,  # noqa: E501
+        "%r",
+    ),
+}
+LOOP = """
+define i64 @{name}(ptr %p, i64 %n) {{
 entry:
   br label %loop
 loop:
   %i = phi i64 [0, %entry], [%i1, %loop]
-  %o = shl i64 %i, 12
-  %q = getelementptr i8, ptr %p, i64 %o
-  store volatile i8 1, ptr %q
+  {body}
   %i1 = add i64 %i, 1
   %c = icmp ult i64 %i1, %n
   br i1 %c, label %loop, label %end
 end:
-  ret i64 0
-}
-define i64 @getppid(ptr %p, i64 %n) {
-entry:
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%i1, %loop]
-  %r = call i64 asm sideeffect "syscall", "={rax},{rax},~{rcx},~{r11},~{memory}"(i64 110)
-  %i1 = add i64 %i, 1
-  %c = icmp ult i64 %i1, %n
-  br i1 %c, label %loop, label %end
-end:
-  ret i64 %r
-}
-; mprotect(p, 4096, READ), then READ | WRITE, and a store
-define i64 @protect(ptr %p, i64 %n) {
-entry:
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%i1, %loop]
-  %r = call i64 asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},{rdx},~{rcx},~{r11},~{memory}"(i64 10, ptr %p, i64 4096, i64 1)
-  %s = call i64 asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},{rdx},~{rcx},~{r11},~{memory}"(i64 10, ptr %p, i64 4096, i64 3)
-  store volatile i8 1, ptr %p
-  %i1 = add i64 %i, 1
-  %c = icmp ult i64 %i1, %n
-  br i1 %c, label %loop, label %end
-end:
-  ret i64 %s
-}
-; mmap(0, 12288, READ | WRITE, PRIVATE | ANONYMOUS) and munmap: n times
-define i64 @map(ptr %p, i64 %n) {
-entry:
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%i1, %loop]
-  %a = call i64 asm sideeffect "movl $$34, %r10d; movq $$-1, %r8; xorl %r9d, %r9d; syscall", "={rax},{rax},{rdi},{rsi},{rdx},~{rcx},~{r8},~{r9},~{r10},~{r11},~{memory}"(i64 9, i64 0, i64 12288, i64 3)
-  %r = call i64 asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},~{rcx},~{r11},~{memory}"(i64 11, i64 %a, i64 12288)
-  %i1 = add i64 %i, 1
-  %c = icmp ult i64 %i1, %n
-  br i1 %c, label %loop, label %end
-end:
-  ret i64 %r
-}
-; madvise(0, 0, DONTNEED), which does nothing: n times
-define i64 @advise(ptr %p, i64 %n) {
-entry:
-  br label %loop
-loop:
-  %i = phi i64 [0, %entry], [%i1, %loop]
-  %r = call i64 asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},{rdx},~{rcx},~{r11},~{memory}"(i64 28, i64 0, i64 0, i64 4)
-  %i1 = add i64 %i, 1
-  %c = icmp ult i64 %i1, %n
-  br i1 %c, label %loop, label %end
-end:
-  ret i64 %r
-}
-"""  # noqa: E501
+  ret i64 {result}
+}}
+"""
 
 
 class Loops:
@@ -160,7 +120,8 @@ class Loops:
     def __init__(self) -> None:
         tm = target_machine(2)
         llvm.initialize_native_asmparser()
-        mod = llvm.parse_assembly(LOOPS)
+        text = ODD + "".join(LOOP.format(name=n, body=b, result=r) for n, (b, r) in TIMES.items())
+        mod = llvm.parse_assembly(text)
         self.engine = llvm.create_mcjit_compiler(mod, tm)
         self.engine.finalize_object()
 
