@@ -10,18 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from seqfault import cli
+from command import run
 from seqfault.explore.check import VIOLATED, Limits, check_scenario
 from seqfault.protocols import load
 from seqfault.scenarios import find
-
-
-def run(capsys, monkeypatch, *args: str) -> tuple[int, str, str]:
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as e:
-        cli.main(list(args))
-    out, err = capsys.readouterr()
-    return int(e.value.code or 0), out, err
 
 
 def test_version(capsys, monkeypatch):

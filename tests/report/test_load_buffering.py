@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seqfault import cli
+from command import run
 from seqfault.explore.check import Limits, check_scenario
 from seqfault.explore.pool import Record
 from seqfault.protocols import load
@@ -43,14 +43,6 @@ def lb(folder: Path, between: str = "pass") -> str:
     file = folder / f"lb_{between.strip('()')}.py"
     file.write_text(PROTOCOL.format(between=between))
     return str(file)
-
-
-def run(capsys, monkeypatch, *args: str) -> tuple[int, str, str]:
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as e:
-        cli.main(list(args))
-    out, err = capsys.readouterr()
-    return int(e.value.code or 0), out, err
 
 
 def test_a_verdict_says_what_it_passes_over(tmp_path, capsys, monkeypatch):

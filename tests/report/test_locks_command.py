@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import command
 from seqfault import cli
 from seqfault.mm.locks import LINUX_4_12, ORDER
 from seqfault.mm.locks_full import WHOLE_TEXT
@@ -18,11 +19,7 @@ SMALL = ("-s", "argued/case1-alone", "-s", "argued/same-page-writes", "-j", "1")
 
 
 def run(capsys, monkeypatch, *args: str) -> tuple[int, str, str]:
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as e:
-        cli.main(["locks", *args])
-    out, err = capsys.readouterr()
-    return int(e.value.code or 0), out, err
+    return command.run(capsys, monkeypatch, "locks", *args)
 
 
 def test_the_document_is_the_table(capsys, monkeypatch):

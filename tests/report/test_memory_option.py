@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from seqfault import cli
+from command import run
 from seqfault.explore.check import HOLDS, INCOMPLETE, Limits, check_scenario
 from seqfault.explore.pool import Record
 from seqfault.protocols import load
@@ -14,14 +14,6 @@ from seqfault.report.counterexample import from_schedule
 from seqfault.scenarios import find
 
 ALONE = "same-page/file-warm-read-write~0.1,0.0"  # one CPU writes and reads a page
-
-
-def run(capsys, monkeypatch, *args: str) -> tuple[int, str, str]:
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as e:
-        cli.main(list(args))
-    out, err = capsys.readouterr()
-    return int(e.value.code or 0), out, err
 
 
 def test_report_and_json_name_the_model(capsys, monkeypatch):

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from seqfault import cli
+from command import run
 from seqfault.explore.check import HOLDS, VIOLATED, Limits, check_scenario
 from seqfault.explore.model import automaton_for
 from seqfault.protocols import load
@@ -45,14 +45,6 @@ def stubborn(tmp_path):
     f = tmp_path / "stubborn.py"
     f.write_text(STUBBORN)
     return str(f)
-
-
-def run(capsys, monkeypatch, *args: str) -> tuple[int, str, str]:
-    monkeypatch.setenv("COLUMNS", "80")
-    with pytest.raises(SystemExit) as e:
-        cli.main(list(args))
-    out, err = capsys.readouterr()
-    return int(e.value.code or 0), out, err
 
 
 def test_written_and_read():
