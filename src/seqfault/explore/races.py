@@ -10,6 +10,7 @@ import numpy as np
 
 from seqfault.explore.interp import get
 from seqfault.explore.jit import jit
+from seqfault.explore.slots import row_of
 from seqfault.explore.tables import (
     M_CLASSES,
     M_HELD,
@@ -59,12 +60,9 @@ def enter(W, pairs, a, b, state, cell):  # type: ignore[no-untyped-def]
     if W[a + 1] > W[b + 1]:
         a, b = b, a
     key = ((W[a + 1] << SIDE_BITS) | W[b + 1]) + 1
-    size = pairs.shape[0] - 1
-    s = np.int64((np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - PAIR_BITS))
-    while pairs[s, Q_KEY] != key and pairs[s, Q_KEY] != 0:
-        s = (s + 1) & size
+    s = row_of(pairs, key, PAIR_BITS)
     if pairs[s, Q_KEY] == 0:
-        if W[R_DISTINCT] * 10 > size * 9:
+        if W[R_DISTINCT] * 10 > (pairs.shape[0] - 1) * 9:
             W[R_FULL] = 1
             return
         W[R_DISTINCT] += 1

@@ -51,6 +51,16 @@ def mix(h):  # type: ignore[no-untyped-def]
 
 
 @jit
+def row_of(rows, key, bits):  # type: ignore[no-untyped-def]
+    """Of a table of 2 ** `bits` rows, the one with `key` in its first column, or the free one (0) for it."""
+    size = rows.shape[0] - 1
+    s = np.int64((np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - bits))
+    while rows[s, 0] != key and rows[s, 0] != 0:
+        s = (s + 1) & size
+    return s
+
+
+@jit
 def last_open(X, used):  # type: ignore[no-untyped-def]
     """The last of a step's `used` choices that has another alternative; -1: none has."""
     k = used - 1

@@ -16,6 +16,7 @@ from seqfault.compile.automaton import Automaton, PoolInfo
 from seqfault.compile.ir import Where
 from seqfault.explore.interp import get
 from seqfault.explore.jit import jit
+from seqfault.explore.slots import row_of
 from seqfault.explore.tables import M_CLASSES, O_POOLS, T_LOAD, T_STORE, TRACE_ROW, X_EDGES, X_TRACE
 from seqfault.mm.frames import free_page_check
 from seqfault.mm.locks import LOCKS, TABLE, Lock, field_of
@@ -120,9 +121,7 @@ def watch(S, P, X, W, seen, pc, p, choice, state):  # type: ignore[no-untyped-de
             continue
         write = np.int64(1) if kind == T_STORE else np.int64(0)
         key = (((X[e + 1] * 2 + write) << MASK_BITS) | held(S, P, W, addr, p)) + 1
-        s = np.int64((np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - SEEN_BITS))
-        while seen[s, S_KEY] != key and seen[s, S_KEY] != 0:
-            s = (s + 1) & size
+        s = row_of(seen, key, SEEN_BITS)
         if seen[s, S_KEY] == 0:
             if W[W_DISTINCT] * 10 > size * 9:
                 W[W_FULL] = 1
