@@ -224,22 +224,38 @@ def checker_states(
 
 class InOrder(Machine):
     """The litmus machine as the checker has it: threads do everything in the order of their text; a branch orders all
-    later stores; that a read is overwritten by what a later one shows, does not order the two ((prop \\ id) & int)."""
+    later stores; that a read is overwritten by what a later one shows, does not order the two ((prop \\ id) & int).
 
-    def _read(self, s: State, t: int, x: int, n: int, know: View) -> View:
-        m = s.memory[x][n]
-        return join(know, m.dep) if m.writer[0] == t else join(know, m.carried, self._at(x, n))
+    What full barriers knew is handed on by hb, as docs/memory-models.md has it: a view has it a second time, behind
+    what is known, and a store carries what all earlier events of its thread have of it.
+    """
 
-
-class OwnBarriers(InOrder):
-    """The same, but what a full barrier has made known only its thread, who sees what that stores, and later full
-    barriers know.  Weaker than the axioms, where it is handed on by stores that carry nothing."""
+    def __init__(self, init: dict[Address, Value], ways: tuple[Op_Path, ...]):
+        super().__init__(init, ways)
+        self.zero = (0,) * (2 * len(self.names))
 
     def _known(self, s: State, t: int, i: int, x: int) -> tuple[View, int, int]:
         return super()._known(s._replace(sc=self.zero), t, i, x)
 
-    def _forward(self, s: State, t: int, i: int, k: int, env: dict[str, Value]) -> State:
-        return super()._forward(s._replace(sc=self.zero), t, i, k, env)
+    def _read(self, s: State, t: int, x: int, n: int, know: View) -> View:
+        m = s.memory[x][n]
+        know = join(know, m.dep) if m.writer[0] == t else join(know, m.carried, self._at(x, n))
+        strong = know[len(self.names) :]
+        return join(know, (*strong, *strong))
+
+    def _meet(self, s: State, t: int, i: int, more: View | None = None) -> tuple[State, View]:
+        known = super()._meet(s, t, i, more)[1][: len(self.names)]
+        know = (*known, *known)
+        return s._replace(sc=know), know
+
+    def _shift(self, w: View, x: int, n: int) -> View:
+        return super()._shift(super()._shift(w, x, n), x + len(self.names), n)
+
+    def _told(self, earlier: tuple[Done | None, ...], know: View, x: int, n: int) -> View:
+        all_ = self._shift(join(know, *(d.know for d in earlier if d is not None)), x, n)
+        strong = all_[len(self.names) :]
+        # what is older than what was known was not behind who showed that
+        return (*(0 for _ in self.names), *strong[:x], min(n, strong[x]), *strong[x + 1 :])
 
 
 def ordered(way: Op_Path, compares: bool) -> Op_Path:

@@ -25,16 +25,20 @@ from seqfault.explore.locksets import against, holding
 from seqfault.explore.memory_sc import load as sc_load
 from seqfault.explore.memory_sc import store as sc_store
 from seqfault.explore.orders import ACQUIRE, ATOMIC, FULL_RMW, RELAXED, RELEASE, RMW_ACQUIRE, RMW_RELEASE
-from seqfault.explore.tables import O_MEMORY, O_TAB, SLOT
+from seqfault.explore.slots import alternative
+from seqfault.explore.tables import MAX_CHOICES, O_MEMORY, O_TAB, SLOT
 
 MOST = 60  # entries: a bit each of a view
-VIEWS = 6
+VIEWS = 7
 # what a unit (a CPU, or a process bound to none) knows.  V_SEEN: of each location, by its own accesses to it; V_LOADS:
 # what its later loads have to respect; V_READ: all that its loads have shown it; V_STORES: what its later stores come
-# after; V_OWN: what its own stores carry; V_CARRIED: what its next store carries
-V_SEEN, V_LOADS, V_READ, V_STORES, V_OWN, V_CARRIED = range(VIEWS)
-ENTRY = 4  # words: cell and flags, value, what it carries, what it depended on (of a lock: its holder's own stores)
-E_CELL, E_VALUE, E_CARRIED, E_DEP = range(ENTRY)
+# after; V_OWN: what its own stores carry; V_CARRIED: what its next store carries; V_STRONG: what full barriers knew
+# that its accesses come after
+V_SEEN, V_LOADS, V_READ, V_STORES, V_OWN, V_CARRIED, V_STRONG = range(VIEWS)
+# words: cell and flags, value, what it carries, what it depended on (of a lock: its holder's own stores), what full
+# barriers knew that it comes after
+ENTRY = 5
+E_CELL, E_VALUE, E_CARRIED, E_DEP, E_STRONG = range(ENTRY)
 CELL_BITS = 28
 UNIT_AT, LAST, AFTER = 28, 1 << 40, 1 << 41  # in E_CELL; AFTER: of a read-modify-write, nothing comes before it
 COUNT = 0xFF  # the first word: how many entries; above it of each unit whether a full barrier is to take effect
@@ -45,13 +49,13 @@ TAG = 2  # words: of what, the view
 (
     U_CAPACITY, U_BASE, U_UNITS, U_TAGS, U_FIRST_TAG, U_FIRST_ENTRY, U_LOCKS, U_NEWS, U_CHANGED,
     U_UNIT_OF, U_IDLE, U_LOCK_ROWS, U_RACY, U_IS_LOCK, U_RECORDS, U_FOUND, U_LACKS, U_TOUCHED, U_STANDS,
-    U_AHEAD, U_RACED, U_MET, U_WOKE, U_Q, U_KEYS, U_KNOWN,
-    U_CLASSES, U_CLASS, U_STOOD,
-) = range(29)  # fmt: skip
-# U_RACED, U_MET, U_WOKE: what a step did, for movers: an access to a racy cell (1: loaded, 2: stored); it changed what
-# others know; it began where nothing was known.  U_Q ...: addresses
+    U_AHEAD, U_NEEDS, U_RACED, U_MET, U_WOKE, U_Q, U_KEYS, U_KNOWN,
+    U_CLASSES, U_CLASS, U_STOOD, U_PENDED, U_KEPT,
+) = range(32)  # fmt: skip
+# U_RACED, U_MET, U_PENDED, U_WOKE: what a step did, for movers: an access to a racy cell (1: loaded, 2: stored); a full
+# barrier took effect; one came that may take effect later; it began where nothing was known.  U_Q ...: addresses
 # of what processes may yet do (futures.py), if that is known.  U_STOOD: before the step processes were where U_STANDS
-# says
+# says.  U_KEPT: what a read-modify-write's unit knew before it
 U_HEADER = 48  # above the numbers: V_CALLS
 NEVER = -1  # in a record: no such access
 REMOVED, INSERTED, BETWEEN = range(3)  # what becomes of an entry
@@ -78,6 +82,12 @@ def is_lock(P, cell):  # type: ignore[no-untyped-def]
 @jit
 def view_at(P, unit, which):  # type: ignore[no-untyped-def]
     return P[P[O_MEMORY] + U_BASE] + 1 + unit * VIEWS + which
+
+
+@jit
+def told_at(P):  # type: ignore[no-untyped-def]
+    """What full barriers knew that have taken effect."""
+    return view_at(P, P[P[O_MEMORY] + U_UNITS], 0)
 
 
 @jit
@@ -152,7 +162,7 @@ def renumber(B, P, i, how):  # type: ignore[no-untyped-def]
     u = P[O_MEMORY]
     units = P[u + U_UNITS]
     first = P[u + U_BASE] + 1
-    for k in range(first, first + units * VIEWS):
+    for k in range(first, first + units * VIEWS + 1):
         if B[k]:
             B[k] = moved(B[k], i, how)
     for v in range(units):
@@ -165,6 +175,7 @@ def renumber(B, P, i, how):  # type: ignore[no-untyped-def]
         w = entry_at(P, k)
         B[w + E_CARRIED] = moved(B[w + E_CARRIED], i, how)
         B[w + E_DEP] = moved(B[w + E_DEP], i, how)
+        B[w + E_STRONG] = moved(B[w + E_STRONG], i, how)
 
 
 @jit
@@ -342,34 +353,84 @@ def everything(B, P, unit):  # type: ignore[no-untyped-def]
 
 
 @jit
-def meet(B, P, unit):  # type: ignore[no-untyped-def]
-    """A full barrier: what the unit knows, everybody knows from then on."""
-    know = everything(B, P, unit)
-    if know:
-        P[P[O_MEMORY] + U_CHANGED] = 1
-        P[P[O_MEMORY] + U_MET] = 1
-        for v in range(P[P[O_MEMORY] + U_UNITS]):
-            B[view_at(P, v, V_LOADS)] |= know
-            B[view_at(P, v, V_STORES)] |= know
+def meet(B, P, unit, know):  # type: ignore[no-untyped-def]
+    """A full barrier of a unit, which knew `know`, takes effect: it tells later ones, and knows what earlier ones
+    did."""
+    know |= B[told_at(P)]
+    B[told_at(P)] = know
+    B[view_at(P, unit, V_LOADS)] |= know
+    B[view_at(P, unit, V_STORES)] |= know
+    B[view_at(P, unit, V_STRONG)] |= know
 
 
 @jit
 def barrier(B, P, unit):  # type: ignore[no-untyped-def]
-    """A full barrier takes effect with the unit's next access: until then others may do what they do after its last
-    one and before the barrier, and nobody can tell whether what they do between is before it or behind."""
+    """A full barrier takes effect somewhere before the unit's next access."""
     B[P[P[O_MEMORY] + U_BASE]] |= np.int64(1) << (BARRIER_AT + unit)
     P[P[O_MEMORY] + U_CHANGED] = 1
+    P[P[O_MEMORY] + U_PENDED] = 1
 
 
 @jit
-def before(B, P, p):  # type: ignore[no-untyped-def]
-    """Before an access: a barrier that has not taken effect does."""
+def pending(B, P):  # type: ignore[no-untyped-def]
+    """A bit for each unit: whether it has a full barrier that has not taken effect."""
+    return B[P[P[O_MEMORY] + U_BASE]] >> BARRIER_AT
+
+
+@jit
+def took_effect(B, P, unit):  # type: ignore[no-untyped-def]
+    """The full barrier of a unit takes effect."""
+    B[P[P[O_MEMORY] + U_BASE]] &= ~(np.int64(1) << (BARRIER_AT + unit))
+    meet(B, P, unit, everything(B, P, unit))
+
+
+@jit
+def learns(B, P, unit, know):  # type: ignore[no-untyped-def]
+    """Whether the full barrier of a unit would learn something if one that knows `know`, and all others that have not
+    taken effect, did so first."""
+    for v in range(P[P[O_MEMORY] + U_UNITS]):
+        if v != unit and (pending(B, P) >> v) & 1:
+            know |= everything(B, P, v)
+    a = view_at(P, unit, 0)
+    return know & ~(B[told_at(P)] | (B[a + V_LOADS] & B[a + V_STORES] & B[a + V_STRONG])) != 0
+
+
+@jit
+def effective(B, P, X, unit, know, used, depth):  # type: ignore[no-untyped-def]
+    """A full barrier of a unit, which knew `know`, takes effect now.  Those of others may do so first, or later: a
+    choice, if they would learn something then.  How many choices there have been in the step; -1: too many."""
+    P[P[O_MEMORY] + U_CHANGED] = 1
+    P[P[O_MEMORY] + U_MET] = 1
+    while True:
+        n = np.int64(0)
+        for v in range(P[P[O_MEMORY] + U_UNITS]):
+            n += v != unit and (pending(B, P) >> v) & 1 and learns(B, P, v, know)
+        if n == 0:
+            break
+        if used >= MAX_CHOICES:
+            return np.int64(-1)
+        n = alternative(X, used, depth, n + 1)
+        used += 1
+        if n == 0:
+            break
+        for v in range(P[P[O_MEMORY] + U_UNITS]):
+            if v != unit and (pending(B, P) >> v) & 1 and learns(B, P, v, know):
+                n -= 1
+                if n == 0:
+                    took_effect(B, P, v)
+                    break
+    meet(B, P, unit, know)
+    return used
+
+
+@jit
+def due(B, P, X, p, used, depth):  # type: ignore[no-untyped-def]
+    """A full barrier of the unit of `p` that has not taken effect does: as `effective`."""
     unit = unit_of(P, p)
-    bit = np.int64(1) << (BARRIER_AT + unit)
-    w = P[P[O_MEMORY] + U_BASE]
-    if B[w] & bit:
-        B[w] &= ~bit
-        meet(B, P, unit)
+    if (pending(B, P) >> unit) & 1:
+        B[P[P[O_MEMORY] + U_BASE]] &= ~(np.int64(1) << (BARRIER_AT + unit))
+        return effective(B, P, X, unit, everything(B, P, unit), used, depth)
+    return used
 
 
 @jit
@@ -427,7 +488,8 @@ def load(B, P, cell, order, p, dep, age, choices):  # type: ignore[no-untyped-de
         if not is_lock(P, cell):
             know |= B[w + E_DEP]
     else:
-        know |= B[w + E_CARRIED] | older
+        know |= B[w + E_CARRIED] | B[w + E_STRONG] | older
+        B[view_at(P, unit, V_STRONG)] |= B[w + E_STRONG]
     B[view_at(P, unit, V_SEEN)] |= older
     B[view_at(P, unit, V_READ)] |= know
     if order in (ACQUIRE, ATOMIC):  # of a read-modify-write: when it stores
@@ -509,8 +571,7 @@ def skipped(B, P, cell, back):  # type: ignore[no-untyped-def]
 def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-untyped-def]
     """Store a raw value, with `back` stores behind it in coherence order."""
     unit = unit_of(P, p)
-    if order == FULL_RMW:  # a barrier before it, which takes effect here, and one behind it
-        meet(B, P, unit)
+    if order == FULL_RMW:  # a barrier before it, and one behind it
         barrier(B, P, unit)
     if choices == 0:
         sc_store(B, P, cell, raw, p)
@@ -527,7 +588,7 @@ def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-unt
     how = BETWEEN if at < end else INSERTED
     own = B[view_at(P, unit, V_OWN)]
     carried = B[view_at(P, unit, V_CARRIED)]
-    if order in (RELEASE, ATOMIC, RMW_RELEASE, FULL_RMW):
+    if order in (RELEASE, ATOMIC, RMW_RELEASE):
         carried |= everything(B, P, unit) | dep
     insert(B, P, at, how)  # numbers of what comes behind it change
     if at == end:
@@ -547,5 +608,7 @@ def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-unt
         B[w + E_DEP] = own if order == RELEASE else np.int64(0)
     else:
         B[w + E_DEP] = dep
+    # not that it was overwritten itself: who has shown that to its unit does not come before it
+    B[w + E_STRONG] = B[view_at(P, unit, V_STRONG)] & ~mask(at, end + 1)
     B[view_at(P, unit, V_OWN)] |= carried
     B[view_at(P, unit, V_SEEN)] |= mask(first, at)
