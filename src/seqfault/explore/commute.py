@@ -183,7 +183,8 @@ def moves(S, B, P, W, R, Y, Q, known, at, Z, X, before, after, p, nproc, waits):
         code = X[X_ACCESSED + 1 + j]
         cell = (code >> 2) & CELL
         how = code & 3
-        if tso and (cell == P[M_CELLS] or (how == WRITE and waiting(B, P, cell, p))):
+        flushed = tso and is_buffer(P, p)  # though another store of the cell may wait behind it
+        if tso and (cell == P[M_CELLS] or (how == WRITE and not flushed and waiting(B, P, cell, p))):
             if how == WRITE:
                 says &= LEFT  # nobody else sees it before it leaves the buffer
                 if in_the_way(S, P, W, R, Q, known, at, Z, cell, before, no, p, nproc, True, PARTNERS):
@@ -292,6 +293,8 @@ def learn(S, B, P, W, N, Y, Q, known, own_, i, X, before, after, blocked, waits,
             if P[M_MEMORY] == VIEWED:
                 if code >> 2 != cell or state:
                     touches(Q, known, own_, i, c, ATOMICS)
+                if state:  # who frees or allocates knows what who did before it knew
+                    touches(Q, known, own_, i, c, LOADS)
             elif early and (kind == LOADS or (state and code >> 2 == cell)):
                 touches(Q, known, own_, i, c, EARLY)
     if P[M_MEMORY] == VIEWED:
