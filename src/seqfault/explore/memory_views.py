@@ -424,6 +424,13 @@ def effective(B, P, X, unit, know, used, depth):  # type: ignore[no-untyped-def]
 
 
 @jit
+def loaded(B, P, unit):  # type: ignore[no-untyped-def]
+    """All that a unit's loads, and full barriers, have shown it."""
+    a = view_at(P, unit, 0)
+    return B[a + V_LOADS] | B[a + V_READ] | B[a + V_STRONG]
+
+
+@jit
 def due(B, P, X, p, used, depth):  # type: ignore[no-untyped-def]
     """A full barrier of the unit of `p` that has not taken effect does: as `effective`."""
     unit = unit_of(P, p)
@@ -444,6 +451,8 @@ def fence(B, P, kind, p):  # type: ignore[no-untyped-def]
     elif kind == 3:
         P[P[O_MEMORY] + U_CHANGED] = 1
         B[view_at(P, unit, V_CARRIED)] |= B[view_at(P, unit, V_OWN)]
+        # its earlier stores come after what their values, addresses and cells do: taken to be all earlier loads
+        B[view_at(P, unit, V_STORES)] |= loaded(B, P, unit)
 
 
 @jit
@@ -469,11 +478,32 @@ def readable(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
 
 
 @jit
+def overtaken(B, P, unit, i, know):  # type: ignore[no-untyped-def]
+    """A load has taken entry `i`, of which an earlier one of its unit may have shown that it was overwritten: then it
+    comes before that one ((prop \\ id) & int), and what comes after that one knows what it does, too."""
+    bit = np.int64(1) << i
+    w = view_at(P, unit, V_STORES)
+    if B[w] & bit:
+        B[w] |= know
+    for k in range(tags_of(B, P, unit)):
+        w = tag_at(P, unit, k) + 1
+        if B[w] & bit:
+            B[w] |= know
+    for k in range(entries(B, P)):
+        w = entry_at(P, k)
+        if writer_of(B, w) == unit and B[w + E_DEP] & bit and not is_lock(P, cell_of(B, P, k)):
+            B[w + E_DEP] |= know
+
+
+@jit
 def load(B, P, cell, order, p, dep, age, choices):  # type: ignore[no-untyped-def]
     """Raw value of the store `age` stores before the last one, and what is known of it (for the register)."""
     unit = unit_of(P, p)
+    if order:  # smp_rmb() has ordered it behind what only loads come after so far
+        dep |= B[view_at(P, unit, V_LOADS)] & ~B[view_at(P, unit, V_STORES)]
     if choices == 0:
         if dep and order in (ACQUIRE, ATOMIC):
+            P[P[O_MEMORY] + U_CHANGED] = 1
             B[view_at(P, unit, V_LOADS)] |= dep
             B[view_at(P, unit, V_STORES)] |= dep
         return sc_load(B, P, cell, p), dep
@@ -492,6 +522,8 @@ def load(B, P, cell, order, p, dep, age, choices):  # type: ignore[no-untyped-de
         B[view_at(P, unit, V_STRONG)] |= B[w + E_STRONG]
     B[view_at(P, unit, V_SEEN)] |= older
     B[view_at(P, unit, V_READ)] |= know
+    if age:
+        overtaken(B, P, unit, j, know)
     if order in (ACQUIRE, ATOMIC):  # of a read-modify-write: when it stores
         B[view_at(P, unit, V_LOADS)] |= know
         B[view_at(P, unit, V_STORES)] |= know
