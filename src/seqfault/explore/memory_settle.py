@@ -50,6 +50,7 @@ from seqfault.explore.memory_views import (
     V_SEEN,
     V_STORES,
     V_STRONG,
+    V_UNLOCKED,
     VIEWS,
     cell_of,
     drop_tag,
@@ -282,6 +283,7 @@ def simplify(B, P):  # type: ignore[no-untyped-def]
         P[u + P[u + U_LACKS] + v] = lack
         less = narrow(B, a + V_STORES, stores & ~seen) or less
         less = narrow(B, a + V_READ, ~(B[a + V_LOADS] | seen)) or less
+        less = narrow(B, a + V_UNLOCKED, lack) or less
         less = narrow(B, a + V_SEEN, ~(B[a + V_LOADS] & (B[a + V_STORES] | ~stores))) or less
         for i in range(tags_of(B, P, v) - 1, -1, -1):
             w = tag_at(P, v, i)

@@ -29,12 +29,12 @@ from seqfault.explore.slots import alternative
 from seqfault.explore.tables import MAX_CHOICES, O_MEMORY, O_TAB, SLOT
 
 MOST = 60  # entries: a bit each of a view
-VIEWS = 7
+VIEWS = 8
 # what a unit (a CPU, or a process bound to none) knows.  V_SEEN: of each location, by its own accesses to it; V_LOADS:
 # what its later loads have to respect; V_READ: all that its loads have shown it; V_STORES: what its later stores come
 # after; V_OWN: what its own stores carry; V_CARRIED: what its next store carries; V_STRONG: what full barriers knew
-# that its accesses come after
-V_SEEN, V_LOADS, V_READ, V_STORES, V_OWN, V_CARRIED, V_STRONG = range(VIEWS)
+# that its accesses come after; V_UNLOCKED: what its loads had shown it when it last gave back a spinlock
+V_SEEN, V_LOADS, V_READ, V_STORES, V_OWN, V_CARRIED, V_STRONG, V_UNLOCKED = range(VIEWS)
 # words: cell and flags, value, what it carries, what it depended on (of a lock: its holder's own stores), what full
 # barriers knew that it comes after
 ENTRY = 5
@@ -482,9 +482,10 @@ def overtaken(B, P, unit, i, know):  # type: ignore[no-untyped-def]
     """A load has taken entry `i`, of which an earlier one of its unit may have shown that it was overwritten: then it
     comes before that one ((prop \\ id) & int), and what comes after that one knows what it does, too."""
     bit = np.int64(1) << i
-    w = view_at(P, unit, V_STORES)
-    if B[w] & bit:
-        B[w] |= know
+    for k in (V_STORES, V_UNLOCKED):
+        w = view_at(P, unit, k)
+        if B[w] & bit:
+            B[w] |= know
     for k in range(tags_of(B, P, unit)):
         w = tag_at(P, unit, k) + 1
         if B[w] & bit:
@@ -578,9 +579,12 @@ def taken(B, P, cell, order, p, know):  # type: ignore[no-untyped-def]
     shown."""
     if order == RMW_ACQUIRE:
         unit = unit_of(P, p)
+        if is_lock(P, cell):  # an unlock and a lock order all that is before and behind
+            P[P[O_MEMORY] + U_CHANGED] = 1
+            know |= B[view_at(P, unit, V_UNLOCKED)]
         B[view_at(P, unit, V_LOADS)] |= know
         B[view_at(P, unit, V_STORES)] |= know
-        if is_lock(P, cell) and racy(P, cell):  # an unlock and a lock order stores
+        if is_lock(P, cell) and racy(P, cell):  # and its holder's stores for everybody
             first = first_of(B, P, cell)
             end = end_of(B, P, cell, first)
             if first < end:
@@ -605,6 +609,8 @@ def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-unt
     unit = unit_of(P, p)
     if order == FULL_RMW:  # a barrier before it, and one behind it
         barrier(B, P, unit)
+    if order == RELEASE and is_lock(P, cell):
+        B[view_at(P, unit, V_UNLOCKED)] |= loaded(B, P, unit)
     if choices == 0:
         sc_store(B, P, cell, raw, p)
         return
