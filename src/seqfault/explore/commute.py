@@ -23,9 +23,10 @@ from seqfault.explore.futures import (
 )
 from seqfault.explore.jit import jit_moving as jit
 from seqfault.explore.locksets import against
+from seqfault.explore.memory_barriers import pending
 from seqfault.explore.memory_buffers import is_buffer, together
 from seqfault.explore.memory_buffers import own as waiting
-from seqfault.explore.memory_views import U_MET, U_PENDED, U_RACED, U_WOKE, pending, racy, unit_of
+from seqfault.explore.memory_views import U_MET, U_PENDED, U_RACED, U_WOKE, racy, unit_of
 from seqfault.explore.movers import KINDS, LEFT, NEVER, RIGHT, W_STRIDE, W_WHOSE
 from seqfault.explore.movers import TAKES as MOVES_TAKES
 from seqfault.explore.private import Y_STATE, believed, disowned, private

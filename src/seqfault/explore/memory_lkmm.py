@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from seqfault.explore.jit import cfunc_views
 from seqfault.explore.jit import jit_views as jit
+from seqfault.explore.memory_barriers import barrier, due, effective, fence
 from seqfault.explore.memory_sc import load as sc_load
 from seqfault.explore.memory_sc import store as sc_store
 from seqfault.explore.memory_settle import drop_dead, settle, wake
@@ -25,11 +26,8 @@ from seqfault.explore.memory_views import (
     behind_read,
     branched,
     drop_tag,
-    due,
-    effective,
     end_of,
     everything,
-    fence,
     first_of,
     key_of,
     load,
@@ -223,6 +221,8 @@ def do_store(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def
         back = skipped(B, P, cell, alternative(X, used, depth, many))
         used += 1
     store(B, P, cell, X[X_VALUE], order, p, know, back, many)
+    if order == FULL_RMW:
+        barrier(B, P, unit_of(P, p))
     X[X_USED], X[X_BEHIND] = used, back
     if many == 0 and (know or any_tag(B, P)) and not put_in_cell(B, P, cell, p, know):
         return FULL

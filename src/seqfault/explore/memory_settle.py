@@ -10,6 +10,7 @@ from seqfault.explore.futures import LOADS, STORES, TAKES, control, may
 from seqfault.explore.jit import jit_views as jit
 from seqfault.explore.layers import units_of, widened
 from seqfault.explore.locksets import lock_rows
+from seqfault.explore.memory_barriers import pending, took_effect
 from seqfault.explore.memory_views import (
     BARRIER_AT,
     E_CARRIED,
@@ -58,13 +59,11 @@ from seqfault.explore.memory_views import (
     entry_at,
     everything,
     is_lock,
-    pending,
     remove,
     tag_at,
     tagged,
     tags_of,
     told_at,
-    took_effect,
     touched,
     unit_of,
     view_at,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
-from seqfault.explore import memory, memory_views
+from seqfault.explore import memory, memory_barriers, memory_views
 from seqfault.explore.engine import Executor
 from seqfault.explore.memory import LKMM
 from seqfault.explore.memory_buffers import address, buffer_of, count
@@ -119,9 +119,9 @@ def _fence(ex: Executor, words: NDArray[np.int64], who: int, kind: int) -> None:
     if not ex.views:
         memory.fence(words, ex.P, kind, who)
     elif kind == MB:
-        memory_views.took_effect(words, ex.P, memory_views.unit_of(ex.P, who))
+        memory_barriers.took_effect(words, ex.P, memory_views.unit_of(ex.P, who))
     else:
-        memory_views.fence(words, ex.P, kind, who)
+        memory_barriers.fence(words, ex.P, kind, who)
 
 
 def _still(
