@@ -114,6 +114,7 @@ def due(B, P, X, p, used, depth):  # type: ignore[no-untyped-def]
 
 @jit
 def fence(B, P, kind, p):  # type: ignore[no-untyped-def]
+    """The barrier that is Op.FENCE with number `kind`."""
     unit = unit_of(P, p)
     if kind == 1 or kind == 5:
         barrier(B, P, unit)
