@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from command import run
 
+from command import run
 from seqfault.price import machines, workloads
 from seqfault.price.curves import measure
 from seqfault.protocols import load

@@ -273,7 +273,7 @@ class World:
         return stop(out, stopped)
 
     def advance(self, until: float, progress: Any) -> str:
-        """Go on; which of the text's own errors ended it, and where, if one did: what was measured until then stands."""
+        """Go on; which of the text's own errors ended it, and where: what was measured until then stands."""
         try:
             self.m.run(until, progress)
         except KernelBug as e:

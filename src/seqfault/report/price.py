@@ -218,9 +218,8 @@ def wrong(name: str, violations: Mapping[str, int]) -> str:
 
 def ended(runs: int, stops: Mapping[str, int]) -> list[str]:
     """A line for each error of the text that ended runs."""
-    return [
-        f"{n} of {runs} run{'s' if runs > 1 else ''} ended with {what}: measured until then" for what, n in stops.items()
-    ]
+    of = f"of {runs} run{'s' if runs > 1 else ''} ended with"
+    return [f"{n} {of} {what}: measured until then" for what, n in stops.items()]
 
 
 def si(x: float) -> str:
