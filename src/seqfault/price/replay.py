@@ -25,6 +25,7 @@ from seqfault.trace.store import Trace
 BRK, TASKS = pa.array(["brk"]), pa.array([schema.FORK, schema.EXEC])
 MOST_ROWS = (1 << 20) - 4096
 MOST_PAGES = 900_000  # of the 4 GB that the model has
+ABOUT_PAGES = (d.DO_TOUCH, d.DO_MUNMAP, d.DO_PROTECT, d.DO_ADVISE, d.DO_REMAP, d.DO_LOCK, d.DO_SYNC, d.DO_SEAL)
 COLUMNS = ("time_ns", "duration_ns", "pid", "tid", "cpu", "kind", "name", "address", "length", "a2", "a3", "result", "flags", "site", "file")  # noqa: E501
 
 
@@ -203,8 +204,8 @@ def shrink(c: Converter) -> None:
     most: dict[int, int] = {}
     for p in c.programs.values():
         for row in p:
-            if row[0] in (d.DO_TOUCH, d.DO_MUNMAP, d.DO_PROTECT, d.DO_ADVISE, d.DO_REMAP):
-                n = row[2] if row[0] == d.DO_REMAP else int(row[0] == d.DO_TOUCH)
+            if row[0] in ABOUT_PAGES:
+                n = row[2] if row[0] in (d.DO_REMAP, d.DO_LOCK) else int(row[0] == d.DO_TOUCH)
                 most[row[1]] = max(most.get(row[1], 0), row[3] + n)
     c.setup = [
         row if row[0] != d.DO_MMAP else (*row[:2], min(row[2], most.get(row[1], 0) + 1), *row[3:]) for row in c.setup

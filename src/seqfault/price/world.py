@@ -27,7 +27,7 @@ from seqfault.price.timed import FALLBACK, TimedProgram
 LARGEST = 1024
 PAGES = 1 << 20  # of an address space
 HEAP = 16  # the page where heaps begin: mappings are placed from the top down
-KINDS = ("fault", "mmap", "munmap", "mprotect", "madvise", "mremap", "brk")
+KINDS = ("fault", "mmap", "munmap", "mprotect", "madvise", "mremap", "brk", "mlock", "msync", "mseal")
 
 
 CHECKED: dict[Any, Any] = {

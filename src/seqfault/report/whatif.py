@@ -239,7 +239,7 @@ def as_data(q: Question, results: Sequence[Result]) -> dict[str, Any]:
     designs = []
     for x in results[int(q.slowed) :]:
         fault = [o.stats["fault"] for o in x.outcomes]
-        n = max(1, sum(s.n for s in fault))
+        n = sum(s.n for s in fault)
         reasons: Counter[str] = Counter()
         for o in x.outcomes:
             reasons.update(o.reasons)

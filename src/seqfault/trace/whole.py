@@ -23,9 +23,10 @@ KINDS = (s.CALL, s.FAULT, s.FORK, s.EXEC, s.EXIT, s.LOCK_HOLD)
 ARGUMENTS = {
     **{"mmap": 6, "munmap": 2, "mprotect": 3, "pkey_mprotect": 4, "mremap": 5, "madvise": 3, "brk": 1},
     **{"mlock": 2, "mlock2": 3, "munlock": 2, "mlockall": 1, "munlockall": 0, "mseal": 3},
+    **{"msync": 3, "remap_file_pages": 5},
 }
 FROM_ITS_START = "seqfault record -o t.parquet -- PROGRAM, as root with perf"
-UNSEEN = "a trace has no shmat, remap_file_pages, io_setup, setrlimit: of a program that calls them maps differ"
+UNSEEN = "a trace has no shmat, io_setup, setrlimit: of a program that calls them maps differ"
 
 
 def from_trace(trace: Trace) -> Recording:
