@@ -376,7 +376,7 @@ def retrace(
         str,
         typer.Argument(
             metavar="TRACE|DIR|FILE",
-            help="What `seqfault record -- PROGRAM` wrote (perf, as root); what python -m seqfault.trace.record wrote; "
+            help="What `seqfault record` wrote (perf, as root; not with --sample); what python -m seqfault.trace.record wrote; "
             "or a file of strace.",
         ),
     ],
