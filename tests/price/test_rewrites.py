@@ -98,6 +98,22 @@ def test_the_heap_grows_and_shrinks(tmp_path, capsys):
         assert (x["failed"], x["faults"], x["operations"]["brk"]["n"], x["violations"]) == (0, 330, 31, {})
 
 
+def test_who_is_ahead_of_a_brk_waits_before_it_and_not_in_his_own_next_one(tmp_path):
+    """Thread 2 fills what it grew the heap by while thread 3 is about to move the break."""
+    p = Program().call("brk", 0, result=HEAP).call("brk", HEAP + 4 * P, result=HEAP + 4 * P).touch(HEAP)
+    p.touch(B, tid=3).touch(HEAP, 1)  # thread 3 does something last here, then nothing until its brk
+    p.touch(HEAP, 2).call("brk", HEAP + 3 * P, result=HEAP + 3 * P, tid=3).touch(HEAP, 2)
+    programs, r = steps(p.write(tmp_path / "t.parquet"))
+    two, three = programs
+    marks = [x for x in three if x[0] == d.DO_MARK]
+    # behind its touch, which came when thread 2 had grown the heap
+    assert len(marks) == 1 and [x[0] for x in three[:3]] == [d.DO_MEET, d.DO_TOUCH, d.DO_MARK]
+    (meet,) = [x for x in two if x[0] == d.DO_MEET]
+    assert meet[2] == marks[0][2] and 0 < meet[3] <= 2000 * d.TICKS
+    # at the first page that was touched after that
+    assert two[two.index(meet) + 1] == (d.DO_TOUCH, two[two.index(meet) - 1][1], 1, 1, 1)
+
+
 def test_a_heap_from_before_and_one_from_a_parent(tmp_path, capsys):
     p = Program()
     p.rows.append(row(999_000, 1, 1, schema.AREA, address=HEAP, length=16 * P, a2=3, a3=2, file="[heap]"))

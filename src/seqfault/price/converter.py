@@ -115,6 +115,8 @@ class Converter:
         self.heap_parts: set[int] = set()
         self.locked: set[int] = set()  # mappings that were ever locked
         self.lock_future = False
+        self.marks: list[tuple[int, int, int, int]] = []  # of brks: thread, step and time before its pause, mapping
+        self.begun: dict[int, list[tuple[int, int, int]]] = {}  # of each thread's events: when, step, the pause before
         self.syncing: set[int] = set()  # threads whose last event is an msync, which may wait for a disk
         self.rows = self.events = self.pages = 0
         self.first = self.last = 0
@@ -196,6 +198,7 @@ class Converter:
                 p.append((d.DO_SLEEP, 0, asleep * TICKS, 0, 0))
             else:
                 p.append((d.DO_WAIT, 0, other, 1, 0))
+        self.begun.setdefault(tid, []).append((time, len(p), gap))
 
     # -- events
     def add(self, e: dict[str, Any]) -> None:
@@ -410,6 +413,7 @@ class Converter:
         if not 0 <= brk // PAGE - self.heap.start < HEAP_MOST:
             self.left_out["brk of a program before execve"] += 1
             return False
+        began = (len(self.programs[tid]), self.at[tid]) if tid in self.programs else None
         self.pause(tid, time, schema.CALL)
         if want == 0:
             self.p.append((d.DO_BRK, 0, 0, 0, -1, place))
@@ -417,6 +421,8 @@ class Converter:
         old, new = (self.brk + PAGE - 1) // PAGE, (brk + PAGE - 1) // PAGE
         m = self.mapping(max(new - old, 0))
         self.heap_parts.add(m)
+        if began is not None:
+            self.marks.append((tid, *began, m))
         if new > old:
             self.live.insert(old, new - old, m)
         elif new < old:

@@ -51,9 +51,10 @@ NR_RECENT = 1024  # operations that are remembered; who began before is too long
 NR_REGS = 64
 PATIENCE = 2000  # how often a thread looks whether another one has mapped what it is about to touch
 LOOK = 20_000 * TICKS
+MEET = 2_000 * TICKS  # the same of one that is about to move the break; 10 times as often
 DO_END, DO_THINK, DO_MMAP, DO_MUNMAP, DO_TOUCH, DO_PROTECT, DO_ADVISE, DO_REMAP, DO_UNIT, DO_SLEEP = range(10)
 DO_RANDOM, DO_AT, DO_UNTIL, DO_STOP, DO_POST, DO_WAIT, DO_CPU, DO_LOCKALL, DO_BRK, DO_WHERE = range(10, 20)
-DO_LOCK, DO_SYNC, DO_SEAL, DO_POPULATE = range(20, 24)
+DO_LOCK, DO_SYNC, DO_SEAL, DO_POPULATE, DO_MARK, DO_MEET = range(20, 26)
 UNLOCK, LOCK, LOCK_ON_FAULT = 0, 1, 2  # of DO_LOCK, in d
 WAIT = 20_000 * TICKS  # between looks at whether a thread that is waited for has come so far
 WRITE, COUNTED, BY_KERNEL = 1, 2, 4  # of DO_TOUCH, in d
@@ -78,13 +79,14 @@ class step:
 
 @struct(pool=1, private=True)
 class recorded:
-    """`base`: where the mappings are that all threads know, plus one; 0: not there yet.  `writer`: which place of the
-    program changed each address space last; `blame`: how many faults took mmap_sem after it.  `moved`: how many of them
-    had speculated and gave up because something had changed, by the place that was at it, and `moved_for`: how long
-    they took; `vain`, `vain_for`: of these, those whose page nobody was at.  `kept`, `kept_for`: how many waited, and
-    how long."""
+    """`base`: where the mappings are that all threads know, plus one; 0: not there yet.  `mark`: when a thread was
+    about to make one by brk.  `writer`: which place of the program changed each address space last; `blame`: how many faults
+    took mmap_sem after it.  `moved`: how many of them had speculated and gave up because something had changed, by the
+    place that was at it, and `moved_for`: how long they took; `vain`, `vain_for`: of these, those whose page nobody was
+    at.  `kept`, `kept_for`: how many waited, and how long."""
 
     base: array[s64, NR_MAPS]
+    mark: array[ticks_t, NR_MAPS]
     writer: array[integer(0, NR_PLACES - 1), NR_MMS]
     blame: array[integer(0, 1 << 60), NR_PLACES]
     locked: integer(0, 1 << 60)
@@ -280,8 +282,12 @@ def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
     task = pool_object(vtask, m.me)
     task.took = 0
     task.gave = 0
+    task.owes = True
     m.now += the(driver_costs).fault + the(mapping_costs).traced_fault
     signal: signal_t = do_page_fault_of_text(mm, address, write)
+    if task.owes:  # no handle_mm_fault
+        task.owes = False
+        m.now += the(mapping_costs).fault_inside + the(mapping_costs).traced_account
     io: ticks_t = my_batches().io
     if io != 0:
         my_batches().io = 0
@@ -417,6 +423,8 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     if op == DO_MMAP and s.d >> 48 != 0 and p.kept & 1 << (s.a & 31) != 0:
         return
     m.now += k.syscall + the(mapping_costs).traced_call
+    if op != DO_ADVISE and op != DO_SYNC:
+        m.now += the(mapping_costs).traced_lock  # mmap_lock_start_locking
     rec = the(recorded)
     if op != DO_SYNC:
         rec.writer[my_space()] = s.place
@@ -514,6 +522,18 @@ def price_main():
             at: s64 = s.b + (NR_TASKS if s.c != 0 else 0)
             while not the(posted).it[at]:
                 vt_sleep(WAIT)
+        elif s.op == DO_MARK:
+            vt_sync()
+            the(recorded).mark[s.b] = m.now
+        elif s.op == DO_MEET:
+            vt_sync()
+            tries: s64 = 0
+            while the(recorded).mark[s.b] == 0 and tries < 10 * PATIENCE:
+                vt_sleep(MEET)
+                tries += 1
+            when: ticks_t = the(recorded).mark[s.b] + s.c
+            if m.now < when and tries < 10 * PATIENCE:
+                vt_sleep(when - m.now)
         elif s.op == DO_UNTIL:
             vt_sync()
             if m.now < s.b:

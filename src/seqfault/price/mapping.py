@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from seqfault.kernel import array, count, ptr, struct, the
+from seqfault.kernel import array, count, pool_object, ptr, struct, the
 from seqfault.kernel.places import Protocol
 from seqfault.kernel.task import NR_TASKS
-from seqfault.mm import merge_6, mmap, vma
+from seqfault.mm import fault, merge_6, mmap, vma
+from seqfault.mm.fault import handle_mm_fault as handle_mm_fault_of_text
 from seqfault.mm.fullsize import release_number
 from seqfault.mm.merge_6 import commit_merge as commit_merge_of_text
 from seqfault.mm.merge_6 import vma_merge_struct
@@ -23,9 +24,9 @@ from seqfault.mm.places import (
     mmap_write_lock_end,
     mmap_write_unlock_begin,
 )
-from seqfault.mm.types import LINUX, errno_t, fault_t, mm_struct, vm_area_struct, vpn_t
+from seqfault.mm.types import LINUX, errno_t, fault_flags_t, fault_t, mm_struct, vm_area_struct, vpn_t
 from seqfault.mm.vma import __vma_link_rb as __vma_link_rb_of_text
-from seqfault.price.clock import ticks_t, vclock
+from seqfault.price.clock import ticks_t, vclock, vtask
 from seqfault.price.locks import lock_costs
 from seqfault.protocols import vm_refcnt
 from seqfault.protocols.vm_refcnt import VMA_LOCK_OFFSET, refcnt_t
@@ -36,10 +37,13 @@ NOT_USER = "not_user"  # the reason that `user_faults_only` gives
 
 @struct(pool=1, private=True)
 class mapping_costs:
-    """`tree`: a change of the maple tree; the others are a recorder's (price/recorder.py), 0 when nobody records."""
+    """`tree`: a change of the maple tree; `fault_inside`: what the text leaves out of handle_mm_fault, where that is
+    known apart; the others are a recorder's (price/recorder.py), 0 when nobody records."""
 
     tree: ticks_t
+    fault_inside: ticks_t
     traced_fault: ticks_t
+    traced_account: ticks_t
     traced_call: ticks_t
     traced_lock: ticks_t
 
@@ -72,6 +76,21 @@ def detach_vmas_to_be_unmapped(mm: ptr[mm_struct], vma: ptr[vm_area_struct], pre
     detach_vmas_to_be_unmapped_of_text(mm, vma, prev, end)
 
 
+def handle_mm_fault(vma: ptr[vm_area_struct], address: vpn_t, flags: fault_flags_t) -> fault_t:
+    """Of an exception's first try also what the text leaves out, and mm_account_fault (5.9), which a recorder sees."""
+    m = the(vclock)
+    k = the(mapping_costs)
+    task = pool_object(vtask, m.me)
+    owes: bool = task.owes
+    task.owes = False
+    if owes:
+        m.now += k.fault_inside
+    ret: fault_t = handle_mm_fault_of_text(vma, address, flags)
+    if owes:
+        m.now += k.traced_account
+    return ret
+
+
 # -- at places
 def user_faults_only(mm: ptr[mm_struct], address: vpn_t, write: bool) -> fault_t:
     """do_user_addr_fault, 6.4: without FAULT_FLAG_USER it goes to lock_mmap at once."""
@@ -82,9 +101,9 @@ def user_faults_only(mm: ptr[mm_struct], address: vpn_t, write: bool) -> fault_t
 
 
 def traced_lock(mm: ptr[mm_struct]):
-    """mmap_lock_start_locking and mmap_lock_acquire_returned."""
+    """mmap_lock_acquire_returned; mmap_lock_start_locking comes before (price/driver.py)."""
     mmap_write_lock_end(mm)
-    the(vclock).now += 2 * the(mapping_costs).traced_lock
+    the(vclock).now += the(mapping_costs).traced_lock
 
 
 def traced_unlock(mm: ptr[mm_struct]):
@@ -117,6 +136,7 @@ def at_places(protocol: Protocol) -> dict[Any, Any]:
 
 INSTEAD: dict[Any, Any] = {
     vma.__vma_link_rb: __vma_link_rb,
+    fault.handle_mm_fault: handle_mm_fault,
     merge_6.commit_merge: commit_merge,
     mmap.detach_vmas_to_be_unmapped: detach_vmas_to_be_unmapped,
 }
