@@ -174,7 +174,10 @@ def make(name: str, table: Mapping[str, Any], where: str) -> Machine:
     for v in recorder.values():
         if not isinstance(v, Mapping) or not all(isinstance(x, int | float) and 0 <= x < 1e9 for x in v.values()):
             raise MachineError(f"--machine {where}: recorder = {v!r}; `seqfault calibrate` writes times in ns by name")
-    costs |= parts_of_fault(costs, recorder)
+    parts = parts_of_fault(costs, recorder)
+    costs |= parts
+    if parts:
+        sources["fault_inside"] = "fault, less what a recording shows between two faults"
     return Machine(
         name, str(rest.get("title", name)), costs, sources, **shape,
         lookahead=float(rest.get("lookahead", 20.0)), date=str(rest.get("date", "")),
