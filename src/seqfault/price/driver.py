@@ -82,8 +82,8 @@ class recorded:
     """`base`: where the mappings are that all threads know, plus one; 0: not there yet.  `mark`: when a thread was
     about to make one by brk.  `writer`: which place of the program changed each address space last; `blame`: how many
     faults took mmap_sem after it.  `moved`: how many of them had speculated and gave up because something had changed,
-    by the place that was at it, and `moved_for`: how long they took; `vain`, `vain_for`: of these, those whose page nobody was
-    at.  `kept`, `kept_for`: how many waited, and how long."""
+    by the place that was at it, and `moved_for`: how long they took; `vain`, `vain_for`: of these, those whose page
+    nobody was at.  `kept`, `kept_for`: how many waited, and how long."""
 
     base: array[s64, NR_MAPS]
     mark: array[ticks_t, NR_MAPS]
