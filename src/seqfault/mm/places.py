@@ -66,6 +66,11 @@ def dup_mmap_flushed(oldmm: ptr[mm_struct]):
     """After the flush, when no TLB can write any more to what fork has write-protected."""
 
 
+@place("pgd_offset")
+def pgd_offset():
+    """Where a fault begins to walk the page table; the levels above the last two are not modelled."""
+
+
 # -- mm/mmap.c
 @place("__vma_link_rb/init")
 def vma_link_rb_init(vma: ptr[vm_area_struct]):

@@ -55,10 +55,11 @@ COUNTS = {
     "nr_release": "pages taken off at once",
     "nr_stock": "pages charged at once",
     "nr_warm": "pages that a CPU's caches hold",
+    "nr_prefetch": "lines that a fault asks for before all else: mmap_sem's (1 on x86, 0 elsewhere)",
     "nr_rss": "pages counted by a thread before it tells the mm",
 }
 RECORDER = {"recorder": "", "recorder_stacks": "stacks"}
-SHAPE = {"sockets": 1, "cores": 1, "threads": 1}
+SHAPE = {"sockets": 1, "cores": 1, "threads": 1, "page": 4}  # page: KiB
 POLICIES = {
     "fifo": {"steal": 0, "spin": 0, "all_readers": 0},
     "stealing": {"steal": 1, "spin": 1, "all_readers": 0},
@@ -86,6 +87,7 @@ class Machine:
     sockets: int = 1
     cores: int = 1
     threads: int = 1
+    page: int = 4  # KiB
     lookahead: float = 20.0
     date: str = ""
     recorder: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from seqfault.price import driver, nothing
 from seqfault.price.clock import TICKS
 from seqfault.price.machine import TimedMachine
 from seqfault.price.machines import Machine
-from seqfault.price.mapping import at_places
+from seqfault.price.mapping import BINDS, at_places
 from seqfault.price.timed import FALLBACK, TimedProgram
 
 LARGEST = 1024
@@ -88,7 +88,7 @@ def program(protocol: Protocol, tasks: int, processes: bool = False) -> TimedPro
 
 
 def _program(protocol: Protocol, tasks: int, processes: bool) -> TimedProgram:
-    binds: dict[Any, Any] = {**protocol.binds, **CHECKED}
+    binds: dict[Any, Any] = {**protocol.binds, **BINDS, **CHECKED}
     return TimedProgram(
         driver.price_main,
         {"price_init": driver.price_init, "price_setup": driver.price_setup},
