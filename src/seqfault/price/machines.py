@@ -30,6 +30,8 @@ CONSTANTS = {
     "slice": "how long a thread keeps a CPU that others want",
     "wakeup": "waking a thread, for the waker",
     "latency": "from waking until the woken runs",
+    "idle": "what that takes more on a CPU that has been idle for long",
+    "idle_after": "how long that is",
     "ipi_send": "a shootdown, for the sender, whatever it reaches",
     "ipi_each": "for each CPU that it reaches",
     "ipi_handler": "for the CPU that is interrupted",

@@ -71,6 +71,7 @@ def sizes_of(protocol: Protocol, tasks: int, processes: bool = False) -> dict[st
             "NR_DRAWS": 16,
             "NR_MAPS": 1 << 18,
             "NR_PLACES": 1 << 12,
+            "VMA_LOCK_OFFSET": 1 << 30,
         },
     )
 
