@@ -196,8 +196,7 @@ def rw_down_read(cell: cell_t, line: line_t):
 
 
 def rw_try_read(cell: cell_t, line: line_t) -> bool:
-    """A look at the count, a cmpxchg of it until nobody was faster, and the store to sem->owner, which every reader does
-    since 5.3 (94a9717b3c40)."""
+    """A look at the count, and a cmpxchg of it until nobody was faster."""
     vt_read(line)
     w: word_t = peek(cell)
     while w & FIELD == 0 and (w == 0 or the(lock_costs).readers_first):

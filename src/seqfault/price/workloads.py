@@ -76,11 +76,15 @@ def role_rows(role: Role) -> list[Row]:
 def in_pages(rows: list[Row], page: int) -> list[Row]:
     """The same steps on pages of `page` KiB; texts count in pages of 4."""
     k = max(page // 4, 1)
-    sized = {d.DO_MMAP, d.DO_TOUCH, d.DO_MUNMAP, d.DO_PROTECT, d.DO_ADVISE, d.DO_RANDOM}
-    return [
-        (op, a, -(-b // k) if b > 0 else b, c // k if op != d.DO_MMAP and c > 0 else c, e) if op in sized else (op, a, b, c, e)
-        for op, a, b, c, e in rows
-    ]
+    long = {d.DO_MMAP, d.DO_TOUCH, d.DO_MUNMAP, d.DO_PROTECT, d.DO_ADVISE, d.DO_RANDOM}  # b: how many pages
+    out = []
+    for op, a, b, c, e in rows:
+        if op in long and b > 0:  # else a register
+            b = -(-b // k)
+        if op in long - {d.DO_MMAP} and c > 0:  # the first of them
+            c //= k
+        out.append((op, a, b, c, e))
+    return out
 
 
 def number(text: str, line: str, least: int = 0) -> int:
