@@ -76,7 +76,8 @@ REFCNT = ((1, -0.0028), (12, 0.0126), (21, 0.1476), (30, 0.1305), (48, 0.1291), 
 
 def point(r: Row, p: Protocol, ms: float) -> Point:
     mach = machines.read(r.machine)
-    return measure(workloads.read(r.workload)[0], p, r.cpus, mach, ms=max(ms, 0.6 * r.cpus))
+    # long enough for each thread to map and unmap twice, which takes 170 ms on 192 CPUs
+    return measure(workloads.read(r.workload)[0], p, r.cpus, mach, ms=max(ms, min(2.5 * r.cpus, 600)))
 
 
 def rows(ms: float, only: str = "") -> None:

@@ -19,13 +19,13 @@ def test_the_null_control(protocol):
     assert other == pytest.approx(one, rel=0.01)
 
 
-@pytest.mark.parametrize("workload", ["page_fault2", "page_fault3"])
-def test_what_v11_tries_in_vain_costs_a_fifth_on_192_cpus_and_nothing_on_80(workload):
-    (w,) = workloads.read(workload)
-    for machine, cpus, least, most in (("skylake-4s", 192, 0.70, 0.92), ("power8-80", 80, 0.92, 1.11)):
-        mach = machines.read(machine)
-        base, spf = (measure(w, load(p), cpus, mach, ms=30).rate for p in ("mmap-sem-4.17", "spf-v11"))
-        assert least < spf / base < most
+@pytest.mark.parametrize("machine,cpus,least,most", [("skylake-4s", 192, 0.70, 0.92), ("power8-80", 80, 0.95, 1.11)])
+def test_what_v11_tries_in_vain_costs_a_fifth_on_192_cpus_and_nothing_on_80(machine, cpus, least, most):
+    """page_fault3; published 0.77 and 0.99.  All threads map and unmap in the time that is measured."""
+    (w,) = workloads.read("page_fault3")
+    mach = machines.read(machine)
+    base, spf = (measure(w, load(p), cpus, mach, ms=160).rate for p in ("mmap-sem-4.17", "spf-v11"))
+    assert least < spf / base < most
 
 
 def test_ebizzy_gains_and_falls_back_because_vmas_changed():
