@@ -117,7 +117,7 @@ def others(ms: float) -> None:
     print("\n| mmap loop beside a fault that waits for a disk | published | predicted |\n|---|---|---|")
     for p, want in (("mmap-sem", "55 loops/s"), ("mmap-sem-5.1", "15,000 loops/s")):
         print(f"| {p} | {want} | {measure(w, load(p), 2, small).rate:,.0f} loops/s |", flush=True)
-    w, mach = workloads.read("small-allocs")[0], machines.read("skylake-4s")
+    w, mach = workloads.read("small-allocs")[0], machines.read("cascadelake-2s")
     print("\n| small-allocs, 192 threads, by policy of the semaphore | maps/s |\n|---|---|")
     for policy in ("stealing", "handoff", "fifo", "no-spin"):
         print(f"| {policy} | {measure(w, load('mmap-sem'), 192, mach, policy, ms=ms).rate:,.0f} |", flush=True)
