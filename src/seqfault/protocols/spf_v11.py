@@ -52,7 +52,7 @@ from seqfault.mm.places import (
     vma_rb_erase_end,
 )
 from seqfault.mm.rbtree import RB_CLEAR_NODE
-from seqfault.mm.types import fault_t, mm_struct, vm_area_struct, vpn_t
+from seqfault.mm.types import fault_flags_t, fault_t, mm_struct, vm_area_struct, vpn_t
 from seqfault.mm.vma import find_vma
 from seqfault.protocols import spf_v12
 from seqfault.protocols.spf_common import no_fput
@@ -132,8 +132,8 @@ def handle_speculative_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) ->
     if not vma:
         count("speculative_fallback/vma_none")
         return VM_FAULT_RETRY
-    flags = FAULT_FLAG_SPECULATIVE | FAULT_FLAG_WRITE if write else FAULT_FLAG_SPECULATIVE
-    ret: fault_t = speculative_fault(mm, vma, address, flags)
+    flags: fault_flags_t = FAULT_FLAG_WRITE if write else 0
+    ret: fault_t = speculative_fault(mm, vma, address, flags | FAULT_FLAG_SPECULATIVE)
     put_vma(vma)
     if not ret & VM_FAULT_RETRY:
         count("speculative_success")
