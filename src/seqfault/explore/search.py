@@ -59,7 +59,8 @@ from seqfault.explore.tables import (
 )
 
 BLOCK = 128  # states of the frontier that a thread takes at a time
-ROOM = 8192  # successors that it keeps before it enters them
+ROOM = 4608  # successors that it keeps before it enters them
+AHEAD = 4  # states of the frontier that are fetched early
 SLACK = 4096  # successors of one state, at most; each process has a fair share
 
 # shared between threads
@@ -462,6 +463,8 @@ def work(  # type: ignore[no-untyped-def]
                 break
             end = min(head + BLOCK, np.int64(nfront))
         done += 1
+        for w in range(0, n, 8):  # a state that is expanded soon
+            prefetch(front, np.int64((head + AHEAD) * n + w))
         if quick:
             z = call5(A[A_SUCCESSORS], (pF + head * n * 8, pE, pX, pB + m * n * 8, pW))
             if (z >> 32) & 1:  # it is not at rest, nor in a deadlock
