@@ -66,11 +66,6 @@ def dup_mmap_flushed(oldmm: ptr[mm_struct]):
     """After the flush, when no TLB can write any more to what fork has write-protected."""
 
 
-@place("pgd_offset")
-def pgd_offset():
-    """Where a fault begins to walk the page table; the levels above the last two are not modelled."""
-
-
 # -- mm/mmap.c
 @place("__vma_link_rb/init")
 def vma_link_rb_init(vma: ptr[vm_area_struct]):
@@ -392,3 +387,8 @@ def do_fault_notsup(vmf: ptr[vm_fault]) -> bool:
 def do_page_fault_try(mm: ptr[mm_struct], address: vpn_t, write: bool) -> fault_t:
     """Before mmap_sem is taken.  After VM_FAULT_RETRY or an error the fault is handled the classic way."""
     return VM_FAULT_RETRY
+
+
+@place("pgd_offset")
+def pgd_offset():
+    """Where a fault begins to walk the page table; the levels above the last two are not modelled."""
