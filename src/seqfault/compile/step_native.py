@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import os
 import pickle
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import llvmlite
@@ -20,8 +17,9 @@ import numpy as np
 
 import seqfault
 from seqfault.compile.automaton import Automaton, Int64
+from seqfault.compile.cache import cache_dir, keep, kept_object
 from seqfault.compile.native import optimise, target_machine
-from seqfault.compile.program import cache_dir, compiler_hash
+from seqfault.compile.program import compiler_hash
 from seqfault.compile.step_code import Packing, StepText, step_text
 
 ENTRIES = ("advance", "observe", "pack", "unpack", "successors")
@@ -55,9 +53,9 @@ class StepCode:
         self.a, self.mode, self.dead, self.track = a, mode, dead, track
         self.cached = False
         self._engines: list[Any] = []  # code that may still run
-        self._path = cache_dir() / f"{self.key()}.steps"
+        self._key = self.key()
         self._spent = self._told = 0.0
-        self._load(self._cached(BEST) or self._object())
+        self._load(self._kept(BEST) or self._object())
 
     def _load(self, obj: StepObject) -> None:
         self.packing, self.seconds, self.best = obj.packing, obj.seconds, obj.best
@@ -83,48 +81,38 @@ class StepCode:
         h.update(repr((a.observer_base, a.observer_words, [c.start for c in a.cells])).encode())
         return h.hexdigest()[:32]
 
-    def _file(self, level: int) -> Path:
-        return self._path if level == QUICK else self._path.with_suffix(".best")
+    def _object(self) -> StepObject:
+        return self._kept(QUICK) or self._compiled(QUICK)
 
-    def _cached(self, level: int) -> StepObject | None:
-        try:
-            obj: StepObject = pickle.loads(self._file(level).read_bytes())
-        except Exception:  # no cache, an old one, a truncated one: all mean compiling
-            return None
-        self.cached = True
+    def _kept(self, level: int) -> StepObject | None:
+        obj: StepObject | None = kept_object(self._name(level))
+        self.cached = obj is not None
         return obj
 
-    def _object(self) -> StepObject:
-        return self._cached(QUICK) or self._compiled(QUICK)
+    def _name(self, level: int) -> str:
+        return self._key + (".steps" if level == QUICK else ".best")
 
     def _compiled(self, level: int) -> StepObject:
         obj = compile_steps(self.a, self.mode, self.dead, self.track, level)
-        path = self._file(level)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
-                f.write(pickle.dumps(obj))
-            os.replace(f.name, path)
-        except OSError:
-            pass  # a read-only home only costs the time to compile
+        keep(self._name(level), pickle.dumps(obj))
         return obj
 
     def explored(self, seconds: float) -> bool:
         """So much longer was explored with this code; whether it is better code from now on (`addresses` are others,
         those before go on to work)."""
         self._spent += seconds
-        if self.best or self._spent - self._told < 1.0 or not self._path.exists():
+        if self.best or self._spent - self._told < 1.0 or not (cache_dir() / self._name(QUICK)).exists():
             return False
-        if not self._file(BEST).exists() and self._tell() < WORTH_S:
+        if not (cache_dir() / self._name(BEST)).exists() and self._tell() < WORTH_S:
             return False
-        self._load(self._cached(BEST) or self._compiled(BEST))
+        self._load(self._kept(BEST) or self._compiled(BEST))
         return True
 
     def _tell(self) -> float:
         """Add to what all processes explored with this code; how much it is.  Who finds it to be enough will compile,
         and the others begin anew."""
         more, self._told = self._spent - self._told, self._spent
-        with contextlib.suppress(OSError), self._path.with_suffix(".spent").open("a+") as f:
+        with contextlib.suppress(OSError), (cache_dir() / f"{self._key}.spent").open("a+") as f:
             fcntl.flock(f, fcntl.LOCK_EX)
             f.seek(0)
             said = f.read()
