@@ -71,12 +71,12 @@ def measure(
     progress: Callable[[float], None] | None = None,
 ) -> Point:
     """One point.  `policy`: of `POLICIES`, "" for that of the protocol's release; `ms`: of virtual time."""
-    programs = workload.programs(cpus)
+    programs = workload.programs(cpus, machine.page)
     ns = 1e6 * (workload.ms if ms is None else ms)
     outcomes = []
     for k, seed in enumerate(seeds):
         costs = POLICIES[policy or policy_of(protocol)]
-        w = World(protocol, machine, programs, workload.setup_rows(), seed, costs, cpus=cpus)
+        w = World(protocol, machine, programs, workload.setup_rows(machine.page), seed, costs, cpus=cpus)
 
         def report(at: float, k: int = k) -> None:
             if progress is not None:

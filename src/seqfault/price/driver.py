@@ -40,7 +40,7 @@ from seqfault.mm.types import (
 from seqfault.mm.x86_fault import do_page_fault as do_page_fault_of_text
 from seqfault.price.clock import TICKS, task_t, ticks_t, vclock, vt_migrate, vt_preempt, vt_sleep, vt_sync, vtask
 from seqfault.price.locks import callback_due
-from seqfault.price.mapping import mapping_costs, user_access_of
+from seqfault.price.mapping import mapping_costs, prefetch_mmap_sem, user_access_of
 from seqfault.price.memory import my_batches
 
 NR_STEPS = Size("NR_STEPS", 16)
@@ -284,6 +284,7 @@ def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
     task.gave = 0
     task.owes = True
     m.now += the(driver_costs).fault + the(mapping_costs).traced_fault
+    prefetch_mmap_sem()
     signal: signal_t = do_page_fault_of_text(mm, address, write)
     if task.owes:  # no handle_mm_fault
         task.owes = False

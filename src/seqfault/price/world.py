@@ -21,7 +21,7 @@ from seqfault.price import driver, nothing
 from seqfault.price.clock import TICKS
 from seqfault.price.machine import TimedMachine
 from seqfault.price.machines import Machine
-from seqfault.price.mapping import at_places
+from seqfault.price.mapping import BINDS, at_places
 from seqfault.price.timed import FALLBACK, TimedProgram
 
 LARGEST = 1024
@@ -71,6 +71,7 @@ def sizes_of(protocol: Protocol, tasks: int, processes: bool = False) -> dict[st
             "NR_DRAWS": 16,
             "NR_MAPS": 1 << 18,
             "NR_PLACES": 1 << 12,
+            "VMA_LOCK_OFFSET": 1 << 30,
         },
     )
 
@@ -88,7 +89,7 @@ def program(protocol: Protocol, tasks: int, processes: bool = False) -> TimedPro
 
 
 def _program(protocol: Protocol, tasks: int, processes: bool) -> TimedProgram:
-    binds: dict[Any, Any] = {**protocol.binds, **CHECKED}
+    binds: dict[Any, Any] = {**protocol.binds, **BINDS, **CHECKED}
     return TimedProgram(
         driver.price_main,
         {"price_init": driver.price_init, "price_setup": driver.price_setup},
