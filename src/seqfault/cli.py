@@ -385,8 +385,8 @@ def retrace(
         str,
         typer.Argument(
             metavar="TRACE|DIR|FILE",
-            help="What `seqfault record -- PROGRAM` wrote (perf, as root); what python -m seqfault.trace.record wrote; "
-            "or a file of strace.",
+            help="What `seqfault record` wrote (perf, as root; not with --sample); what python -m "
+            "seqfault.trace.record wrote; or a file of strace.",
         ),
     ],
     maps: Annotated[Path | None, typer.Option(metavar="FILE", help="The layouts, if they are not in DIR/maps.")] = None,

@@ -104,6 +104,7 @@ class vtask:
     took: integer(0, 1)  # a semaphore for reading, since it was looked at last
     gave: integer(0, 2)  # 1: a fault gave speculation up since it was looked at last; 2: because something had changed
     gave_at: ticks_t
+    owes: bool  # in a fault that has not come to handle_mm_fault yet
     asked: integer(0, NR_LINES)  # a line that it has asked for ahead, plus one
     asked_at: ticks_t  # when that one is there
 

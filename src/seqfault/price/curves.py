@@ -28,14 +28,18 @@ class Point:
         return sum(getattr(o, name) for o in self.outcomes) / len(self.outcomes)
 
     @property
+    def rates(self) -> list[float]:
+        """Of the seeds whose runs came so far as to be measured."""
+        return [o.rate for o in self.outcomes if o.seconds]
+
+    @property
     def rate(self) -> float:
-        return self.mean("rate")
+        return sum(self.rates) / max(len(self.rates), 1)
 
     @property
     def spread(self) -> tuple[float, float]:
         """The least and the greatest rate of the seeds."""
-        rates = [o.rate for o in self.outcomes]
-        return min(rates), max(rates)
+        return min(self.rates, default=0.0), max(self.rates, default=0.0)
 
     @property
     def share(self) -> float | None:

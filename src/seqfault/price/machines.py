@@ -178,8 +178,25 @@ def make(name: str, table: Mapping[str, Any], where: str) -> Machine:
     for v in recorder.values():
         if not isinstance(v, Mapping) or not all(isinstance(x, int | float) and 0 <= x < 1e9 for x in v.values()):
             raise MachineError(f"--machine {where}: recorder = {v!r}; `seqfault calibrate` writes times in ns by name")
+    parts = parts_of_fault(costs, recorder)
+    costs |= parts
+    if parts:
+        sources["fault_inside"] = "fault, less what a recording shows between two faults"
     return Machine(
         name, str(rest.get("title", name)), costs, sources, **shape,
         lookahead=float(rest.get("lookahead", 20.0)), date=str(rest.get("date", "")),
         recorder=recorder, recorded=str(rest.get("recorded", "")),
     )  # fmt: skip
+
+
+def parts_of_fault(costs: Mapping[str, float], recorder: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """What of `fault` is inside of handle_mm_fault, where the VMA or mmap_lock is held, if recordings tell.
+
+    From a fault's accounting to the next one's first event (`gap_fault`) a recording shows the end of handle_mm_fault,
+    the return, a store, the next exception, and what the first of these events costs.  The rest is inside.
+    """
+    plain = recorder.get("", {})
+    if "gap_fault" not in plain or "traced_fault" not in plain:
+        return {}
+    outside = min(max(plain["gap_fault"] - plain["traced_fault"] / 2, 0.0), costs["fault"])
+    return {"fault": outside, "fault_inside": costs["fault"] - outside}
