@@ -27,7 +27,7 @@ def accesses() -> None:
             p = load(protocol)
             best, o = 0.0, None
             for _ in range(BEST_OF):
-                world = World(p, mach, w.programs(64), w.setup_rows(), costs=POLICIES[policy_of(p)], cpus=64)
+                world = World(p, mach, w.programs(64, mach.page), w.setup_rows(mach.page), costs=POLICIES[policy_of(p)], cpus=64)
                 t = time.perf_counter()
                 o = world.run(2e6, 2e7)
                 best = max(best, world.m.get("vclock", "accesses") / (time.perf_counter() - t))

@@ -76,6 +76,15 @@ Some = Annotated[
     list[str] | None, typer.Option("--scenario", "-s", metavar="NAME|FILE", help="As for check. Default: all.")
 ]
 States = Annotated[int, typer.Option(help="States of one scenario.", min=1)]
+StatesOrUsual = Annotated[
+    int | None,
+    typer.Option(
+        "--max-states",
+        metavar="N",
+        help="States of one scenario. Default: 40000000; tso, lkmm: 1000000, with over 100 scenarios 50000, 20000.",
+        min=1,
+    ),
+]
 Timeout = Annotated[float | None, typer.Option(metavar="S", help="Seconds for all of it.", min=0.001)]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", help="Worker processes; 0: one a processor.", min=0)]
 
@@ -93,7 +102,7 @@ def check(
         ),
     ] = None,
     json: Json = False,
-    max_states: States = 40_000_000,
+    max_states: StatesOrUsual = None,
     max_memory: Annotated[
         str, typer.Option(metavar="SIZE", help="Memory of one scenario's exploration, e.g. 2G.")
     ] = "4G",
@@ -225,7 +234,7 @@ def review(
         typer.Option("--out", "-o", metavar="FILE", help="A page (.html), or text for a mail, 72 columns (.md)."),
     ] = Path("review.html"),
     json: Annotated[bool, typer.Option("--json", help="Also print JSON (docs/json.md).")] = False,
-    max_states: States = 40_000_000,
+    max_states: StatesOrUsual = None,
     max_memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory of one scenario's exploration.")] = "4G",
     timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for exploring.", min=0.001)] = None,
     jobs: Jobs = 0,
@@ -255,7 +264,7 @@ def review(
     from seqfault.report.review import run_review
 
     given = [
-        ("--max-states", max_states, 40_000_000), ("--max-memory", max_memory, "4G"), ("--timeout", timeout, None),
+        ("--max-states", max_states, None), ("--max-memory", max_memory, "4G"), ("--timeout", timeout, None),
         ("--sites", sites, None), *(("--price", p, "") for p in price or []),
         *(("--trace", t, "") for t in trace or []), ("--cpus", cpus, None), ("--machine", machine, None),
     ]  # fmt: skip
@@ -376,8 +385,8 @@ def retrace(
         str,
         typer.Argument(
             metavar="TRACE|DIR|FILE",
-            help="What `seqfault record -- PROGRAM` wrote (perf, as root); what python -m seqfault.trace.record wrote; "
-            "or a file of strace.",
+            help="What `seqfault record` wrote (perf, as root; not with --sample); what python -m "
+            "seqfault.trace.record wrote; or a file of strace.",
         ),
     ],
     maps: Annotated[Path | None, typer.Option(metavar="FILE", help="The layouts, if they are not in DIR/maps.")] = None,

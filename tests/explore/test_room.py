@@ -36,6 +36,21 @@ def test_memory_is_lent_again_and_never_twice():
     assert (room.zeros(5_000_000) == 0).all()
 
 
+def test_large_arrays_grow_where_they_are():
+    x = room.take(room.LARGE // 8, 0)
+    x[-3:] = 5, 6, 7
+    y = room.more(x, 8 * len(x), len(x))
+    assert y.base is x.base and y[len(x) - 3 : len(x)].tolist() == [5, 6, 7]
+
+
+def test_a_limit_of_address_space_leaves_what_is_asked_for(monkeypatch: pytest.MonkeyPatch):
+    def full(*args: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(room.mmap, "mmap", full)
+    assert room.take(room.LARGE // 8, 0).base.nbytes == room.LARGE
+
+
 def test_arrays_of_others_are_left_alone():
     own = np.ones((4, 2), np.int64)
     out = room.more(own, 8, 4)

@@ -6,14 +6,15 @@ import random
 
 import pytest
 
+from seqfault.compile import step_code, step_native
 from seqfault.compile.program import compile_program
-from seqfault.explore import engine, frontier, tiers
+from seqfault.explore import engine, frontier, steps, tiers
 from seqfault.explore.many import explore_batch
 from seqfault.explore.model import automaton_for, program_for
 from seqfault.explore.tables import OK
 from seqfault.models import record, seq
 from seqfault.protocols import load
-from seqfault.scenarios import builtin
+from seqfault.scenarios import builtin, find
 from seqfault.scenarios.model import initial_cells
 
 SMALL = [s for s in builtin() if len(s.cpus) == 2]
@@ -127,6 +128,38 @@ def test_a_small_memory_limit_is_incomplete():
         a, a.pack(p.layout().start), a.rom(p.layout().start), mode="full", dead=False, max_memory=8 << 20
     )
     assert not ex.complete and "memory limit" in ex.reason
+
+
+def test_parents_make_room_before_a_memory_limit_counts():
+    a, init, rom = begin(load("spf-seed"), find(["two-faults/case8"])[0])
+    x = tiers.explore(a, init, rom)
+    without = tiers.explore(a, init, rom, traced=False).bytes
+    y = tiers.explore(a, init, rom, max_memory=(without + x.bytes) // 2)
+    assert len(x.parent) == x.states and len(y.parent) <= 1
+    assert y.complete and y.states == x.states
+    assert [len(y.path_of(v)) for v in y.violations] == [len(x.path_of(v)) for v in x.violations]
+
+
+def test_code_that_is_much_used_is_compiled_well(tmp_path, monkeypatch):
+    """By whichever process comes to `WORTH_S` seconds, and all have it from then on."""
+    monkeypatch.setenv("SEQFAULT_CACHE", str(tmp_path))
+    monkeypatch.setattr(step_code, "SMALL", 0)
+    p = seq.program(1, 2, 2, 2)
+    a = compile_program(p, "full")
+    init, rom = a.pack(p.layout().start), a.rom(p.layout().start)
+    code = steps.Steps(a, "full", False)
+    other = steps.Steps(a, "full", False)
+    monkeypatch.setitem(steps._made, (id(a), "full", False, False), code)
+    before = code.addresses.tolist()
+    assert not code.best and not code.explored(0.5 * step_native.WORTH_S)
+    assert not other.explored(0.4 * step_native.WORTH_S)
+    x = tiers.explore(a, init, rom, mode="full", dead=False)
+    assert x.states == seq.STATES[1, 2, 2, 2] and code.addresses.tolist() == before
+    assert code.explored(0.2 * step_native.WORTH_S) and code.best and code.addresses.tolist() != before
+    assert other.explored(2.0) and other.best  # somebody has compiled it
+    assert not code.explored(1000.0)
+    equal(x, tiers.explore(a, init, rom, mode="full", dead=False))
+    assert steps.Steps(a, "full", False).best
 
 
 def test_without_a_cache(tmp_path, monkeypatch):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 pytest.importorskip("pyarrow")
+
+import recordings  # noqa: E402
+from recordings import HEAP, NORESERVE_STACK, PRIVATE_ANON, A, B, P, Program, number, steps, whatif  # noqa: E402
 
 from seqfault.cli import main  # noqa: E402
 from seqfault.mm.opcodes import MADV_DONTNEED, MADV_FREE, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE  # noqa: E402
@@ -14,68 +15,7 @@ from seqfault.price import driver as d  # noqa: E402
 from seqfault.price.converter import Heap  # noqa: E402
 from seqfault.price.replay import convert, heap_of  # noqa: E402
 from seqfault.trace import schema  # noqa: E402
-from seqfault.trace.schema import Meta  # noqa: E402
-from seqfault.trace.store import Writer, open_trace, row  # noqa: E402
-
-P = 4096
-A, B = 0x7F0000000000, 0x7F0001000000
-HEAP = 0x555500000000
-PRIVATE_ANON, NORESERVE_STACK = 0x22, 0x20022
-KINDS = [schema.FAULT, schema.CALL, schema.OFF, schema.AREA, schema.LOCK_WAIT]
-
-
-class Program:
-    """What the threads of a process do, 2 us after one another."""
-
-    def __init__(self, tid=2):
-        self.rows, self.t, self.tid = [], 1_000_000, tid
-
-    def call(self, name, address, length=None, result=0, tid=None, **more):
-        self.t += 2000
-        values = {"name": name, "address": address, "result": result, "duration_ns": 1000, **more}
-        if length is not None:
-            values["length"] = length * P
-        self.rows.append(row(self.t, 1, tid or self.tid, schema.CALL, **values))
-        return self
-
-    def map(self, at, n, prot=3, flags=PRIVATE_ANON, **more):
-        return self.call("mmap", 0, n, at, a2=prot, a3=flags, **more)
-
-    def touch(self, at, page=0, n=1, tid=None):
-        for i in range(page, page + n):
-            self.t += 2000
-            self.rows.append(
-                row(self.t, 1, tid or self.tid, schema.FAULT, name="user", duration_ns=700, address=at + i * P, flags=6,
-                    a2=0)
-            )  # fmt: skip
-        return self
-
-    def write(self, path, kernel="6.18.1"):
-        w = Writer(path, Meta(kernel=kernel, cpus=2, recorded=KINDS, start_ns=1_000_000, end_ns=self.t + 2000))
-        for r in sorted(self.rows, key=lambda r: r[0]):
-            w.add(r, r[0])
-        w.close()
-        return str(path)
-
-
-def steps(path, rewrite=""):
-    """Steps without pauses, by thread, and the whole."""
-    with open_trace(path) as t:
-        r = convert(t, rewrite=rewrite)
-    quiet = (d.DO_THINK, d.DO_SLEEP, d.DO_STOP)
-    return [[x[:5] for x in p if x[0] not in quiet] for p in r.programs], r
-
-
-def whatif(capsys, *args):
-    with pytest.raises(SystemExit) as e:
-        main(["whatif", *args, "-m", "x86-small", "-p", "mmap-sem", "--seeds", "1", "--json"])
-    out = capsys.readouterr()
-    assert e.value.code == 0, out.err
-    return json.loads(out.out)
-
-
-def number(m):
-    return d.NR_REGS + m
+from seqfault.trace.store import open_trace, row  # noqa: E402
 
 
 # -- mremap
@@ -125,7 +65,7 @@ def test_mremap_over_two_mappings_and_of_nothing_is_named(tmp_path):
     assert [x[0] for x in s] == [d.DO_MMAP] * 2 + [d.DO_MUNMAP] * 2 + [d.DO_MMAP, d.DO_TOUCH]
     assert dict(r.replaced) == {"mremap over several mappings: munmap and mmap": 1}
     assert dict(r.left_out) == {
-        "mremap of length 0 (a second mapping of shared memory)": 1, "process_madvise": 1,
+        "mremap of length 0 (a second mapping of shared memory)": 1, "process_madvise, whose ranges are in the caller's memory": 1,
         "madvise with advice that the model has not": 1, "munmaps of what is not known to be mapped": 1,
     }  # fmt: skip
 
@@ -156,6 +96,22 @@ def test_the_heap_grows_and_shrinks(tmp_path, capsys):
     for x in whatif(capsys, f, "-p", "spf-v12")["designs"]:
         # each time all pages are new
         assert (x["failed"], x["faults"], x["operations"]["brk"]["n"], x["violations"]) == (0, 330, 31, {})
+
+
+def test_who_is_ahead_of_a_brk_waits_before_it_and_not_in_his_own_next_one(tmp_path):
+    """Thread 2 fills what it grew the heap by while thread 3 is about to move the break."""
+    p = Program().call("brk", 0, result=HEAP).call("brk", HEAP + 4 * P, result=HEAP + 4 * P).touch(HEAP)
+    p.touch(B, tid=3).touch(HEAP, 1)  # thread 3 does something last here, then nothing until its brk
+    p.touch(HEAP, 2).call("brk", HEAP + 3 * P, result=HEAP + 3 * P, tid=3).touch(HEAP, 2)
+    programs, r = steps(p.write(tmp_path / "t.parquet"))
+    two, three = programs
+    marks = [x for x in three if x[0] == d.DO_MARK]
+    # behind its touch, which came when thread 2 had grown the heap
+    assert len(marks) == 1 and [x[0] for x in three[:3]] == [d.DO_MEET, d.DO_TOUCH, d.DO_MARK]
+    (meet,) = [x for x in two if x[0] == d.DO_MEET]
+    assert meet[2] == marks[0][2] and 0 < meet[3] <= 2000 * d.TICKS
+    # at the first page that was touched after that
+    assert two[two.index(meet) + 1] == (d.DO_TOUCH, two[two.index(meet) - 1][1], 1, 1, 1)
 
 
 def test_a_heap_from_before_and_one_from_a_parent(tmp_path, capsys):
@@ -256,7 +212,7 @@ def test_guards_need_a_kernel_that_has_them(tmp_path, capsys):
 
 
 def test_a_rewrite_needs_calls(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(globals(), "KINDS", [schema.FAULT])
+    monkeypatch.setattr(recordings, "KINDS", [schema.FAULT])
     f = Program().touch(A, n=4).write(tmp_path / "t.parquet")
     with pytest.raises(SystemExit) as e:
         main(["whatif", f, "--rewrite", "keep"])

@@ -10,6 +10,7 @@ from command import run
 from seqfault.explore.check import HOLDS, INCOMPLETE, Limits, check_scenario
 from seqfault.explore.pool import Record
 from seqfault.protocols import load
+from seqfault.report.commands import usual_states
 from seqfault.report.counterexample import from_schedule
 from seqfault.scenarios import find
 
@@ -73,3 +74,8 @@ def test_all_models_and_a_table(capsys, monkeypatch):
     ]  # fmt: skip
     code, out, _ = run(capsys, monkeypatch, "check", "mmap-sem", "-s", ALONE, "-j", "1", "--memory", "all", "--json")
     assert code == 0 and {m: r["verdict"] for m, r in json.loads(out).items()} == dict.fromkeys(("sc", "tso", "lkmm"), "holds")
+
+
+def test_the_usual_limit_of_states_is_the_models():
+    assert usual_states("sc", 1) == usual_states("sc", 1000) == usual_states("lkmm", 1000, False) == 40_000_000
+    assert usual_states("lkmm:24", 1) == usual_states("tso", 100) > usual_states("tso", 101) > usual_states("lkmm", 101)

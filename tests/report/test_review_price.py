@@ -19,7 +19,7 @@ from seqfault.trace.schema import Meta  # noqa: E402
 from seqfault.trace.store import Writer, row  # noqa: E402
 
 SCENARIO = ("-s", "argued/case2-alone", "--jobs", "1")
-PRICE = ("--price", "page_fault1,malloc1", "--cpus", "1,2,4", "--machine", "x86-small")
+PRICE = ("--price", "page_fault1,ebizzy", "--cpus", "1,2,4", "--machine", "x86-small")
 
 
 def recording(path):
@@ -92,10 +92,10 @@ def test_page(made):
     section = html[html.index('<section id="prices"') :]
     section = section[: section.index("</section>")]
     assert "A prediction, not a measurement." in section and 'href="#misses"' in section and 'id="misses"' in section
-    assert "v9, malloc1." in section and "The recording itself, replayed under vm-refcnt: time" in section
-    assert "seqfault price -w page_fault1 -w malloc1 -p mmap-sem -p spf-v5 --cpus 1,2,4 -m x86-small" in section
+    assert "v9, ebizzy -mTRp" in section and "The recording itself, replayed under vm-refcnt: time" in section
+    assert "seqfault price -w page_fault1 -w ebizzy -p mmap-sem -p spf-v5 --cpus 1,2,4 -m x86-small" in section
     assert f"seqfault whatif {f} -p mmap-sem -p spf-v5 -m x86-small" in section
-    assert f"--price page_fault1,malloc1 --trace {f} --cpus 1,2,4 --machine x86-small -o r.html" in html
+    assert f"--price page_fault1,ebizzy --trace {f} --cpus 1,2,4 --machine x86-small -o r.html" in html
     assert "http" not in section
 
 
@@ -106,7 +106,7 @@ def test_mail(made):
     assert max(map(len, own.splitlines())) <= 72
     assert re.search(r"    CPUs +mmap-sem +spf-v5 +ratio +no lock\n    1 +\S+ +\S+ +x\d\.\d\d", own)
     assert re.search(r"    design +s +speed +no lock +fault +p99 +error\n    vm-refcnt +0\.\d{3}", own)
-    assert "- missed: v9, malloc1." in own and "A prediction, not a measurement" in own
+    assert "- missed: v9, ebizzy -mTRp" in own and "A prediction, not a measurement" in own
 
 
 def test_json_and_nothing_without_the_options(capsys, tmp_path):
@@ -145,7 +145,7 @@ def test_usual_and_what_was_missed():
     asked = ask_prices("spf-v5", ["usual", "ebizzy"], [], None, None)
     assert asked is not None and [w.name for w in asked.loads] == ["ebizzy", "page_fault1", "malloc1"]
     assert ask_prices("spf-v5", [], [], None, None) is None
-    assert len(misses("page_fault3")) == 1 and misses("compute") == []
+    assert len(misses("ebizzy")) == 2 and len(misses("multi-fault")) == 1 and misses("compute") == []
     assert section("Recordings of this project")  # the document comes with the package
 
 

@@ -88,7 +88,7 @@ def test_what_differs_is_told(tmp_path, capsys):
 @pytest.mark.parametrize(
     "more,why",
     [
-        ({"layouts": []}, "it has no layouts of the program's start and end (--pid, or an earlier seqfault)"),
+        ({"layouts": []}, "it has no layouts of the program's start and end (an earlier seqfault)"),
         ({"layouts": [], "windows": [[1, 2]]}, "--sample, which does not see every call"),
         ({"recorded": [s.CALL]}, "it has no faults"),
         ({"recorded": [s.CALL, s.FAULT]}, "it has no times at which mmap_lock was had"),

@@ -8,9 +8,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import mmap
-import os
 import pickle
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 
 import seqfault
 from seqfault.compile.builder import Unit
+from seqfault.compile.cache import keep, kept_object
 from seqfault.compile.ir import Function, Reg, Where
 from seqfault.compile.llvm import UNDEFINED, Module, Site
 from seqfault.compile.native_runtime import (
@@ -57,7 +56,7 @@ from seqfault.compile.native_runtime import (
     wrapper,
 )
 from seqfault.compile.passes import check_assigned, infer_ranges, liveness, tidy
-from seqfault.compile.program import cache_dir, compiler_hash
+from seqfault.compile.program import compiler_hash
 from seqfault.compile.source import Func, Source, reach, source_of
 from seqfault.compile.words import Words
 from seqfault.kernel.layout import FREE, FREED, Layout, Pool
@@ -202,21 +201,12 @@ class NativeProgram:
     def code(self) -> Code:
         """The machine code, from the cache where the same text was compiled before."""
         if self._code is None:
-            path = cache_dir() / f"{self.key()}.native"
-            try:
-                self._code = pickle.loads(path.read_bytes())
-                self.cached = True
-                return self._code
-            except Exception:  # no cache, an old one, a truncated one: all mean compiling
-                pass
-            self._code = self.compile()
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
-                    f.write(pickle.dumps(self._code))
-                os.replace(f.name, path)
-            except OSError:
-                pass  # a read-only home only costs the time to compile
+            name = f"{self.key()}.native"
+            self._code = kept_object(name)
+            self.cached = self._code is not None
+            if self._code is None:
+                self._code = self.compile()
+                keep(name, pickle.dumps(self._code))
         return self._code
 
     def address(self, name: str) -> int:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +14,7 @@ from typing import Any
 import seqfault
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.builder import Unit
+from seqfault.compile.cache import keep, kept_object
 from seqfault.compile.digest import files_digest
 from seqfault.compile.ir import Function
 from seqfault.compile.link import link
@@ -158,16 +157,6 @@ def site_table(program: Program, granularity: str) -> SiteTable:
     return SiteTable(causes=tuple(s.number for s in sites if s.kind == "count"))
 
 
-def cache_dir() -> Path:
-    """Where compiled automata are kept: $SEQFAULT_CACHE, or the user's cache directory."""
-    env = os.environ.get("SEQFAULT_CACHE")
-    if env:
-        return Path(env)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("seqfault"))
-
-
 _memory: dict[str, Automaton] = {}
 
 
@@ -176,22 +165,12 @@ def build(program: Program, granularity: str = "merged") -> Automaton:
     key = program.key(granularity)
     if key in _memory:
         return _memory[key]
-    path = cache_dir() / f"{key}.automaton"
-    try:
-        a = pickle.loads(path.read_bytes())
+    name = f"{key}.automaton"
+    a: Automaton | None = kept_object(name)
+    if a is not None:
         a.cached = True
-        _memory[key] = a
-        return a
-    except Exception:  # no cache, an old one, a truncated one: all mean compiling
-        pass
-    a = compile_program(program, granularity)
+    else:
+        a = compile_program(program, granularity)
+        keep(name, pickle.dumps(a))
     _memory[key] = a
-    data = pickle.dumps(a)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
-            f.write(data)
-        os.replace(f.name, path)
-    except OSError:
-        pass  # a read-only home only costs the time to compile
     return a

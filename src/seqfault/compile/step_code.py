@@ -47,6 +47,11 @@ class Packing:
     def bits(self) -> int:
         return sum(self.widths)
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is squeezed."""
+        return self.bits == 64 * len(self.widths)
+
 
 @dataclass
 class StepText:
@@ -240,8 +245,12 @@ SLOT_COLUMNS: dict[Op, tuple[int, ...]] = {
 }
 
 
+WIDE = 16  # words of a state from which copying it is cheaper than squeezing it
+SQUEEZED = 0.8  # of its words, if it is squeezed; where more are left, it is not
+
+
 def packing_of(a: Automaton, graph: Graph) -> Packing:
-    """Which bits of each word of a state are ever used."""
+    """Which bits of each word of a state are ever used; all of them where little would be gained."""
     used = [0] * a.nw
     for i in range(a.ncell):
         word, shift, mask = int(a.tab[i, 0]), int(a.tab[i, 1]), int(a.tab[i, 2]) & ((1 << 64) - 1)
@@ -262,7 +271,10 @@ def packing_of(a: Automaton, graph: Graph) -> Packing:
         for w in range(p.words):
             used[p.base + w] |= by_entry[p.entry][w]
     widths = [u.bit_length() for u in used]
-    return Packing(widths, max(1, (sum(widths) + 63) // 64))
+    squeezed = max(1, (sum(widths) + 63) // 64)
+    if a.nw >= WIDE and squeezed >= a.nw * SQUEEZED:
+        return Packing([64] * a.nw, a.nw)
+    return Packing(widths, squeezed)
 
 
 def step_text(a: Automaton, mode: str, use_masks: bool, track: bool = False) -> StepText:
@@ -292,7 +304,7 @@ def step_text(a: Automaton, mode: str, use_masks: bool, track: bool = False) -> 
     for c in [*classes, *observers]:
         out.append(class_text(a, graph, c, a.stop[mode], use_masks, known, small, track))
     out.append(entry_text(a, classes, class_of, observers, packing, small))
-    pack = pack_text(packing, a.nw)
+    pack = pack_text(packing, a.nw, small)
     out.append(pack if small else "declare void @pack(ptr noalias, ptr noalias)\n")
     plain = not any(int(op) in (Op.CHOOSE, Op.COUNT) for op in a.code[:, 0])
     if small and plain and not track:
@@ -375,7 +387,8 @@ def entry_text(
         "i64 %depth, ptr noalias %out) {\nentry:\n"
     )
     out.append(head)
-    out.append(f"  %T = alloca [{n} x i64]\n" if small else "  %T = getelementptr i64, ptr %given, i64 0\n")
+    given = "%out" if packing.whole else "%given"
+    out.append(f"  %T = alloca [{n} x i64]\n" if small else f"  %T = getelementptr i64, ptr {given}, i64 0\n")
     out.append(f"  call void @llvm.memcpy.p0.p0.i64(ptr %T, ptr %S, i64 {nb}, i1 false)\n")
     for k, (off, v) in enumerate([
         (X_USED, "0"), (X_DEPTH, "%depth"), (X_FUEL, "100000"), (X_ACCESSED, "0"), (X_SEQ, "-1"), (X_WAITED, "0"),
@@ -400,7 +413,9 @@ def entry_text(
     out.append("  %ok = icmp eq i64 %k, 1\n  br i1 %ok, label %keep, label %no\nkeep:\n")
     out.append(f"  %stand = and i64 %r, {(1 << 32) - 1}\n  %stp = getelementptr i64, ptr %x, i64 {X_STAND}\n")
     out.append("  store i64 %stand, ptr %stp\n")
-    out.append("  call void @pack(ptr %T, ptr %out)\n  ret i64 0\nno:\n  %st = sub i64 %k, 1\n  ret i64 %st\n}\n")
+    if small or not packing.whole:
+        out.append("  call void @pack(ptr %T, ptr %out)\n")
+    out.append("  ret i64 0\nno:\n  %st = sub i64 %k, 1\n  ret i64 %st\n}\n")
     obs = a.observer_base - n
     out.append("define i64 @observe(ptr noalias %S, ptr noalias %T, ptr noalias %ext, ptr noalias %x, i64 %number) {\n")
     out.append(f"entry:\n  call void @llvm.memcpy.p0.p0.i64(ptr %T, ptr %S, i64 {nb}, i1 false)\n")
@@ -490,8 +505,13 @@ def successors_text(a: Automaton, classes: list[StepClass], packing: Packing) ->
     return "".join(out)
 
 
-def pack_text(packing: Packing, nw: int) -> str:
+def pack_text(packing: Packing, nw: int, small: bool) -> str:
     """``pack(S, out)`` and ``unpack(in, S)``."""
+    if packing.whole:
+        copy = f"  call void @llvm.memcpy.p0.p0.i64(ptr %to, ptr %from, i64 {8 * nw}, i1 false)\n  ret void\n}}\n"
+        sign = "(ptr noalias %from, ptr noalias %to) alwaysinline {\n"
+        first = "" if small else "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)\n"
+        return f"{first}define void @pack{sign}{copy}define void @unpack{sign}{copy}"
     out = ["define void @pack(ptr noalias %S, ptr noalias %out) alwaysinline {\n"]
     back = ["define void @unpack(ptr noalias %in, ptr noalias %S) alwaysinline {\n"]
     acc: list[str] = ["0"] * packing.words

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
-import os
 import pickle
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,8 +17,9 @@ import numpy as np
 
 import seqfault
 from seqfault.compile.automaton import Automaton, Int64
+from seqfault.compile.cache import cache_dir, keep, kept_object
 from seqfault.compile.native import optimise, target_machine
-from seqfault.compile.program import cache_dir, compiler_hash
+from seqfault.compile.program import compiler_hash
 from seqfault.compile.step_code import Packing, StepText, step_text
 
 ENTRIES = ("advance", "observe", "pack", "unpack", "successors")
@@ -26,11 +27,16 @@ ENTRIES = ("advance", "observe", "pack", "unpack", "successors")
 
 @dataclass
 class StepObject:
-    """Object files with the entries, and how states are packed."""
+    """Object files with the entries, and how states are packed; `best`: compiled with all that LLVM can do."""
 
     objects: list[bytes]
     packing: Packing
+    best: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+QUICK, BEST = 1, 2
+WORTH_S = 100.0  # seconds of exploring with one code, in all processes so far, that make it worth compiling well
 
 
 class StepCode:
@@ -38,19 +44,27 @@ class StepCode:
 
     `mode`: where steps begin; `dead`: dead registers are zeroed; `track`: steps tell which cells they touch.
     `addresses`: int64, of the entries; `seconds`: what compiling took, by stage; `cached`: it came from the cache.
+
+    Code is compiled quickly at first, and a second time, with all that LLVM can do (about ten seconds of CPU time for
+    the mm text; a sixth to a quarter faster), once it was explored with for so long that this is worth it (`explored`).
     """
 
     def __init__(self, a: Automaton, mode: str = "merged", dead: bool = True, track: bool = False):
         self.a, self.mode, self.dead, self.track = a, mode, dead, track
         self.cached = False
-        obj = self._object()
-        self.packing, self.seconds = obj.packing, obj.seconds
+        self._engines: list[Any] = []  # code that may still run
+        self._key = self.key()
+        self._spent = self._told = 0.0
+        self._load(self._kept(BEST) or self._object())
+
+    def _load(self, obj: StepObject) -> None:
+        self.packing, self.seconds, self.best = obj.packing, obj.seconds, obj.best
         t = time.perf_counter()
         engine: Any = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(1))
         for x in obj.objects:
             engine.add_object_file(llvm.ObjectFileRef.from_data(x))
         engine.finalize_object()
-        self._engine = engine
+        self._engines.append(engine)
         self.addresses: Int64 = np.array([engine.get_function_address(e) or 0 for e in ENTRIES], np.int64)
         self.seconds = {**self.seconds, "load": time.perf_counter() - t}
 
@@ -68,22 +82,45 @@ class StepCode:
         return h.hexdigest()[:32]
 
     def _object(self) -> StepObject:
-        path = cache_dir() / f"{self.key()}.steps"
-        try:
-            obj: StepObject = pickle.loads(path.read_bytes())
-            self.cached = True
-            return obj
-        except Exception:  # no cache, an old one, a truncated one: all mean compiling
-            pass
-        obj = compile_steps(self.a, self.mode, self.dead, self.track)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
-                f.write(pickle.dumps(obj))
-            os.replace(f.name, path)
-        except OSError:
-            pass  # a read-only home only costs the time to compile
+        return self._kept(QUICK) or self._compiled(QUICK)
+
+    def _kept(self, level: int) -> StepObject | None:
+        obj: StepObject | None = kept_object(self._name(level))
+        self.cached = obj is not None
         return obj
+
+    def _name(self, level: int) -> str:
+        return self._key + (".steps" if level == QUICK else ".best")
+
+    def _compiled(self, level: int) -> StepObject:
+        obj = compile_steps(self.a, self.mode, self.dead, self.track, level)
+        keep(self._name(level), pickle.dumps(obj))
+        return obj
+
+    def explored(self, seconds: float) -> bool:
+        """So much longer was explored with this code; whether it is better code from now on (`addresses` are others,
+        those before go on to work)."""
+        self._spent += seconds
+        if self.best or self._spent - self._told < 1.0 or not (cache_dir() / self._name(QUICK)).exists():
+            return False
+        if not (cache_dir() / self._name(BEST)).exists() and self._tell() < WORTH_S:
+            return False
+        self._load(self._kept(BEST) or self._compiled(BEST))
+        return True
+
+    def _tell(self) -> float:
+        """Add to what all processes explored with this code; how much it is.  Who finds it to be enough will compile,
+        and the others begin anew."""
+        more, self._told = self._spent - self._told, self._spent
+        with contextlib.suppress(OSError), (cache_dir() / f"{self._key}.spent").open("a+") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            f.seek(0)
+            said = f.read()
+            total = more + (float(said) if said.replace(".", "", 1).isdigit() else 0)
+            f.truncate(0)
+            f.write(f"{0 if total >= WORTH_S else total:.1f}")
+            return total
+        return 0.0
 
     def pack(self, state: Int64) -> Int64:
         """The packed form of a state."""
@@ -106,7 +143,7 @@ def _call2(address: int) -> Callable[[int, int], None]:
     return ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(address)
 
 
-def compile_steps(a: Automaton, mode: str, dead: bool, track: bool = False) -> StepObject:
+def compile_steps(a: Automaton, mode: str, dead: bool, track: bool = False, level: int = QUICK) -> StepObject:
     """Compile without the cache."""
     seconds: dict[str, float] = {}
     t = time.perf_counter()
@@ -116,9 +153,9 @@ def compile_steps(a: Automaton, mode: str, dead: bool, track: bool = False) -> S
     mod = llvm.parse_assembly(text.text)
     seconds["parse"] = time.perf_counter() - t
     t = time.perf_counter()
-    # LLVM's own -O1 for the emission of 6,000 instructions takes five times as long, and runs a sixth faster
-    tm = target_machine(2 if text.small else 0)
-    optimise(mod, tm, 2 if text.small else 1)
+    best = text.small or level == BEST
+    tm = target_machine(2 if best else 0)
+    optimise(mod, tm, 2 if best else 1)
     seconds["optimise"] = time.perf_counter() - t
     t = time.perf_counter()
     objects = [tm.emit_object(mod)]
@@ -127,4 +164,4 @@ def compile_steps(a: Automaton, mode: str, dead: bool, track: bool = False) -> S
         optimise(mod, tm, 2)
         objects.append(tm.emit_object(mod))
     seconds["emit"] = time.perf_counter() - t
-    return StepObject(objects, text.packing, seconds)
+    return StepObject(objects, text.packing, best, seconds)

@@ -12,8 +12,8 @@ import json
 from functools import cache
 from pathlib import Path
 
+from seqfault.compile.cache import cache_dir
 from seqfault.compile.digest import files_digest
-from seqfault.compile.program import cache_dir
 from seqfault.scenarios.model import Scenario
 
 Shown = tuple[set[int], set[tuple[str, str]]]  # outcomes; kinds and objects of violations

@@ -31,6 +31,8 @@ FIRST_SLOTS = 1 << 14
 FULL = 0.8  # of the table, at most
 DOUBLES = 1 << 22  # slots up to which the table doubles; then it grows by a half
 TRACED = 1 << 21  # states up to which parents are kept
+TRACED_MORE = 1 << 26  # if a violation is known by then, to which there will be a path
+HANDED = 1 << 18  # states from which it is the parents that are given to who explores, not a copy
 CHUNK_S = 0.15
 WORKERS_OWN = 1 << 27  # bytes of a frontier that are kept for the next exploration
 BUDGET = 20_000  # states of the first round
@@ -159,6 +161,7 @@ class Search:
         self.parent[0] = self.action[0] = 0
         self.number = take(room if self.graph else 1, 0, np.int32)
         self.edges = take(4 * k.ROOM if self.graph else 1, 2, np.int32)
+        self.handed = False  # the parents, to who has the result
         self.peak = 0
         self.seconds = 0.0
         self.need_table = False
@@ -192,7 +195,7 @@ class Search:
         for w in self.workers:
             _spare.setdefault(id(self.code), []).append(w)
         self.workers = []
-        give(self.table, self.parent, self.action, self.number, self.edges)
+        give(self.table, self.number, self.edges, *(() if self.handed else (self.parent, self.action)))
         self.table = self.number = self.parent = self.action = self.edges = np.zeros(1, np.int64)
 
     @property
@@ -351,15 +354,20 @@ class Search:
                 return
 
     def _more_parents(self) -> None:
-        if self.states > self.keep:
-            self.traced = False
-            give(self.parent, self.action)
-            self.parent = self.action = np.zeros(1, np.int64)
-            for w in self.workers:
-                w.th[k.T_TRACED] = 0
+        known = any(w.th[k.T_DISTINCT] for w in self.workers)
+        if self.states > (max(self.keep, TRACED_MORE) if known else self.keep):
+            self.forget_parents()
             return
         self.parent = more(self.parent, larger(self.parent), self.states)
         self.action = more(self.action, larger(self.action), self.states)
+
+    def forget_parents(self) -> None:
+        """Whoever asks for a path has to explore again."""
+        self.traced = False
+        give(self.parent, self.action)
+        self.parent = self.action = np.zeros(1, np.int64)
+        for w in self.workers:
+            w.th[k.T_TRACED] = 0
 
     def _next_depth(self) -> bool:
         self.base += sum(map(len, self.parts))
@@ -397,7 +405,10 @@ class Search:
             ex.cyclic = not acyclic(self.edges, int(self.workers[0].th[k.T_EDGES]), n, *room)
             give(*room)
         if self.traced:
-            ex.parent, ex.action = self.parent[: self.states].copy(), self.action[: self.states].copy()
+            ex.parent, ex.action = self.parent[: self.states], self.action[: self.states]
+            self.handed = complete and self.states > HANDED  # nothing is added to them any more
+            if not self.handed:
+                ex.parent, ex.action = ex.parent.copy(), ex.action.copy()
         if self.moving or not self.traced:
             from seqfault.explore.retrace import Retrace
 
@@ -484,6 +495,8 @@ def run(
         now = time.perf_counter()
         s.seconds = now - t0
         s.peak = max(s.peak, s.bytes)
+        if timeout is None and s.code.explored(now - before):
+            s.A = s.code.addresses
         if now - before > CHUNK_S * 1.5:
             budget = max(1000, budget * 2 // 3)
         elif now - before > CHUNK_S / 10:
@@ -495,13 +508,16 @@ def run(
             progress(seen, s.waiting)
         if not more:
             break
+        needs = s.grow_needs() if s.need_table else 0
         if interrupt.asked():
             reason = interrupt.INTERRUPTED
         elif s.states > max_states:
             reason = f"limit of {max_states:,} states"
         elif timeout is not None and now - begun > timeout:
             reason = f"time limit of {timeout:g} s"
-        elif s.bytes + (s.grow_needs() if s.need_table else 0) > max_memory:
+        elif s.traced and s.bytes + needs > max_memory:
+            s.forget_parents()
+        if reason == "" and s.bytes + needs > max_memory:
             reason = f"memory limit of {max_memory / (1 << 20):,.0f} MiB"
         if reason:
             if stopped is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,12 +66,14 @@ def explore_batch(
             np.zeros(2, np.int64), i,
         )  # fmt: skip
 
+    t0 = time.perf_counter()
     others = [threading.Thread(target=work, args=(i,)) for i in range(1, threads)]
     for t in others:
         t.start()
     work(0)
     for t in others:
         t.join()
+    code.explored(time.perf_counter() - t0)
     out = []
     for s, r in enumerate(result.tolist()):
         if r[b.R_WHY] != k.WHY_DONE:

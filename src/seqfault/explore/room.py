@@ -3,7 +3,9 @@ stays for the next exploration, which has no page faults for it."""
 
 from __future__ import annotations
 
+import contextlib
 import math
+import mmap
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from numpy.typing import NDArray
 KEPT = 1 << 29  # bytes that are kept in all
 AHEAD = 8  # so much more address space than is asked for
 AHEAD_MOST = 1 << 28  # bytes
+LARGE = 1 << 26  # bytes from which so much is taken ahead that nothing need be copied: `FAR` times as much
+FAR = 64
 LAZY = 1 << 26  # bytes from which pages are better zeroed by whoever touches them first
 
 
@@ -32,8 +36,22 @@ def take(rows: int, width: int, dtype: Any = np.int64) -> NDArray[Any]:
     if fitting:
         memory = _kept.pop(min(fitting, key=lambda i: abs(_kept[i].used - size)))
     else:  # pages cost nothing before they are used
-        memory = Memory((max(size, min(AHEAD * size, AHEAD_MOST)),), np.uint8)
+        memory = _far(size) if size >= LARGE else Memory((max(size, min(AHEAD * size, AHEAD_MOST)),), np.uint8)
     return _array(memory, shape, size, dtype)
+
+
+def _far(size: int) -> Memory:
+    """Address space for `FAR` times as much, or for as much as there may be."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+    for ahead in (FAR, AHEAD):
+        try:
+            m = mmap.mmap(-1, ahead * size, flags)
+        except OSError:  # a limit of address space
+            continue
+        with contextlib.suppress(OSError):  # a kernel without them
+            m.madvise(mmap.MADV_HUGEPAGE)
+        return Memory((ahead * size,), np.uint8, m)
+    return Memory((size,), np.uint8)
 
 
 def zeros(rows: int, dtype: Any = np.int64) -> NDArray[Any]:

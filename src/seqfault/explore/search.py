@@ -59,7 +59,10 @@ from seqfault.explore.tables import (
 )
 
 BLOCK = 128  # states of the frontier that a thread takes at a time
-ROOM = 8192  # successors that it keeps before it enters them
+ROOM = 4608  # successors that it keeps before it enters them
+RECENT = 1 << 14  # fingerprints that a thread entered of late, which it need not look for in the table
+RECENT_MASK = np.uint64(RECENT - 1)
+AHEAD = 4  # states of the frontier that are fetched early
 SLACK = 4096  # successors of one state, at most; each process has a fair share
 
 # shared between threads
@@ -418,6 +421,8 @@ def work(  # type: ignore[no-untyped-def]
     moving = W[W_ON] and not exclusive
     quick = A[A_SUCCESSORS] != 0 and not exclusive
     who = np.zeros(256, np.int64)
+    fresh = np.zeros(RECENT, np.uint64)
+    known = th[T_EXACT] == 0 and not graph
     pW = np.int64(who.ctypes.data)
     T2 = S[P[M_NW] + 1 :]  # room for more states
     T3 = S[2 * (P[M_NW] + 1) :]
@@ -462,14 +467,24 @@ def work(  # type: ignore[no-untyped-def]
                 break
             end = min(head + BLOCK, np.int64(nfront))
         done += 1
+        if n >= 8:
+            for w in range(0, n, 8):  # a state that is expanded soon
+                prefetch(front, np.int64((head + AHEAD) * n + w))
         if quick:
             z = call5(A[A_SUCCESSORS], (pF + head * n * 8, pE, pX, pB + m * n * 8, pW))
             if (z >> 32) & 1:  # it is not at rest, nor in a deadlock
                 transitions += (z >> 16) & 0xFFFF
                 if X[X_VIOLATIONS]:
                     one_by_one(X, distinct, dstate, th, front, head, n)
+                begun = m
                 for j in range(z & 0xFFFF):
-                    h = hash_of(buf, m, n)
+                    h = hash_of(buf, begun + j, n)
+                    if fresh[h & RECENT_MASK] == h and known:
+                        continue
+                    fresh[h & RECENT_MASK] = h
+                    if m != begun + j:
+                        for w in range(n):
+                            buf[m, w] = buf[begun + j, w]
                     hashes[m] = h
                     prefetch(table, np.int64(high(h, slots)))
                     if graph:
@@ -536,13 +551,15 @@ def work(  # type: ignore[no-untyped-def]
                                 X[X_DIGITS + j] = np.int64(hashes[ROOM + j])
                                 X[X_RADIX + j] = np.int64(hashes[ROOM + MAX_CHOICES + j])
                         h = hash_of(buf, m, n)
-                        hashes[m] = h
-                        prefetch(table, np.int64(high(h, slots)))
-                        if graph:
-                            prefetch(number, np.int64(high(h, slots)))
-                        rec[m, 0] = head
-                        rec[m, 1] = p + 256 * choice
-                        m += 1
+                        if fresh[h & RECENT_MASK] != h or not known:
+                            fresh[h & RECENT_MASK] = h
+                            hashes[m] = h
+                            prefetch(table, np.int64(high(h, slots)))
+                            if graph:
+                                prefetch(number, np.int64(high(h, slots)))
+                            rec[m, 0] = head
+                            rec[m, 1] = p + 256 * choice
+                            m += 1
                 k = last_open(X, used)
                 if k < 0:
                     break

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from seqfault.kernel import rcu, rwsem, seqlock, spinlock, task
+from seqfault.kernel import rcu, rwlock, rwsem, seqlock, spinlock, task
 from seqfault.kernel.places import Place
 from seqfault.kernel.types import array, integer, struct
 
@@ -26,6 +26,8 @@ OPENERS: dict[Callable[..., Any], str] = {
     seqlock.raw_write_seqcount_begin: "count",
     spinlock.spin_lock: "lock",
     spinlock.spin_lock_nested: "lock",
+    rwlock.read_lock: "lock",
+    rwlock.write_lock: "lock",
     rwsem.down_read: "lock",
     rwsem.down_write: "lock",
     rwsem.down_write_nested: "lock",
@@ -37,6 +39,8 @@ CLOSERS: tuple[Callable[..., Any], ...] = (
     seqlock.write_seqcount_end,
     seqlock.raw_write_seqcount_end,
     spinlock.spin_unlock,
+    rwlock.read_unlock,
+    rwlock.write_unlock,
     rwsem.up_read,
     rwsem.up_write,
     rcu.srcu_read_unlock,

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
+from seqfault.compile.cache import cache_dir
 
 QEMU = "qemu-system-x86_64"
 KERNEL_VARIABLE = "SEQFAULT_KERNEL"
@@ -34,8 +34,7 @@ class BadImage(Exception):
 
 
 def cache_folder(kernel: str) -> Path:
-    base = os.environ.get("SEQFAULT_CACHE") or platformdirs.user_cache_dir("seqfault")
-    return Path(base) / kernel
+    return cache_dir() / kernel
 
 
 def find_qemu() -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
-import tempfile
 from pathlib import Path
 
 import llvmlite
 
+from seqfault.compile.cache import keep, kept
 from seqfault.compile.digest import files_digest
-from seqfault.compile.program import cache_dir
 from seqfault.compile.raw import CRASHED, VIOLATED, compile_raw
 from seqfault.live.abi import CRASH
 from seqfault.live.errors import KernelError
@@ -43,23 +41,14 @@ def runner_image() -> bytes:
     global _image
     if _image is not None:
         return _image
-    path = cache_dir() / f"runner-{_key()}.elf"
-    try:
-        _image = path.read_bytes()
-        if _image[:4] == b"\x7fELF":
-            return _image
-    except OSError:
-        pass  # not made yet
+    name = f"runner-{_key()}.elf"
+    _image = kept(name)
+    if _image is not None and _image[:4] == b"\x7fELF":
+        return _image
     from seqfault.live.text.main import main
 
     _image = compile_raw(main, CRASH).executable.image
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
-            f.write(_image)
-        os.replace(f.name, path)
-    except OSError:
-        pass  # a read-only home only costs the time to compile
+    keep(name, _image)
     return _image
 
 

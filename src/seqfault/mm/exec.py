@@ -60,6 +60,11 @@ def exec_mm(who: who_t, mmap_base: vpn_t, start_brk: brk_t, rlimit_as: vm_count_
     mm.max_map_count = max_map_count
 
 
+def exec_brk(who: who_t, brk: brk_t):
+    """Where the break is of a process that has run for a while; its heap is told as VMAs."""
+    pool_object(mm_struct, who).brk = brk
+
+
 def exec_vma(
     who: who_t,
     start: vpn_t,

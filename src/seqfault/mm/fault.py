@@ -58,6 +58,7 @@ from seqfault.mm.places import (
     anon_vma_prepare_end,
     do_fault_notsup,
     fault_walked,
+    pgd_offset,
     pte_map_lock,
     pte_spinlock,
     skip_pmd_checks,
@@ -421,6 +422,7 @@ def handle_mm_fault(vma: ptr[vm_area_struct], address: vpn_t, flags: fault_flags
     vmf.address = address
     vmf.flags = flags
     vmf.pgoff = linear_page_index(vma, address)
+    pgd_offset()
     vmf.pmd = pmd_index(address)
     if VMF_CACHES_VMA:
         vmf.vma_flags = vma.vm_flags

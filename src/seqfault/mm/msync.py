@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from seqfault.kernel import NULL, Size, array, integer, ptr, struct, the
 from seqfault.kernel.rwsem import down_read, up_read
+from seqfault.mm.file import fput, get_file
 from seqfault.mm.frames import linear_page_index
 from seqfault.mm.opcodes import MS_ASYNC, MS_INVALIDATE, MS_SYNC
 from seqfault.mm.pgtable import pte_at, pte_present
@@ -39,7 +40,8 @@ class mincore_vec:
 
 
 def do_msync(start: vpn_t, end: vpn_t, flags: flags_t) -> errno_t:
-    """Holes are told of at the end; a locked VMA ends it where pages were to be thrown away."""
+    """Holes are told of at the end; a locked VMA ends it where pages were to be thrown away.  A file is written back
+    without mmap_sem, so what is mapped behind may be another thing then."""
     mm = current_mm()
     unmapped_error: errno_t = 0
     down_read(mm.mmap_sem)
@@ -59,14 +61,23 @@ def do_msync(start: vpn_t, end: vpn_t, flags: flags_t) -> errno_t:
             error = -EBUSY
             break
         error = unmapped_error
-        if flags & MS_SYNC and vma.vm_file and vma.vm_flags & VM_SHARED:
-            # Without mmap_sem in Linux; nobody else is here.
-            fstart: pgoff_t = vma.vm_pgoff + (start - vma.vm_start)
-            vfs_fsync_range(vma.vm_file, fstart, fstart + (min(end, vma.vm_end) - start))
+        f = vma.vm_file
+        fstart: pgoff_t = vma.vm_pgoff + (start - vma.vm_start)
+        fend: pgoff_t = fstart + (min(end, vma.vm_end) - start)
         start = vma.vm_end
-        if start >= end:
-            break
-        vma = vma.vm_next
+        if flags & MS_SYNC and f and vma.vm_flags & VM_SHARED:
+            get_file(f)
+            up_read(mm.mmap_sem)
+            vfs_fsync_range(f, fstart, fend)
+            fput(f)
+            if start >= end:
+                return error
+            down_read(mm.mmap_sem)
+            vma = find_vma(mm, start)
+        else:
+            if start >= end:
+                break
+            vma = vma.vm_next
     up_read(mm.mmap_sem)
     return error
 

@@ -387,3 +387,8 @@ def do_fault_notsup(vmf: ptr[vm_fault]) -> bool:
 def do_page_fault_try(mm: ptr[mm_struct], address: vpn_t, write: bool) -> fault_t:
     """Before mmap_sem is taken.  After VM_FAULT_RETRY or an error the fault is handled the classic way."""
     return VM_FAULT_RETRY
+
+
+@place("pgd_offset")
+def pgd_offset():
+    """Where a fault begins to walk the page table; the levels above the last two are not modelled."""

@@ -76,12 +76,13 @@ def fault_signal(fault: fault_t) -> signal_t:
 
 
 def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
-    """0: the instruction is to be repeated; else the signal that it gets.
+    """0: the instruction is to be repeated; else the signal that it gets.  An error that is met without
+    mmap_sem is met once more the classic way up to v10 of the series (4.16).
 
     When memory is short the OOM killer makes room, and the instruction is repeated as well.
     """
     fault: fault_t = do_page_fault_try(mm, address, write)
-    if LINUX >= 501:
+    if LINUX >= 417:
         if not fault & VM_FAULT_RETRY:
             return fault_signal(fault)
     elif not fault & (VM_FAULT_RETRY | VM_FAULT_ERROR):

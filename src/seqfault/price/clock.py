@@ -104,6 +104,9 @@ class vtask:
     took: integer(0, 1)  # a semaphore for reading, since it was looked at last
     gave: integer(0, 2)  # 1: a fault gave speculation up since it was looked at last; 2: because something had changed
     gave_at: ticks_t
+    owes: bool  # in a fault that has not come to handle_mm_fault yet
+    asked: integer(0, NR_LINES)  # a line that it has asked for ahead, plus one
+    asked_at: ticks_t  # when that one is there
 
 
 @struct(pool=1, private=True)
@@ -482,6 +485,9 @@ def vt_rmw(line: line_t):
     vt_sync()
     m.accesses += 1
     m.now = max(m.now, pool_object(vtask, m.me).drain)
+    if comes(line):
+        m.now += m.atomic
+        return
     at: ticks_t = claim(line)
     if at != m.now:
         m.now = at
@@ -489,6 +495,38 @@ def vt_rmw(line: line_t):
         own(line, m.owner)
     m.now += m.atomic
     pool_object(cache_line, line).owner = m.owner
+
+
+def vt_prefetch(line: line_t):
+    """prefetchw: the line comes while the CPU goes on, unless it is on its way already."""
+    m = the(vclock)
+    vt_sync()
+    me = pool_object(vtask, m.me)
+    if pool_object(cache_line, line).owner == m.owner or (me.asked == line + 1 and m.now < me.asked_at):
+        return
+    me.asked = line + 1
+    me.asked_at = claim(line)
+    own(line, m.owner)
+
+
+def comes(line: line_t) -> bool:
+    """Whether a line that was asked for ahead is still on its way.  It is used when it comes, whoever wants it next."""
+    m = the(vclock)
+    me = pool_object(vtask, m.me)
+    if me.asked != line + 1:
+        return False
+    me.asked = 0
+    if m.now > me.asked_at:
+        return False
+    m.now = me.asked_at
+    vt_sync()
+    return True
+
+
+def vt_read_ahead(line: line_t):
+    """A read of a line that may have been asked for ahead."""
+    if not comes(line):
+        vt_read(line)
 
 
 def vt_fence():

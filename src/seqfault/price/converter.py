@@ -10,7 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from seqfault.mm.opcodes import ADVICE, MADV_COLLAPSE, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
+from seqfault.mm.opcodes import (
+    ADVICE,
+    MADV_COLLAPSE,
+    MCL_CURRENT,
+    MCL_FUTURE,
+    MLOCK_ONFAULT,
+    MREMAP_DONTUNMAP,
+    MREMAP_FIXED,
+    MREMAP_MAYMOVE,
+    UAPI_MAP_LOCKED,
+    UAPI_MAP_NONBLOCK,
+    UAPI_MAP_POPULATE,
+)
 from seqfault.price import driver as d
 from seqfault.price.clock import TICKS
 from seqfault.price.live import Live, Part
@@ -26,11 +38,15 @@ HEAP_MOST = 1 << 20  # pages from its start to the break
 JOIN = 1_000_000  # ns; who wakes that near to a thread's end, or within a twentieth of its sleep, had waited for it
 LONG_PAUSE = 2_000_000  # ns; without records of when a thread was off its CPU, a longer pause is sleep
 MAP_ANONYMOUS, MAP_SHARED, MAP_FIXED = 0x20, 1, 0x10
+NO_KEY = (-1, 0xFFFFFFFF, 0)  # of pkey_mprotect: none, or the one that all pages have
+FILLED = UAPI_MAP_LOCKED | UAPI_MAP_POPULATE | UAPI_MAP_NONBLOCK  # flags by which mmap faults pages in, or does not
+LOCKS = ("mlock", "mlock2", "munlock")
 ADVICES = frozenset(ADVICE.values()) - {MADV_COLLAPSE}  # of which the text has what it does
 LACKING = {
     "mremap": "mremap of length 0 (a second mapping of shared memory)",
     "madvise": "madvise with advice that the model has not",
     "brk": "brk of a heap that is not known",
+    "process_madvise": "process_madvise, whose ranges are in the caller's memory",
 }
 Row = tuple[int, ...]
 
@@ -49,6 +65,11 @@ class Heap:
 
 def pages(length: int | None) -> int:
     return max(((length or 0) + PAGE - 1) // PAGE, 1)
+
+
+def touched_pages(address: int, length: int) -> int:
+    """How many pages a range touches, wherever in a page it begins."""
+    return (address % PAGE + length + PAGE - 1) // PAGE
 
 
 class Converter:
@@ -92,6 +113,11 @@ class Converter:
         self.brk = heap.brk if heap else 0
         self.moved = 0  # the step that moved the break last, by the mapping that it made
         self.heap_parts: set[int] = set()
+        self.locked: set[int] = set()  # mappings that were ever locked
+        self.lock_future = False
+        self.marks: list[tuple[int, int, int, int]] = []  # of brks: thread, step and time before its pause, mapping
+        self.begun: dict[int, list[tuple[int, int, int]]] = {}  # of each thread's events: when, step, the pause before
+        self.syncing: set[int] = set()  # threads whose last event is an msync, which may wait for a disk
         self.rows = self.events = self.pages = 0
         self.first = self.last = 0
         self.total: dict[str, list[int]] = {}
@@ -172,6 +198,7 @@ class Converter:
                 p.append((d.DO_SLEEP, 0, asleep * TICKS, 0, 0))
             else:
                 p.append((d.DO_WAIT, 0, other, 1, 0))
+        self.begun.setdefault(tid, []).append((time, len(p), gap))
 
     # -- events
     def add(self, e: dict[str, Any]) -> None:
@@ -184,7 +211,10 @@ class Converter:
         took = e["duration_ns"] or 0
         if kind == schema.OFF:
             if time < self.at.get(tid, 0):
-                return  # inside a call or a fault, whose own waiting the replay has
+                # inside a call or a fault, whose own waiting the replay has, but for a disk's
+                if tid in self.syncing and not (e["flags"] or 0) & schema.PREEMPTED:
+                    self.programs[tid].append((d.DO_SLEEP, 0, took * TICKS, 0, 0))
+                return
             which = self.lost if (e["flags"] or 0) & schema.PREEMPTED else self.off
             which[tid] = which.get(tid, 0) + took
             if which is self.off:
@@ -217,6 +247,7 @@ class Converter:
             return  # its time passes as the thread's own
         self.at[tid] = time + took
         self.kind[tid] = kind
+        (self.syncing.add if name == "msync" else self.syncing.discard)(tid)
         self.rows = sum(map(len, self.programs.values())) if self.events % 4096 == 0 else self.rows + 2
 
     def exit(self) -> None:
@@ -268,15 +299,32 @@ class Converter:
             for part in gone:
                 self.unmap(*part, place)
         elif name in ("mprotect", "pkey_mprotect"):
+            if name == "pkey_mprotect" and e["a3"] not in NO_KEY:
+                self.replaced["pkey_mprotect with a key: mprotect"] += 1
             self.pause(tid, time, schema.CALL)
-            for part in self.live.parts(start, n):
+            for part in self.known_parts(name, start, n):
                 self.act_as(part[0])
                 self.protect(*part, (e["a2"] or 0) & 7, place)
         elif name == "madvise" and e["a2"] in ADVICES:
             self.pause(tid, time, schema.CALL)
-            for part in self.live.parts(start, n):
+            for part in self.known_parts(name, start, n):
                 self.act_as(part[0])
                 self.advise(*part, e["a2"], place)
+        elif name in LOCKS or name in ("msync", "mseal"):
+            if e["length"]:
+                self.pause(tid, time, schema.CALL)
+                touched = touched_pages(e["address"], e["length"])
+                for part in self.known_parts(name, start, touched):
+                    self.act_as(part[0])
+                    self.lock_or_sync(name, *part, e["a2"] or 0, place)
+        elif name in ("mlockall", "munlockall"):
+            self.pause(tid, time, schema.CALL)
+            how = (e["address"] or 0) & 7 if name == "mlockall" else 0
+            self.lock_all(how, place)
+        elif name == "remap_file_pages":
+            self.pause(tid, time, schema.CALL)
+            self.replaced["remap_file_pages: mmap of a file over it"] += 1
+            self.mmap({"result": e["address"], "a3": MAP_SHARED | MAP_FIXED, "a2": 3}, n, place)
         elif name == "mremap" and e["length"]:
             self.pause(tid, time, schema.CALL)
             self.mremap(e, start, n, place)
@@ -287,6 +335,13 @@ class Converter:
             return False
         return True
 
+    def known_parts(self, name: str, start: int, n: int) -> list[Part]:
+        """The mappings that a call is about."""
+        parts = self.live.parts(start, n)
+        if not parts:
+            self.left_out[f"{name} of what is not known to be mapped"] += 1
+        return parts
+
     def mmap(self, e: dict[str, Any], n: int, place: int) -> None:
         start, flags, prot = (e["result"] % (1 << 64)) // PAGE, e["a3"] or 0, (e["a2"] or 0) & 7
         anon = bool(flags & MAP_ANONYMOUS) or n > LARGEST_FILE
@@ -296,7 +351,9 @@ class Converter:
         for part in self.live.insert(start, n, m):
             self.unmap(*part, place)
         kind = PRIVATE | ANON if anon else MAP_SHARED if flags & MAP_SHARED else PRIVATE
-        self.make(m, n, prot, kind, bool(flags & MAP_FIXED), place)
+        if flags & UAPI_MAP_LOCKED or self.lock_future:
+            self.locked.add(m)
+        self.make(m, n, prot, kind | flags & FILLED, bool(flags & MAP_FIXED), place)
 
     def mremap(self, e: dict[str, Any], start: int, old: int, place: int) -> None:
         """A mapping, or a part of one, becomes another one."""
@@ -315,6 +372,8 @@ class Converter:
             if flags & MREMAP_FIXED:
                 self.aim(gone, new, place)
             source, off, _ = found[0]
+            if source in self.locked:
+                self.locked.add(m)
             # one that cannot grow where the replay has it is moved
             self.remap(source, off, old, new, flags | MREMAP_MAYMOVE, m, place)
             return
@@ -354,6 +413,7 @@ class Converter:
         if not 0 <= brk // PAGE - self.heap.start < HEAP_MOST:
             self.left_out["brk of a program before execve"] += 1
             return False
+        began = (len(self.programs[tid]), self.at[tid]) if tid in self.programs else None
         self.pause(tid, time, schema.CALL)
         if want == 0:
             self.p.append((d.DO_BRK, 0, 0, 0, -1, place))
@@ -361,6 +421,8 @@ class Converter:
         old, new = (self.brk + PAGE - 1) // PAGE, (brk + PAGE - 1) // PAGE
         m = self.mapping(max(new - old, 0))
         self.heap_parts.add(m)
+        if began is not None:
+            self.marks.append((tid, *began, m))
         if new > old:
             self.live.insert(old, new - old, m)
         elif new < old:
@@ -397,6 +459,22 @@ class Converter:
 
     def advise(self, m: int, off: int, part: int, advice: int, place: int) -> None:
         self.p.append((d.DO_ADVISE, self.number(m), part, self.within(m) + off, advice, place))
+
+    def lock_or_sync(self, name: str, m: int, off: int, part: int, how: int, place: int) -> None:
+        """mlock, mlock2, munlock, msync, mseal."""
+        if name in LOCKS:
+            on_fault = name == "mlock2" and how & MLOCK_ONFAULT
+            how = d.UNLOCK if name == "munlock" else d.LOCK_ON_FAULT if on_fault else d.LOCK
+            if how != d.UNLOCK:
+                self.locked.add(m)
+        op = d.DO_SYNC if name == "msync" else d.DO_SEAL if name == "mseal" else d.DO_LOCK
+        self.p.append((op, self.number(m), part, self.within(m) + off, how, place))
+
+    def lock_all(self, how: int, place: int) -> None:
+        if how & MCL_CURRENT:
+            self.locked.update(range(len(self.size)))
+        self.lock_future = how & MCL_FUTURE != 0
+        self.p.append((d.DO_LOCKALL, 0, 0, 0, how, place))
 
     def remap(self, m: int, off: int, old: int, new: int, flags: int, to: int, place: int) -> None:
         self.p.append(

@@ -28,14 +28,18 @@ class Point:
         return sum(getattr(o, name) for o in self.outcomes) / len(self.outcomes)
 
     @property
+    def rates(self) -> list[float]:
+        """Of the seeds whose runs came so far as to be measured."""
+        return [o.rate for o in self.outcomes if o.seconds]
+
+    @property
     def rate(self) -> float:
-        return self.mean("rate")
+        return sum(self.rates) / max(len(self.rates), 1)
 
     @property
     def spread(self) -> tuple[float, float]:
         """The least and the greatest rate of the seeds."""
-        rates = [o.rate for o in self.outcomes]
-        return min(rates), max(rates)
+        return min(self.rates, default=0.0), max(self.rates, default=0.0)
 
     @property
     def share(self) -> float | None:
@@ -67,12 +71,12 @@ def measure(
     progress: Callable[[float], None] | None = None,
 ) -> Point:
     """One point.  `policy`: of `POLICIES`, "" for that of the protocol's release; `ms`: of virtual time."""
-    programs = workload.programs(cpus)
+    programs = workload.programs(cpus, machine.page)
     ns = 1e6 * (workload.ms if ms is None else ms)
     outcomes = []
     for k, seed in enumerate(seeds):
         costs = POLICIES[policy or policy_of(protocol)]
-        w = World(protocol, machine, programs, workload.setup_rows(), seed, costs, cpus=cpus)
+        w = World(protocol, machine, programs, workload.setup_rows(machine.page), seed, costs, cpus=cpus)
 
         def report(at: float, k: int = k) -> None:
             if progress is not None:

@@ -15,14 +15,20 @@ from seqfault.mm.advice import do_madvise
 from seqfault.mm.cpu import user_access
 from seqfault.mm.filemap import mm_init
 from seqfault.mm.madvise import sys_madvise
+from seqfault.mm.mlock import do_mlock, do_mlockall, do_munlock, do_munlockall
 from seqfault.mm.mremap import do_mremap
+from seqfault.mm.mseal import do_mseal
+from seqfault.mm.msync import do_msync
 from seqfault.mm.opcodes import MADV_DONTNEED, MREMAP_FIXED, PAGE_SIZE
+from seqfault.mm.populate import mm_populate
 from seqfault.mm.syscalls import sys_brk, sys_mmap, sys_mprotect, sys_munmap
 from seqfault.mm.types import (
     ENOMEM,
     NR_FILES,
     NR_MMS,
     NR_PAGES,
+    VM_LOCKED,
+    VM_LOCKONFAULT,
     brk_t,
     current_mm,
     file,
@@ -34,7 +40,7 @@ from seqfault.mm.types import (
 from seqfault.mm.x86_fault import do_page_fault as do_page_fault_of_text
 from seqfault.price.clock import TICKS, task_t, ticks_t, vclock, vt_migrate, vt_preempt, vt_sleep, vt_sync, vtask
 from seqfault.price.locks import callback_due
-from seqfault.price.mapping import mapping_costs, user_access_of
+from seqfault.price.mapping import mapping_costs, prefetch_mmap_sem, user_access_of
 from seqfault.price.memory import my_batches
 
 NR_STEPS = Size("NR_STEPS", 16)
@@ -45,12 +51,15 @@ NR_RECENT = 1024  # operations that are remembered; who began before is too long
 NR_REGS = 64
 PATIENCE = 2000  # how often a thread looks whether another one has mapped what it is about to touch
 LOOK = 20_000 * TICKS
+MEET = 2_000 * TICKS  # the same of one that is about to move the break; 10 times as often
 DO_END, DO_THINK, DO_MMAP, DO_MUNMAP, DO_TOUCH, DO_PROTECT, DO_ADVISE, DO_REMAP, DO_UNIT, DO_SLEEP = range(10)
-DO_RANDOM, DO_AT, DO_UNTIL, DO_STOP, DO_POST, DO_WAIT, DO_CPU, DO_BRK, DO_WHERE = range(10, 19)
+DO_RANDOM, DO_AT, DO_UNTIL, DO_STOP, DO_POST, DO_WAIT, DO_CPU, DO_LOCKALL, DO_BRK, DO_WHERE = range(10, 20)
+DO_LOCK, DO_SYNC, DO_SEAL, DO_POPULATE, DO_MARK, DO_MEET = range(20, 26)
+UNLOCK, LOCK, LOCK_ON_FAULT = 0, 1, 2  # of DO_LOCK, in d
 WAIT = 20_000 * TICKS  # between looks at whether a thread that is waited for has come so far
 WRITE, COUNTED, BY_KERNEL = 1, 2, 4  # of DO_TOUCH, in d
-NR_KINDS, NR_BUCKETS = 8, 512  # kinds of operation; durations, eight to an octave
-FAULT, MMAP, MUNMAP, MPROTECT, MADVISE, MREMAP, BRK = 0, 1, 2, 3, 4, 5, 6
+NR_KINDS, NR_BUCKETS = 16, 512  # kinds of operation; durations, eight to an octave
+FAULT, MMAP, MUNMAP, MPROTECT, MADVISE, MREMAP, BRK, MLOCK, MSYNC, MSEAL = range(10)
 big_t = integer(0, (1 << 62) - 1)
 step_t = integer(0, NR_STEPS)
 kind_t = integer(0, NR_KINDS - 1)
@@ -70,13 +79,14 @@ class step:
 
 @struct(pool=1, private=True)
 class recorded:
-    """`base`: where the mappings are that all threads know, plus one; 0: not there yet.  `writer`: which place of the
-    program changed each address space last; `blame`: how many faults took mmap_sem after it.  `moved`: how many of them
-    had speculated and gave up because something had changed, by the place that was at it, and `moved_for`: how long
-    they took; `vain`, `vain_for`: of these, those whose page nobody was at.  `kept`, `kept_for`: how many waited, and
-    how long."""
+    """`base`: where the mappings are that all threads know, plus one; 0: not there yet.  `mark`: when a thread was
+    about to make one by brk.  `writer`: which place of the program changed each address space last; `blame`: how many
+    faults took mmap_sem after it.  `moved`: how many of them had speculated and gave up because something had changed,
+    by the place that was at it, and `moved_for`: how long they took; `vain`, `vain_for`: of these, those whose page
+    nobody was at.  `kept`, `kept_for`: how many waited, and how long."""
 
     base: array[s64, NR_MAPS]
+    mark: array[ticks_t, NR_MAPS]
     writer: array[integer(0, NR_PLACES - 1), NR_MMS]
     blame: array[integer(0, 1 << 60), NR_PLACES]
     locked: integer(0, 1 << 60)
@@ -272,8 +282,13 @@ def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
     task = pool_object(vtask, m.me)
     task.took = 0
     task.gave = 0
+    task.owes = True
     m.now += the(driver_costs).fault + the(mapping_costs).traced_fault
+    prefetch_mmap_sem()
     signal: signal_t = do_page_fault_of_text(mm, address, write)
+    if task.owes:  # no handle_mm_fault
+        task.owes = False
+        m.now += the(mapping_costs).fault_inside + the(mapping_costs).traced_account
     io: ticks_t = my_batches().io
     if io != 0:
         my_batches().io = 0
@@ -353,6 +368,12 @@ def move_break(s: ptr[step]) -> s64:
     return r
 
 
+def lock_pages(start: vpn_t, end: vpn_t, how: s64) -> s64:
+    if how == UNLOCK:
+        return do_munlock(start, end)
+    return do_mlock(start, end, VM_LOCKED if how == LOCK else VM_LOCKED | VM_LOCKONFAULT)
+
+
 def run_step(p: ptr[program], s: ptr[step], task: s64):
     m = the(vclock)
     k = the(driver_costs)
@@ -395,11 +416,19 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     if op == DO_WHERE:
         p.reg[0] = at + s.c
         return
+    if op == DO_POPULATE:  # a part of a call that is no step of its own
+        m.now += k.syscall
+        mm_populate(current_mm(), min(at + s.c, NR_PAGES), n)
+        run_callbacks()
+        return
     if op == DO_MMAP and s.d >> 48 != 0 and p.kept & 1 << (s.a & 31) != 0:
         return
     m.now += k.syscall + the(mapping_costs).traced_call
+    if op != DO_ADVISE and op != DO_SYNC:
+        m.now += the(mapping_costs).traced_lock  # mmap_lock_start_locking
     rec = the(recorded)
-    rec.writer[my_space()] = s.place
+    if op != DO_SYNC:
+        rec.writer[my_space()] = s.place
     mind = pool_object(recent, the(remembered).next)
     the(remembered).next = (the(remembered).next + 1) & (NR_RECENT - 1)
     mind.start = at
@@ -408,6 +437,8 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     mind.end = mind.start + n
     if op == DO_BRK:
         mind.end = at
+    if op == DO_LOCKALL:
+        mind.end = NR_PAGES
     if op == DO_MMAP and s.d >> 40 & 1 == 0:
         mind.end = 0  # nobody can be waiting for the pages of a mapping to come
     mind.began = began
@@ -445,6 +476,18 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
     elif op == DO_BRK:
         kind = BRK
         r = move_break(s)
+    elif op == DO_LOCK:
+        kind = MLOCK
+        r = lock_pages(min(at + s.c, NR_PAGES), min(at + s.c + n, NR_PAGES), s.d)
+    elif op == DO_LOCKALL:
+        kind = MLOCK  # d: MCL_...; 0: munlockall
+        r = do_mlockall(s.d) if s.d != 0 else do_munlockall()
+    elif op == DO_SYNC:
+        kind = MSYNC
+        r = do_msync(min(at + s.c, NR_PAGES), min(at + s.c + n, NR_PAGES), s.d)
+    elif op == DO_SEAL:
+        kind = MSEAL
+        r = do_mseal(min(at + s.c, NR_PAGES), min(at + s.c + n, NR_PAGES))
     if r < 0:
         p.failed += 1
         pool_object(op_stats, kind).failed += 1
@@ -480,6 +523,18 @@ def price_main():
             at: s64 = s.b + (NR_TASKS if s.c != 0 else 0)
             while not the(posted).it[at]:
                 vt_sleep(WAIT)
+        elif s.op == DO_MARK:
+            vt_sync()
+            the(recorded).mark[s.b] = m.now
+        elif s.op == DO_MEET:
+            vt_sync()
+            tries: s64 = 0
+            while the(recorded).mark[s.b] == 0 and tries < 10 * PATIENCE:
+                vt_sleep(MEET)
+                tries += 1
+            when: ticks_t = the(recorded).mark[s.b] + s.c
+            if m.now < when and tries < 10 * PATIENCE:
+                vt_sleep(when - m.now)
         elif s.op == DO_UNTIL:
             vt_sync()
             if m.now < s.b:

@@ -37,6 +37,7 @@ from seqfault.price.clock import (
     vclock,
     vt_block,
     vt_fence,
+    vt_read,
     vt_rmw,
     vt_sync,
     vt_wake,
@@ -66,6 +67,8 @@ class lock_costs:
     handoff: ticks_t
     wakeup: ticks_t  # what waking costs the waker
     latency: ticks_t  # from then on until the woken runs
+    idle: ticks_t  # what that takes more when its CPU has been idle for `idle_after`
+    idle_after: ticks_t
     ipi_send: ticks_t
     ipi_each: ticks_t
     ipi_handler: ticks_t
@@ -160,6 +163,15 @@ def spin_unlock(lock: spinlock_t):
 
 
 # -- semaphores.  First word: writer | queue << 16; second: readers | spinning writers << 16
+def runs_at(task: task_t) -> ticks_t:
+    """When a task runs that is woken now."""
+    m = the(vclock)
+    k = the(lock_costs)
+    if m.now >= pool_object(vtask, task).since + k.idle_after:
+        return m.now + k.latency + k.idle
+    return m.now + k.latency
+
+
 def rw_sleep(cell: cell_t, kind: integer(0, 1)):
     """Queue up, and leave the CPU.  Back when the lock is ours, or (writers) when it may be."""
     m = the(vclock)
@@ -184,12 +196,17 @@ def rw_down_read(cell: cell_t, line: line_t):
 
 
 def rw_try_read(cell: cell_t, line: line_t) -> bool:
-    vt_rmw(line)
+    """A look at the count, and a cmpxchg of it until nobody was faster."""
+    vt_read(line)
     w: word_t = peek(cell)
-    if w & FIELD != 0 or (w != 0 and not the(lock_costs).readers_first):
-        return False  # held, or waited for
-    poke(cell + 1, peek(cell + 1) + 1)
-    return True
+    while w & FIELD == 0 and (w == 0 or the(lock_costs).readers_first):
+        readers: word_t = peek(cell + 1)
+        vt_rmw(line)
+        w = peek(cell)
+        if w & FIELD == 0 and peek(cell + 1) == readers:
+            poke(cell + 1, readers + 1)
+            return True
+    return False  # held, or waited for
 
 
 def rw_down_write(cell: cell_t, line: line_t):
@@ -239,7 +256,7 @@ def rw_wake_readers(cell: cell_t, queue: integer(0, (1 << 32) - 1)):
             n += 1
             t.granted = 1
             m.now += k.wakeup
-            vt_wake(i - 1, m.now + k.latency)
+            vt_wake(i - 1, runs_at(i - 1))
         else:
             front = False
             left = put_last(left, i - 1)
@@ -302,7 +319,7 @@ def rw_free(cell: cell_t, line: line_t):
             t.granted = 1
             poke(cell, first + 1 | take_first(queue) << 16)
         m.now += k.wakeup
-        vt_wake(first, m.now + k.latency)
+        vt_wake(first, runs_at(first))
 
 
 def rw_up_read(cell: cell_t, line: line_t):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from seqfault.compile.native import MAP_NORESERVE, NativeMachine
+from seqfault.kernel.machine import KernelBug
 from seqfault.price.clock import KEY, NEVER, TICKS
 from seqfault.price.timed import C_SWAP, C_THREAD, FIRST_FRAME, TimedProgram
 
@@ -123,10 +124,12 @@ class TimedMachine(NativeMachine):
         at = min(self.now, until)
         while at < until:
             at = min(at + slice_ns, until)
+            told = len(self.violations)
             self.call("vt_resume", round(at * TICKS))
             if self.get("vclock", "failed"):
-                bugs = self._reports()
-                raise bugs[-1] if bugs else RuntimeError("a task ended with an error that it does not tell")
+                if len(self.violations) == told:
+                    raise RuntimeError("a task ended with an error that it does not tell")
+                raise KernelBug(*self.violations[-1])
             if self.done():
                 state = self.task_cells[: self.tasks, self.task_field["state"]]
                 if (state != 3).any():

@@ -30,6 +30,8 @@ CONSTANTS = {
     "slice": "how long a thread keeps a CPU that others want",
     "wakeup": "waking a thread, for the waker",
     "latency": "from waking until the woken runs",
+    "idle": "what that takes more on a CPU that has been idle for long",
+    "idle_after": "how long that is",
     "ipi_send": "a shootdown, for the sender, whatever it reaches",
     "ipi_each": "for each CPU that it reaches",
     "ipi_handler": "for the CPU that is interrupted",
@@ -55,10 +57,11 @@ COUNTS = {
     "nr_release": "pages taken off at once",
     "nr_stock": "pages charged at once",
     "nr_warm": "pages that a CPU's caches hold",
+    "nr_prefetch": "lines that a fault asks for before all else: mmap_sem's (1 on x86, 0 elsewhere)",
     "nr_rss": "pages counted by a thread before it tells the mm",
 }
 RECORDER = {"recorder": "", "recorder_stacks": "stacks"}
-SHAPE = {"sockets": 1, "cores": 1, "threads": 1}
+SHAPE = {"sockets": 1, "cores": 1, "threads": 1, "page": 4}  # page: KiB
 POLICIES = {
     "fifo": {"steal": 0, "spin": 0, "all_readers": 0},
     "stealing": {"steal": 1, "spin": 1, "all_readers": 0},
@@ -86,6 +89,7 @@ class Machine:
     sockets: int = 1
     cores: int = 1
     threads: int = 1
+    page: int = 4  # KiB
     lookahead: float = 20.0
     date: str = ""
     recorder: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -174,8 +178,25 @@ def make(name: str, table: Mapping[str, Any], where: str) -> Machine:
     for v in recorder.values():
         if not isinstance(v, Mapping) or not all(isinstance(x, int | float) and 0 <= x < 1e9 for x in v.values()):
             raise MachineError(f"--machine {where}: recorder = {v!r}; `seqfault calibrate` writes times in ns by name")
+    parts = parts_of_fault(costs, recorder)
+    costs |= parts
+    if parts:
+        sources["fault_inside"] = "fault, less what a recording shows between two faults"
     return Machine(
         name, str(rest.get("title", name)), costs, sources, **shape,
         lookahead=float(rest.get("lookahead", 20.0)), date=str(rest.get("date", "")),
         recorder=recorder, recorded=str(rest.get("recorded", "")),
     )  # fmt: skip
+
+
+def parts_of_fault(costs: Mapping[str, float], recorder: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """What of `fault` is inside of handle_mm_fault, where the VMA or mmap_lock is held, if recordings tell.
+
+    From a fault's accounting to the next one's first event (`gap_fault`) a recording shows the end of handle_mm_fault,
+    the return, a store, the next exception, and what the first of these events costs.  The rest is inside.
+    """
+    plain = recorder.get("", {})
+    if "gap_fault" not in plain or "traced_fault" not in plain:
+        return {}
+    outside = min(max(plain["gap_fault"] - plain["traced_fault"] / 2, 0.0), costs["fault"])
+    return {"fault": outside, "fault_inside": costs["fault"] - outside}

@@ -1,4 +1,4 @@
-"""What the mm text leaves out of a change of mappings, of faults by kernel code, and what a recorder adds to them.
+"""What the mm text leaves out of a change of mappings and of faults, of those by kernel code, and what a recorder adds.
 Kernel Python.
 
 As in price/memory.py each function calls what it stands in for: functions of the text (`INSTEAD`), or what a protocol
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from seqfault.kernel import array, count, ptr, struct, the
+from seqfault.kernel import array, count, integer, pool_object, ptr, struct, the
 from seqfault.kernel.places import Protocol
 from seqfault.kernel.task import NR_TASKS
-from seqfault.mm import merge_6, mmap, vma
+from seqfault.mm import fault, merge_6, mmap, vma
+from seqfault.mm.fault import handle_mm_fault as handle_mm_fault_of_text
 from seqfault.mm.fullsize import release_number
 from seqfault.mm.merge_6 import commit_merge as commit_merge_of_text
 from seqfault.mm.merge_6 import vma_merge_struct
@@ -22,12 +23,14 @@ from seqfault.mm.places import (
     do_page_fault_try,
     mmap_write_lock_end,
     mmap_write_unlock_begin,
+    pgd_offset,
 )
-from seqfault.mm.types import LINUX, errno_t, fault_t, mm_struct, vm_area_struct, vpn_t
+from seqfault.mm.types import LINUX, current_mm, errno_t, fault_flags_t, fault_t, mm_struct, vm_area_struct, vpn_t
 from seqfault.mm.vma import __vma_link_rb as __vma_link_rb_of_text
-from seqfault.price.clock import ticks_t, vclock
+from seqfault.price.clock import ticks_t, vclock, vt_prefetch, vt_read, vt_read_ahead, vtask
 from seqfault.price.locks import lock_costs
-from seqfault.protocols import vm_refcnt
+from seqfault.price.words import line_of
+from seqfault.protocols import spf_v11, spf_v12, vm_refcnt
 from seqfault.protocols.vm_refcnt import VMA_LOCK_OFFSET, refcnt_t
 from seqfault.protocols.vm_refcnt import __vma_enter_locked as __vma_enter_locked_of_text
 
@@ -36,10 +39,15 @@ NOT_USER = "not_user"  # the reason that `user_faults_only` gives
 
 @struct(pool=1, private=True)
 class mapping_costs:
-    """`tree`: a change of the maple tree; the others are a recorder's (price/recorder.py), 0 when nobody records."""
+    """`tree`: a change of the maple tree; `nr_prefetch`: whether a fault asks for mmap_sem's line before all else;
+    `fault_inside`: what the text leaves out of handle_mm_fault, where that is known apart; the others are a recorder's
+    (price/recorder.py), 0 when nobody records."""
 
     tree: ticks_t
+    nr_prefetch: integer(0, 1)
+    fault_inside: ticks_t
     traced_fault: ticks_t
+    traced_account: ticks_t
     traced_call: ticks_t
     traced_lock: ticks_t
 
@@ -72,6 +80,43 @@ def detach_vmas_to_be_unmapped(mm: ptr[mm_struct], vma: ptr[vm_area_struct], pre
     detach_vmas_to_be_unmapped_of_text(mm, vma, prev, end)
 
 
+def handle_mm_fault(vma: ptr[vm_area_struct], address: vpn_t, flags: fault_flags_t) -> fault_t:
+    """Of an exception's first try also what the text leaves out, and mm_account_fault (5.9), which a recorder sees."""
+    m = the(vclock)
+    k = the(mapping_costs)
+    task = pool_object(vtask, m.me)
+    owes: bool = task.owes
+    task.owes = False
+    if owes:
+        m.now += k.fault_inside
+    ret: fault_t = handle_mm_fault_of_text(vma, address, flags)
+    if owes:
+        m.now += k.traced_account
+    return ret
+
+
+# -- mm_struct's line with mmap_sem: others of its fields that a fault reads
+def prefetch_mmap_sem():
+    """prefetchw(&mm->mmap_sem), the first thing that exc_page_fault does on x86 (arch/x86/mm/fault.c)."""
+    if the(mapping_costs).nr_prefetch != 0:
+        vt_prefetch(line_of(current_mm().mmap_sem.writer))
+
+
+def read_pgd():
+    """mm->pgd is 24 to 32 bytes before mmap_sem, up to 6.9; from 6.10 on (529ce23a764f) in the line of the tree."""
+    if LINUX < 610:
+        vt_read_ahead(line_of(current_mm().mmap_sem.writer))
+    else:
+        vt_read(line_of(current_mm().mmap_base))
+
+
+def multithreaded_only(mm: ptr[mm_struct], address: vpn_t, write: bool) -> fault_t:
+    """handle_speculative_fault (include/linux/mm.h, v6 and later of the series) looks at mm_users first, which is
+    next to mm->pgd."""
+    vt_read_ahead(line_of(mm.mmap_sem.writer))
+    return do_page_fault_try(mm, address, write)
+
+
 # -- at places
 def user_faults_only(mm: ptr[mm_struct], address: vpn_t, write: bool) -> fault_t:
     """do_user_addr_fault, 6.4: without FAULT_FLAG_USER it goes to lock_mmap at once."""
@@ -82,9 +127,9 @@ def user_faults_only(mm: ptr[mm_struct], address: vpn_t, write: bool) -> fault_t
 
 
 def traced_lock(mm: ptr[mm_struct]):
-    """mmap_lock_start_locking and mmap_lock_acquire_returned."""
+    """mmap_lock_acquire_returned; mmap_lock_start_locking comes before (price/driver.py)."""
     mmap_write_lock_end(mm)
-    the(vclock).now += 2 * the(mapping_costs).traced_lock
+    the(vclock).now += the(mapping_costs).traced_lock
 
 
 def traced_unlock(mm: ptr[mm_struct]):
@@ -109,14 +154,18 @@ def at_places(protocol: Protocol) -> dict[Any, Any]:
     wrap: dict[Any, Any] = {mmap_write_lock_end: traced_lock, mmap_write_unlock_begin: traced_unlock}
     if release_number(protocol.release) >= 604:
         wrap[do_page_fault_try] = user_faults_only
+    if protocol.binds.get(do_page_fault_try) in (spf_v11.handle_speculative_fault, spf_v12.do_user_addr_fault):
+        wrap[do_page_fault_try] = multithreaded_only
     out = {protocol.binds[place]: f for place, f in wrap.items() if place in protocol.binds}
     if protocol.binds.get(do_page_fault_try) is vm_refcnt.do_user_addr_fault:
         out[vm_refcnt.__vma_enter_locked] = __vma_enter_locked
     return out
 
 
+BINDS: dict[Any, Any] = {pgd_offset: read_pgd}
 INSTEAD: dict[Any, Any] = {
     vma.__vma_link_rb: __vma_link_rb,
+    fault.handle_mm_fault: handle_mm_fault,
     merge_6.commit_merge: commit_merge,
     mmap.detach_vmas_to_be_unmapped: detach_vmas_to_be_unmapped,
 }

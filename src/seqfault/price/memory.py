@@ -18,6 +18,7 @@ from seqfault.mm.frames import alloc_page as alloc_page_of_text
 from seqfault.mm.frames import free_page as free_page_of_text
 from seqfault.mm.frames import page_add_file_rmap as page_add_file_rmap_of_text
 from seqfault.mm.frames import page_add_new_anon_rmap as page_add_new_anon_rmap_of_text
+from seqfault.mm.lru import MLOCK, MLOCK_NEW, mlock_new_page, mlock_page, munlock_page
 from seqfault.mm.pgtable import pte_alloc_one as pte_alloc_one_of_text
 from seqfault.mm.readahead import page_cache_alloc as page_cache_alloc_of_text
 from seqfault.mm.types import (
@@ -179,6 +180,21 @@ def lru_add_drain():
         c.add = 0
 
 
+def mlock_folio_add(p: ptr[page], what: integer(0, 2)):
+    """As folio_add_lru: each page at once, the lock of the lists for a batch."""
+    if what == MLOCK:
+        mlock_page(p)
+    elif what == MLOCK_NEW:
+        mlock_new_page(p)
+    else:
+        munlock_page(p)
+    c = my_batches()
+    c.add += 1
+    if c.add >= the(memory_costs).nr_lru:
+        lru_batch(c.add)
+        c.add = 0
+
+
 def page_add_new_anon_rmap(p: ptr[page], vma: ptr[vm_area_struct], address: vpn_t):
     page_add_new_anon_rmap_of_text(p, vma, address)
     count_page()
@@ -226,6 +242,7 @@ INSTEAD: dict[Any, Any] = {
     frames.free_page: free_page,
     lru.folio_add_lru: folio_add_lru,
     lru.lru_add_drain: lru_add_drain,
+    lru.mlock_folio_add: mlock_folio_add,
     frames.page_add_new_anon_rmap: page_add_new_anon_rmap,
     frames.page_add_file_rmap: page_add_file_rmap,
     pgtable.pte_alloc_one: pte_alloc_one,

@@ -4,6 +4,9 @@ A recording has a program's pauses and what the recorder took in each of them; i
 the recorder does inside.  `gap_fault`, `gap_call`: the pause that a recording shows between two faults, or two calls,
 with nothing in between.  `traced_fault`, `traced_call`: what it adds to each, all in all; `traced_lock`: each of the
 three events of mmap_lock.  ns.
+
+Of what it adds to a fault, its end is inside of handle_mm_fault (`traced_account`), while the VMA, or mmap_lock, is
+held for reading.  Without stacks the two events of a fault are taken to cost the same.
 """
 
 from __future__ import annotations
@@ -23,8 +26,7 @@ from seqfault.trace import schema
 from seqfault.trace.capture import capture
 from seqfault.trace.store import Trace, TraceError, open_trace
 
-TRACED = ("traced_fault", "traced_call", "traced_lock")
-NAMES = ("gap_fault", "gap_call", *TRACED)
+TRACED = ("traced_fault", "traced_account", "traced_call", "traced_lock")
 PAGES, ROUNDS = 256, 40
 CALLS = 4000
 MAPPED = 3 * 4096  # bytes that the loop of mappings maps
@@ -119,7 +121,18 @@ def of(recorder: Mapping[str, Mapping[str, float]], where: str, meta: Any) -> Ma
     """The constants that are in a recording; {} for one of another machine or kernel, or by another recorder."""
     if where != f"{meta.host} {meta.kernel}" or not meta.has(schema.LOCK_WAIT):
         return {}
-    return recorder.get("stacks" if meta.settings.get("stacks") == "yes" else "", {})
+    got = recorder.get("stacks" if meta.settings.get("stacks") == "yes" else "", {})
+    account = accounting(recorder)
+    if account is None or not got:
+        return got
+    account = min(account, got.get("traced_fault", 0.0))
+    return {**got, "traced_fault": got.get("traced_fault", 0.0) - account, "traced_account": account}
+
+
+def accounting(recorder: Mapping[str, Mapping[str, float]]) -> float | None:
+    """What the event at a fault's end costs; None where that is not known."""
+    both = recorder.get("", {}).get("traced_fault")
+    return None if both is None else both / 2
 
 
 def here() -> str:

@@ -7,6 +7,7 @@ recording began is mapped before the replay does.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ import pyarrow.compute as pc
 
 from seqfault.mm.fullsize import RELEASES, release_number
 from seqfault.price import driver as d
-from seqfault.price.converter import PAGE, Converter, Heap, ReplayError
+from seqfault.price.clock import TICKS
+from seqfault.price.converter import PAGE, Converter, Heap, ReplayError, Row
 from seqfault.price.rewrites import REWRITES, Processes, notes
 from seqfault.trace import schema
 from seqfault.trace.calls import CLONE
@@ -25,6 +27,7 @@ from seqfault.trace.store import Trace
 BRK, TASKS = pa.array(["brk"]), pa.array([schema.FORK, schema.EXEC])
 MOST_ROWS = (1 << 20) - 4096
 MOST_PAGES = 900_000  # of the 4 GB that the model has
+ABOUT_PAGES = (d.DO_TOUCH, d.DO_MUNMAP, d.DO_PROTECT, d.DO_ADVISE, d.DO_REMAP, d.DO_LOCK, d.DO_SYNC, d.DO_SEAL)
 COLUMNS = ("time_ns", "duration_ns", "pid", "tid", "cpu", "kind", "name", "address", "length", "a2", "a3", "result", "flags", "site", "file")  # noqa: E501
 
 
@@ -154,6 +157,8 @@ def convert(
     if c.pages > MOST_PAGES:
         shrink(c)
     seconds = (c.last - c.first) / 1e9
+    if not isinstance(c, Processes):
+        meet(c)
     number = {tid: i for i, tid in enumerate(c.programs)}
     return Replay(
         numbered(c.programs),
@@ -172,6 +177,33 @@ def convert(
         [number[tid] for tid in c.owners] if isinstance(c, Processes) else None,
         notes(c),
     )  # fmt: skip
+
+
+def meet(c: Converter) -> None:
+    """Threads that move one break are held together.
+
+    Each brk waits for the one before it (price/converter.py).  A thread that is ahead would do nothing exactly while
+    another one moves the break, which the recording had it fault beside; so it waits before, at what it did next when
+    the other one was about to, and goes on as long after as it did.
+    """
+    who = {tid for tid, *_ in c.marks}
+    if len(who) < 2:
+        return
+    new: dict[int, list[tuple[int, int, Row]]] = {tid: [] for tid in who}
+    for tid, k, when, m in c.marks:
+        new[tid].append((k, 0, (d.DO_MARK, 0, m, 0, 0)))
+        for other in who - {tid}:
+            events = c.begun[other]
+            i = bisect_right(events, (when, 1 << 62))
+            if i < len(events):
+                time, at, pause = events[i]
+                new[other].append((at, 1, (d.DO_MEET, 0, m, min(time - when, pause) * TICKS, 0)))
+    for tid, rows in new.items():
+        p, out, at = c.programs[tid], [], 0
+        for k, _, row in sorted(rows):
+            out += [*p[at:k], row]
+            at = k
+        c.programs[tid] = out + p[at:]
 
 
 def numbered(programs: Mapping[int, Sequence[tuple[int, ...]]]) -> list[list[tuple[int, ...]]]:
@@ -203,8 +235,8 @@ def shrink(c: Converter) -> None:
     most: dict[int, int] = {}
     for p in c.programs.values():
         for row in p:
-            if row[0] in (d.DO_TOUCH, d.DO_MUNMAP, d.DO_PROTECT, d.DO_ADVISE, d.DO_REMAP):
-                n = row[2] if row[0] == d.DO_REMAP else int(row[0] == d.DO_TOUCH)
+            if row[0] in ABOUT_PAGES:
+                n = row[2] if row[0] in (d.DO_REMAP, d.DO_LOCK) else int(row[0] == d.DO_TOUCH)
                 most[row[1]] = max(most.get(row[1], 0), row[3] + n)
     c.setup = [
         row if row[0] != d.DO_MMAP else (*row[:2], min(row[2], most.get(row[1], 0) + 1), *row[3:]) for row in c.setup

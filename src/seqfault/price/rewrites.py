@@ -6,9 +6,15 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from seqfault.mm.opcodes import MADV_DONTNEED, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE
+from seqfault.mm.opcodes import (
+    MADV_DONTNEED,
+    MADV_GUARD_INSTALL,
+    MADV_GUARD_REMOVE,
+    UAPI_MAP_NONBLOCK,
+    UAPI_MAP_POPULATE,
+)
 from seqfault.price import driver as d
-from seqfault.price.converter import MAP_FIXED, Converter, Row
+from seqfault.price.converter import FILLED, MAP_FIXED, Converter, Row
 from seqfault.price.workloads import ANON, PRIVATE
 
 BATCH = 16  # mappings that are made, and unmapped, together
@@ -17,7 +23,16 @@ GUARD = 64  # pages; what is larger and not accessible is a reservation, no guar
 GUARDS_SINCE = 613  # the release that has MADV_GUARD_INSTALL
 
 
-class Keep(Converter):
+class Parts(Converter):
+    """Where a mapping is one that was there, or a part of one."""
+
+    def fill(self, m: int, n: int, kind: int) -> None:
+        """What MAP_POPULATE does beside mapping."""
+        if kind & (UAPI_MAP_POPULATE | UAPI_MAP_NONBLOCK) == UAPI_MAP_POPULATE:
+            self.p.append((d.DO_POPULATE, self.number(m), n, self.within(m), 0))
+
+
+class Keep(Parts):
     """munmap of a whole mapping is nothing; the next mmap of that size takes the mapping, with its pages."""
 
     advises = False
@@ -27,13 +42,14 @@ class Keep(Converter):
         self.spare: dict[int, list[int]] = {}  # mappings to take again, by size
 
     def make(self, m: int, n: int, prot: int, kind: int, fixed: bool, place: int) -> None:
-        if kind & ANON and self.spare.get(n):
+        if kind & ANON and m not in self.locked and self.spare.get(n):
             self.alias[m] = self.spare[n].pop(), 0
+            self.fill(m, n, kind)
         else:
             super().make(m, n, prot, kind, fixed, place)
 
     def unmap(self, m: int, off: int, part: int, place: int) -> None:
-        if off or part != self.size[m] or m in self.heap_parts:
+        if off or part != self.size[m] or m in self.heap_parts or m in self.locked:
             super().unmap(m, off, part, place)
             return
         real = self.alias.get(m, (m, 0))[0]
@@ -48,7 +64,7 @@ class DontNeed(Keep):
     advises = True
 
 
-class Batch(Converter):
+class Batch(Parts):
     """A thread cuts mappings of one size and rights from one that is larger, unmapped when all its parts were."""
 
     def __init__(self, *args: Any):
@@ -57,7 +73,7 @@ class Batch(Converter):
         self.unused: dict[int, int] = {}  # of a mapping that is cut, how many pages were freed
 
     def make(self, m: int, n: int, prot: int, kind: int, fixed: bool, place: int) -> None:
-        if not kind & ANON or fixed or n * BATCH > MOST_TOGETHER:
+        if not kind & ANON or fixed or n * BATCH > MOST_TOGETHER or m in self.locked:
             super().make(m, n, prot, kind, fixed, place)
             return
         had = self.cut.get((self.tid, n, prot))
@@ -68,6 +84,7 @@ class Batch(Converter):
             super().make(whole, n * BATCH, prot, PRIVATE | ANON, False, place)
         self.alias[m] = had[0], n * had[1]
         had[1] += 1
+        self.fill(m, n, kind)
 
     def unmap(self, m: int, off: int, part: int, place: int) -> None:
         if m in self.alias:
@@ -113,11 +130,12 @@ class Guard(Converter):
 
     def guardable(self, m: int, n: int) -> bool:
         """Whether `n` pages without rights in it are guards: few, and beside something."""
-        return m in self.anon and m not in self.closed and n <= GUARD and n < self.left[m]
+        known = m in self.anon and m not in self.closed and m not in self.locked
+        return known and n <= GUARD and n < self.left[m]
 
     def make(self, m: int, n: int, prot: int, kind: int, fixed: bool, place: int) -> None:
         super().make(m, n, prot, kind, fixed, place)
-        if kind == PRIVATE | ANON:
+        if kind & ~FILLED == PRIVATE | ANON:
             self.anon.add(m)
             self.rights[m], self.left[m] = prot, n
             if prot == 0:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from seqfault.compile.source import Func
-from seqfault.price import driver, locks, mapping, memory
+from seqfault.price import driver, locks, mapping, memory, rwlocks
 
-TEXTS: dict[Func, Func] = {**locks.INSTEAD, **memory.INSTEAD, **mapping.INSTEAD, **driver.INSTEAD}
+TEXTS: dict[Func, Func] = {**locks.INSTEAD, **rwlocks.INSTEAD, **memory.INSTEAD, **mapping.INSTEAD, **driver.INSTEAD}

@@ -55,22 +55,36 @@ class Workload:
         n = cpus * int(m[1] or 1)
         return n + int(m[3]) * (1 if m[2] == "+" else -1) if m[2] else n
 
-    def programs(self, cpus: int) -> list[list[Row]]:
-        """The steps of each thread."""
+    def programs(self, cpus: int, page: int = 4) -> list[list[Row]]:
+        """The steps of each thread, where a page has `page` KiB."""
         n = max(self.thread_count(cpus), 1 + sum(r.count for r in self.roles[1:]))
         out: list[list[Row]] = []
         for role in self.roles[1:]:
-            out += [role_rows(role) for _ in range(role.count)]
+            out += [in_pages(role_rows(role), page) for _ in range(role.count)]
         rest = n - len(out)
-        return [role_rows(self.roles[0])] * rest + out
+        return [in_pages(role_rows(self.roles[0]), page)] * rest + out
 
-    def setup_rows(self) -> list[Row]:
-        return rows_of(self.setup)
+    def setup_rows(self, page: int = 4) -> list[Row]:
+        return in_pages(rows_of(self.setup), page)
 
 
 def role_rows(role: Role) -> list[Row]:
     """A loop whose first mappings are kept: `keep` maps once, however often it comes by."""
     return rows_of([*role.once, *role.loop])
+
+
+def in_pages(rows: list[Row], page: int) -> list[Row]:
+    """The same steps on pages of `page` KiB; texts count in pages of 4."""
+    k = max(page // 4, 1)
+    long = {d.DO_MMAP, d.DO_TOUCH, d.DO_MUNMAP, d.DO_PROTECT, d.DO_ADVISE, d.DO_RANDOM}  # b: how many pages
+    out = []
+    for op, a, b, c, e in rows:
+        if op in long and b > 0:  # else a register
+            b = -(-b // k)
+        if op in long - {d.DO_MMAP} and c > 0:  # the first of them
+            c //= k
+        out.append((op, a, b, c, e))
+    return out
 
 
 def number(text: str, line: str, least: int = 0) -> int:

@@ -21,13 +21,13 @@ from seqfault.price import driver, nothing
 from seqfault.price.clock import TICKS
 from seqfault.price.machine import TimedMachine
 from seqfault.price.machines import Machine
-from seqfault.price.mapping import at_places
+from seqfault.price.mapping import BINDS, at_places
 from seqfault.price.timed import FALLBACK, TimedProgram
 
 LARGEST = 1024
 PAGES = 1 << 20  # of an address space
 HEAP = 16  # the page where heaps begin: mappings are placed from the top down
-KINDS = ("fault", "mmap", "munmap", "mprotect", "madvise", "mremap", "brk")
+KINDS = ("fault", "mmap", "munmap", "mprotect", "madvise", "mremap", "brk", "mlock", "msync", "mseal")
 
 
 CHECKED: dict[Any, Any] = {
@@ -71,6 +71,7 @@ def sizes_of(protocol: Protocol, tasks: int, processes: bool = False) -> dict[st
             "NR_DRAWS": 16,
             "NR_MAPS": 1 << 18,
             "NR_PLACES": 1 << 12,
+            "VMA_LOCK_OFFSET": 1 << 30,
         },
     )
 
@@ -88,7 +89,7 @@ def program(protocol: Protocol, tasks: int, processes: bool = False) -> TimedPro
 
 
 def _program(protocol: Protocol, tasks: int, processes: bool) -> TimedProgram:
-    binds: dict[Any, Any] = {**protocol.binds, **CHECKED}
+    binds: dict[Any, Any] = {**protocol.binds, **BINDS, **CHECKED}
     return TimedProgram(
         driver.price_main,
         {"price_init": driver.price_init, "price_setup": driver.price_setup},
@@ -127,7 +128,8 @@ class Outcome:
     `reasons`: why faults fell back; `violations`: what the text did that it must not, by kind;
     `locked`: faults that took mmap_sem; `invalidated`: those of them that had speculated and gave up because something
     changed, and `invalidated_ns` that they took; `vain`, `vain_ns`: those whose page no operation of that time was
-    about.  `finished`: every thread came to its end."""
+    about.  `finished`: every thread came to its end.  `stopped`: what of the text's own errors ended the run before its
+    time, and where; `seconds` and all else are until then (0: it was not being measured yet)."""
 
     protocol: str
     tasks: int
@@ -149,6 +151,7 @@ class Outcome:
     vain: int = 0
     vain_ns: int = 0
     finished: bool = True
+    stopped: str = ""
 
     @property
     def rate(self) -> float:
@@ -267,30 +270,31 @@ class World:
         clocks = self.m.task_cells[:n, self.m.task_field["clock"]]
         ns = float(clocks.max()) / TICKS if stopped or self.m.done() else most
         out = self.outcome({}, {}, 0, 0, ns, t0)
-        out.finished = self.m.done() and not stopped
+        out.finished = self.m.done()
         return stop(out, stopped)
 
     def advance(self, until: float, progress: Any) -> str:
-        """Go on; what of the text's own errors nothing can follow: what was measured until then stands."""
+        """Go on; which of the text's own errors ended it, and where: what was measured until then stands."""
         try:
             self.m.run(until, progress)
         except KernelBug as e:
-            return e.kind
+            return f"{e.kind} in {e.message}"
         return ""
 
     def run(self, warm_up: float, ns: float, progress: Any = None) -> Outcome:
         """Run for `warm_up` ns that are not counted, and `ns` that are."""
         t0 = time.perf_counter()
         m = self.m
-        m.run(warm_up, progress)
+        stopped = self.advance(warm_up, progress)
         m.put("driver_costs", "began", round(warm_up * TICKS))
         self.clear("op_stats")
         self.clear("recorded", self.layout.members(self.layout.pools["recorded"].struct)["blame"].offset)
-        m.violations.clear()
+        if not stopped:
+            m.violations.clear()
         before = self.units(), m.counters, self._totals(), self.failures()
-        stopped = self.advance(warm_up + ns, progress)
+        stopped = stopped or self.advance(warm_up + ns, progress)
         if stopped:
-            ns = max(m.get("vclock", "now") / TICKS - warm_up, 1.0)
+            ns = max(m.get("vclock", "now") / TICKS - warm_up, 0.0)
         return stop(self.outcome(before[1], before[2], before[0], before[3], ns, t0), stopped)
 
     def outcome(
@@ -345,11 +349,10 @@ class World:
         return out
 
 
-def stop(out: Outcome, kind: str) -> Outcome:
+def stop(out: Outcome, what: str) -> Outcome:
     """The outcome of a run that the text's own error ended, if one did."""
-    if kind:
-        out.finished = False
-        out.violations[kind] = out.violations.get(kind, 0) + 1
+    out.stopped = what
+    out.finished = out.finished and not what
     return out
 
 

@@ -21,6 +21,7 @@ BUILTIN = {
     "mmap-sem": "mmap_sem",
     "spf-seed": "spf_seed",
     "spf-v5": "spf_v5",
+    "spf-v11": "spf_v11",
     "spf-v12": "spf_v12",
     "mmap-seq": "mmap_seq",
     "per-vma-lock": "per_vma_lock",

@@ -61,6 +61,7 @@ from seqfault.mm.places import (
     mmap_write_downgrade_begin,
     mmap_write_lock_end,
     mmap_write_unlock_begin,
+    pgd_offset,
     pte_map_lock,
     pte_spinlock,
     skip_pmd_checks,
@@ -187,6 +188,7 @@ def __pte_map_trylock(vmf: ptr[vm_fault], mm: ptr[mm_struct]) -> bool:
 def __handle_mm_fault(vma: ptr[vm_area_struct], address: vpn_t, flags: fault_flags_t, seq: seq_t) -> fault_t:
     """Walk without making a table: that could be after free_pgtables, and nobody would free it."""
     mm = vma_mm(vma)
+    pgd_offset()
     pmd: pmd_t = pmd_index(address)
     vmf = pool_object(vm_fault, smp_processor_id())
     speculative_page_walk_begin()

@@ -60,6 +60,7 @@ from seqfault.mm.places import (
     mmap_region_flags_end,
     mprotect_fixup_begin,
     mprotect_fixup_end,
+    pgd_offset,
     pte_map_lock,
     pte_spinlock,
     unmap_page_range_begin,
@@ -220,6 +221,7 @@ def __handle_speculative_fault(mm: ptr[mm_struct], address: vpn_t, flags: fault_
 
     # A table is never made here: that could be after free_pgtables, and nobody would free it.
     local_irq_disable()
+    pgd_offset()
     pmd: pmd_t = pmd_index(address)
     if pmd_none(mm, pmd):
         local_irq_enable()

@@ -85,6 +85,7 @@ from seqfault.mm.places import (
     mmap_region_flags_end,
     mprotect_fixup_begin,
     mprotect_fixup_end,
+    pgd_offset,
     pte_map_lock,
     pte_spinlock,
     skip_pmd_checks,
@@ -356,6 +357,7 @@ def speculative_fault(
         return VM_FAULT_SIGSEGV
 
     # A table is never made here: that could be after free_pgtables, and nobody would free it.
+    pgd_offset()
     pmd: pmd_t = pmd_index(address)
     vmf = pool_object(vm_fault, smp_processor_id())
     local_irq_disable()

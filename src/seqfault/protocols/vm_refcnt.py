@@ -72,6 +72,7 @@ from seqfault.kernel import (
 from seqfault.kernel.rcu import rcu_read_lock, rcu_read_unlock
 from seqfault.kernel.rwsem import down_read_trylock, up_read
 from seqfault.kernel.seqlock import seq_t
+from seqfault.kernel.types import Size
 from seqfault.mm.fault import handle_mm_fault
 from seqfault.mm.places import (
     FAULT_FLAG_VMA_LOCK,
@@ -118,7 +119,7 @@ from seqfault.mm.types import (
 from seqfault.mm.x86_fault import access_error
 from seqfault.protocols.maple import bind_tree, mas_walk, vma_iter_store
 
-VMA_LOCK_OFFSET = 16  # 0x40000000
+VMA_LOCK_OFFSET = Size("VMA_LOCK_OFFSET", 16)  # 0x40000000, which `price` has
 VMA_REF_LIMIT = VMA_LOCK_OFFSET - 1
 refcnt_t = integer(0, 2 * VMA_LOCK_OFFSET - 1, "refcnt_t")
 

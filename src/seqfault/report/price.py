@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,7 @@ def as_data(
                     "fault_p99_ns": max(s.p99 for s in fault), "accesses": int(x.mean("accesses")),
                     "transfers": int(x.mean("transfers")), "ipis": int(x.mean("ipis")),
                     "failed": sum(o.failed for o in x.outcomes), "violations": merged(x.outcomes),
+                    "runs": len(x.outcomes), "stopped": stopped(x.outcomes),
                 })  # fmt: skip
             series.append({
                 "protocol": p.name, "title": p.title, "release": p.release, "baseline": baseline_name(p.release),
@@ -205,8 +207,19 @@ def merged(outcomes: Iterable[Outcome]) -> dict[str, int]:
     return out
 
 
+def stopped(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """Runs that an error of the text ended, by what it was and where."""
+    return dict(Counter(o.stopped for o in outcomes if o.stopped))
+
+
 def wrong(name: str, violations: Mapping[str, int]) -> str:
     return f"{name}: the text does what it must not: {', '.join(violations)}; see `seqfault check`"
+
+
+def ended(runs: int, stops: Mapping[str, int]) -> list[str]:
+    """A line for each error of the text that ended runs."""
+    of = f"of {runs} run{'s' if runs > 1 else ''} ended with"
+    return [f"{n} {of} {what}: measured until then" for what, n in stops.items()]
 
 
 def si(x: float) -> str:
@@ -249,6 +262,11 @@ def show(c: Any, w: dict[str, Any], data: dict[str, Any]) -> None:
         bad = {k: v for p in s["points"] for k, v in p["violations"].items()}
         if bad:
             c.print(wrong(s["protocol"], bad))
+        stops: Counter[str] = Counter()
+        for p in s["points"]:
+            stops.update(p["stopped"])
+        for line in ended(sum(p["runs"] for p in s["points"]), stops):
+            c.print(f"{s['protocol']}: {line}", markup=False)
         failed = sum(p["failed"] for p in s["points"])
         if failed:
             c.print(f"{s['protocol']}: {failed} operations failed (out of addresses or of mappings)")

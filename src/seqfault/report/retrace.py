@@ -42,6 +42,8 @@ class Retraced:
             out.append(f"{n} results differ of calls whose order among those of other threads is not known")
         if n := sum(self.result.orphans.values()):
             out.append(f"{n} calls of programs whose layout at the start is not there")
+        if n := sum(c.merged for c in self.result.comparisons) if self.recording.threads else 0:
+            out.append(f"{n} layouts are equal but for neighbours that only anon_vmas from before decide about")
         if not self.result.comparisons:
             out.append("no layout to compare: the recording has none behind its start")
         return out

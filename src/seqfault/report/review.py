@@ -50,7 +50,7 @@ def run_review(
     memory: list[str],
     out: Path,
     json: bool,
-    max_states: int,
+    max_states: int | None,
     max_memory: int,
     timeout: float | None,
     jobs: int,
@@ -81,7 +81,7 @@ def run_review(
     command += [*options, "-o", out.name]
     err = Console(stderr=True, highlight=False)
     with Progress(*WITH_WHAT, console=err, transient=True, disable=not err.is_terminal) as bar:
-        limits = Limits(max_states, max_memory)
+        limits = Limits(max_states or 0, max_memory)
         review = make_review(
             protocol, scenarios, models, shlex.join(command), limits, timeout, jobs, resume, bar, sites=table
         )

@@ -24,7 +24,7 @@ from seqfault.price.timed import UnsupportedMachine
 from seqfault.price.world import Outcome, World, program
 from seqfault.protocols import ProtocolError, load
 from seqfault.report.commands import console
-from seqfault.report.price import DEFAULT, merged, progress_bar, protocols_of, wrong
+from seqfault.report.price import DEFAULT, ended, merged, progress_bar, protocols_of, stopped, wrong
 from seqfault.report.whatif_rewrites import rewritten
 from seqfault.report.whatif_sites import invalidations, sites, told
 from seqfault.trace.schema import CALL
@@ -239,7 +239,7 @@ def as_data(q: Question, results: Sequence[Result]) -> dict[str, Any]:
     designs = []
     for x in results[int(q.slowed) :]:
         fault = [o.stats["fault"] for o in x.outcomes]
-        n = max(1, sum(s.n for s in fault))
+        n = sum(s.n for s in fault)
         reasons: Counter[str] = Counter()
         for o in x.outcomes:
             reasons.update(o.reasons)
@@ -264,7 +264,7 @@ def as_data(q: Question, results: Sequence[Result]) -> dict[str, Any]:
             "invalidations": invalidations(x.outcomes), "sites": sites(x.outcomes, x.met, x.calls),
             "after": [{"place": p, "faults": k / len(fault)} for p, k in x.blame],
             "failed": sum(o.failed for o in x.outcomes), "finished": all(o.finished for o in x.outcomes),
-            "violations": merged(x.outcomes),
+            "violations": merged(x.outcomes), "stopped": stopped(x.outcomes),
             "rewrite": {"name": x.rewrite, **x.notes} if x.rewrite else None,
             "replay_seconds": [o.wall for o in x.outcomes],
             "replay_times": max(o.wall for o in x.outcomes) / r.recorded.seconds if r.recorded.seconds else None,
@@ -365,6 +365,8 @@ def show(d: dict[str, Any]) -> None:
     for x in d["designs"]:
         if x["violations"]:
             c.print(f"{wrong(x['name'], x['violations'])}, and do not believe its figures", markup=False)
+        for line in ended(d["seeds"], x["stopped"]):
+            c.print(f"{x['name']}: {line}", markup=False)
     for x in d["designs"]:
         for said in rewritten(x["rewrite"]):
             c.print(f"{x['name']}: {said}", markup=False)

@@ -17,11 +17,13 @@ from seqfault.trace.perf_script import Sample, Source
 from seqfault.trace.store import Writer, row
 
 OFTEN = ("mmap", "munmap", "mprotect", "pkey_mprotect", "mremap", "madvise", "process_madvise", "brk")
-RARE = ("mlock", "mlock2", "munlock", "mlockall", "munlockall", "mseal")  # what else a layout shows; not with --sample
+# what else a layout shows, or takes mmap_lock; not with --sample
+RARE = ("mlock", "mlock2", "munlock", "mlockall", "munlockall", "mseal", "msync", "remap_file_pages")
 CALLS = (*OFTEN, *RARE)
 # arguments: address, length, ...
 ADDRESSED = {
     *("mmap", "munmap", "mprotect", "pkey_mprotect", "mremap", "madvise", "mlock", "mlock2", "munlock", "mseal"),
+    *("msync", "remap_file_pages"),
 }
 NUMBER = re.compile(r"0x[0-9a-f]+")
 FAULT = re.compile(r": address=(0x[0-9a-f]+|\(nil\)) ip=(\S+) error_code=(0x[0-9a-f]+)")

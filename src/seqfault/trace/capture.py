@@ -24,9 +24,9 @@ from pathlib import Path
 import seqfault
 from seqfault.trace import schema as s
 from seqfault.trace.assemble import CALLS, OFTEN
-from seqfault.trace.hold import Held
+from seqfault.trace.hold import Held, stopped
 from seqfault.trace.importing import COSTS, PERF_REMEDY, fill, perf_text, text_lines
-from seqfault.trace.layout import Area, parse_area, write_layout
+from seqfault.trace.layout import Area, Layout, parse_area, write_layout
 from seqfault.trace.perf_script import Sample, Source, read_samples
 from seqfault.trace.processes import GRACE, Stop, alive, children, follow_parent, send, tell_to_end, unread, wait_for
 from seqfault.trace.record import clocks, machine, mounts, snapshot
@@ -322,17 +322,24 @@ class Run:
         self.early = False
         self.pids: dict[int, int] = {}  # of the threads that a process that runs has
         self.offset = 0
+        self.controls = False  # whether perf waits for orders
         self.held: Held | None = None  # the program, where it is not perf or strace that starts it
+        self.layouts: list[Layout] = []  # of a process that runs: at the attach and at the end
 
     @property
     def target(self) -> int | None:
         """The process that the tools are attached to."""
         return self.held.pid if self.held else self.pid
 
+    @property
+    def attaches(self) -> bool:
+        """Whether it is to a process that runs, with all that `retrace` needs: then layouts are read, too."""
+        return self.pid is not None and s.LOCK_HOLD in self.plan.recorded
+
     def commands(self) -> list[list[str]]:
         target = [] if self.target is not None else ["--", *self.command]
         at = ["-p", str(self.target)] if self.target is not None else []
-        at += ["-D", "-1", "--control", f"fifo:{self.folder}/control,{self.folder}/answers"] if self.held else []
+        at += ["-D", "-1", "--control", f"fifo:{self.folder}/control,{self.folder}/answers"] if self.controls else []
         out = []
         strace = [*self.plan.strace, "-o", str(self.text), *at] if self.plan.strace else []
         perf = ["perf", "record", "-q", "-k", "CLOCK_MONOTONIC", "--sample-cpu", "-m", self.room, "-o", str(self.data),
@@ -349,6 +356,10 @@ class Run:
         meta = writer.meta
         if self.pid is None and not self.plan.strace:
             self.hold(writer)
+        self.controls = self.held is not None or self.attaches
+        if self.controls:
+            for fifo in (self.folder / "control", self.folder / "answers"):
+                os.mkfifo(fifo)
         before = clocks()
         with self.errors.open("wb") as errors:
             for command in self.commands():
@@ -356,24 +367,32 @@ class Run:
                 stderr = errors if self.target is not None else None
                 p = subprocess.Popen(command, stderr=stderr, preexec_fn=follow_parent)
                 self.processes.append(p)
-        if self.held is not None:
+        recording = False
+        if self.controls:
             with self.controlled(self.processes[0]) as (tell, _):
-                if not tell("enable"):
-                    send(self.held.pid, signal.SIGKILL)
+                recording = tell("enable")
+        if self.held is not None:
+            if not recording:
+                send(self.held.pid, signal.SIGKILL)
             self.held.go()
         meta.start_wall_ns = time.time_ns()
         start = time.monotonic()
         if self.pid is not None:
-            time.sleep(WARM)
+            if not self.controls:
+                time.sleep(WARM)
             with suppress(OSError):
                 self.pids = {int(tid): self.pid for tid in os.listdir(f"/proc/{self.pid}/task")}
             areas_of(self.pid, writer)
+            if recording:
+                self.read_layout("start", meta)
             say(f"recording process {self.pid}; ^C ends it" + (f", or {seconds:g} s" if seconds else ""))
         while any(p.poll() is None for p in self.processes):
             program = self.look()
             over = seconds is not None and time.monotonic() - start > seconds
             if self.stop.number or over:
                 self.early = bool(self.stop.number)
+                if self.layouts:
+                    self.read_layout("end", meta)
                 # a ^C at a terminal has reached the program, too
                 tell_to_end(self.processes, program, self.stop.number or signal.SIGTERM)
                 break
@@ -386,14 +405,32 @@ class Run:
         if self.held is not None:
             self.held.ended(GRACE)
             code = self.held.code
-            meta.layouts = [write_layout(x) for x in self.held.layouts]
-            meta.settings["mounts"] = mounts(a.path for x in self.held.layouts for a in x.areas if a.path[:1] == "/")
+            self.layouts = self.held.layouts
+        if self.layouts:
+            meta.layouts = [write_layout(x) for x in self.layouts]
+            meta.settings["mounts"] = mounts(a.path for x in self.layouts for a in x.areas if a.path[:1] == "/")
         # perf that is told to end dies of that signal itself
         meta.exit_code = None if self.pid is not None else -self.stop.number if self.early else code
         meta.truncated = self.early and self.pid is None
         if self.plan.perf and not self.data.exists():
             said = self.errors.read_text(errors="replace").strip().splitlines()
             raise TraceError("perf recorded nothing" + (f": {said[-1]}" if said else "; it says why above"))
+
+    def read_layout(self, when: str, meta: Meta) -> None:
+        """The layout of the process that is recorded, which stands still meanwhile."""
+        assert self.pid is not None
+        try:
+            with stopped(self.pid):
+                layout = snapshot(self.pid, when, time.monotonic_ns)
+        except OSError as e:
+            meta.missing.append(
+                Missing(f"layout at the {when}", f"the process could not be stopped: {e.strerror}",
+                        "retrace cannot replay it" if when == "start" else "retrace has nothing to compare",
+                        "end gdb or strace, if they are attached")
+            )  # fmt: skip
+            return
+        layout.about["attached"] = "1"
+        self.layouts.append(layout)
 
     def hold(self, writer: Writer) -> None:
         """Start the program held, and read its layout before it runs; where it cannot be held perf starts it."""
@@ -406,8 +443,6 @@ class Run:
             add_area(writer, first.start - 1, held.pid, a)
         name = shutil.which(self.command[0]) or self.command[0]
         writer.add(row(first.start - 1, held.pid, held.pid, s.EXEC, name=name), -(1 << 63))
-        for fifo in (self.folder / "control", self.folder / "answers"):
-            os.mkfifo(fifo)
 
     @contextmanager
     def controlled(self, perf: subprocess.Popen[bytes]) -> Iterator[tuple[Callable[[str], bool], Callable[[], bool]]]:

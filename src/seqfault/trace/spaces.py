@@ -39,6 +39,7 @@ SIZES = {
 ENTRIES: dict[str, Callable[..., Any]] = {
     "init": uapi.uapi_init,
     "mm": text.exec_mm,
+    "brk": text.exec_brk,
     "vma": text.exec_vma,
     "file": text.exec_file,
     "fork": text.exec_fork,
@@ -132,11 +133,13 @@ class Spaces:
         self.files += 1
         return self.files - 1
 
-    def start(self, mmap_base: int, start_brk: int, rlimit_as: int, max_map_count: int) -> int:
-        """A process with an empty address space; addresses in bytes, rlimit_as -1: none."""
+    def start(self, mmap_base: int, start_brk: int, rlimit_as: int, max_map_count: int, brk: int = 0) -> int:
+        """A process with an empty address space; addresses in bytes, rlimit_as -1: none; brk 0: start_brk."""
         who = self._take()
         limit = 0 if rlimit_as < 0 else rlimit_as // PAGE_SIZE + 1
         self.machine.call("mm", who, mmap_base // PAGE_SIZE, start_brk, limit, max_map_count)
+        if brk:
+            self.machine.call("brk", who, brk)
         return who
 
     def place(

@@ -88,6 +88,7 @@ class Recording:
     modes: dict[str, int] = field(default_factory=dict)  # how files are open, where opens are not recorded
     gaps: list[str] = field(default_factory=list)  # why it is not whole
     unseen: str = ""  # what a recording of its kind has not
+    threads: dict[int, int] = field(default_factory=dict)  # those that there were before, and their processes
 
     @property
     def problems(self) -> list[Problem]:
@@ -194,7 +195,7 @@ def order(recording: Recording) -> None:
 
 def moving(recording: Recording) -> set[int]:
     """Layouts (their places in the list) that were read while another thread was in a call that changes layouts."""
-    pids: dict[int, int] = {}
+    pids = dict(recording.threads)
     out = set()
     for call in recording.strace.calls:
         if call.name in BIRTH and call.ret and not call.errno and is_thread(call):

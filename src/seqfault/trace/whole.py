@@ -23,9 +23,14 @@ KINDS = (s.CALL, s.FAULT, s.FORK, s.EXEC, s.EXIT, s.LOCK_HOLD)
 ARGUMENTS = {
     **{"mmap": 6, "munmap": 2, "mprotect": 3, "pkey_mprotect": 4, "mremap": 5, "madvise": 3, "brk": 1},
     **{"mlock": 2, "mlock2": 3, "munlock": 2, "mlockall": 1, "munlockall": 0, "mseal": 3},
+    **{"msync": 3, "remap_file_pages": 5},
 }
 FROM_ITS_START = "seqfault record -o t.parquet -- PROGRAM, as root with perf"
-UNSEEN = "a trace has no shmat, remap_file_pages, io_setup, setrlimit: of a program that calls them maps differ"
+BEFORE = (
+    "of what was there before the recording a layout does not show which VMAs share an anon_vma, or have one and no "
+    "pages, nor the offsets of memory that was moved"
+)
+UNSEEN = "a trace has no shmat, io_setup, setrlimit: of a program that calls them maps differ"
 
 
 def from_trace(trace: Trace) -> Recording:
@@ -42,7 +47,13 @@ def from_trace(trace: Trace) -> Recording:
     events = out.events
     assert events is not None
     out.modes = modes(trace)
+    begin, end = -(1 << 63), 1 << 63
+    attached = bool(layouts.layouts) and "attached" in layouts.layouts[0].about
+    if attached:
+        begin, end = attach(out, trace)
     for line, e in enumerate(rows(trace), 1):
+        if not begin <= e["time_ns"] < end:
+            continue
         kind, tid, time = e["kind"], e["tid"], e["time_ns"]
         if kind == s.FAULT:
             if e["address"] is not None:
@@ -60,20 +71,46 @@ def from_trace(trace: Trace) -> Recording:
     out.strace.calls.sort(key=lambda c: (c.end, c.line))
     if meta.truncated:
         out.gaps.append("the recording was cut off")
-    out.unseen = UNSEEN
+    out.unseen = f"{UNSEEN}; {BEFORE}" if attached else UNSEEN
     order(out)
     return out
 
 
+def attach(out: Recording, trace: Trace) -> tuple[int, int]:
+    """Of a process that ran before: its threads, and its break.  From when until when its calls and faults count: the
+    layouts were read while it was stopped."""
+    first, last = out.layouts.layouts[0], out.layouts.layouts[-1]
+    heap = [a.end for a in first.areas if a.path == "[heap]"]
+    brk = max(heap, default=0)
+    out.threads[first.pid] = first.pid
+    born: set[int] = set()
+    asked = False
+    for e in rows(trace):
+        if e["kind"] == s.FORK:
+            born.add(e["result"])
+        elif e["pid"] == first.pid and e["tid"] not in born:
+            out.threads[e["tid"]] = first.pid
+        if e["name"] == "brk" and e["pid"] == first.pid and e["time_ns"] >= first.end and e["result"] and not asked:
+            asked = True  # to the byte, where the first call does not move it
+            brk = e["result"] if e["address"] != e["result"] else brk
+    first.about["brk"] = str(brk)
+    if last.when != "end":
+        out.gaps.append("it ended before the recording did: no layout of its end")
+    return first.end, last.start if last.when == "end" else 1 << 63
+
+
 def why_no_layouts(trace: Trace) -> str:
     meta = trace.meta
+    for m in meta.missing:
+        if m.what.startswith("layout"):
+            return m.why
     if meta.windows:
         return "it is of --sample, which does not see every call, and has no layouts"
     if meta.source.startswith("import"):
         return "an import has no layouts (a text of strace: retrace FILE --maps FILE)"
     if "strace" in meta.source:
         return "strace's calls come without layouts (python -m seqfault.trace.record makes them)"
-    return "it has no layouts of the program's start and end (--pid, or an earlier seqfault)"
+    return "it has no layouts of the program's start and end (an earlier seqfault)"
 
 
 def rows(trace: Trace) -> Iterator[dict[str, Any]]:
