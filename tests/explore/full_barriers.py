@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+from late_stores import written
+
 LOADS = ["READ_ONCE(*{c})"] * 6 + ["smp_load_acquire({c})", "READ_ONCE(*({c} + ({q} & 128)))"]
 FULL = ["xchg({c}, {v})", "atomic_fetch_add(10, {c})", "cmpxchg({c}, 0, {v})"]
 BETWEEN = [""] * 8 + ["smp_mb();"] * 6 + ["smp_rmb();", "smp_wmb();", "spin", "unspin"]
@@ -15,10 +17,8 @@ def full_barriers(seed: int) -> str:
     count = r.choice([2, 2, 3])
     cells = ["x", "y", "z"][: r.choice([2, 3])]
     values = dict.fromkeys(cells, 0)
-    text = f"C full-{seed}\n\n{{}}\n\n"
-    params = ", ".join([*(f"int *{c}" for c in cells), "spinlock_t *s"])
-    shown = []
-    for t in range(count):
+    threads = []
+    for _ in range(count):
         lines: list[str] = []
         regs: list[str] = []
         held = False
@@ -47,6 +47,5 @@ def full_barriers(seed: int) -> str:
             elif b.startswith("smp"):
                 lines.append(b)
         lines += ["spin_unlock(s);"] * held
-        text += f"P{t}({params})\n{{\n" + "".join(f"\t{x}\n" for x in [*(f"int {q};" for q in regs), *lines]) + "}\n\n"
-        shown += [f"{t}:{q};" for q in regs]
-    return text + f"locations [{' '.join([*shown, *(f'{c};' for c in cells)])}]\nexists (x=99)\n"
+        threads.append((regs, lines))
+    return written(f"full-{seed}", cells, threads)
