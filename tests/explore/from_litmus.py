@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,10 +18,10 @@ from seqfault.explore.engine import Exploration, explore
 from seqfault.explore.memory import with_memory
 from seqfault.explore.replay import replay
 from seqfault.litmus.judge import places_shown
-from seqfault.litmus.machine import Machine, State, View, final_states, join
+from seqfault.litmus.machine import Done, Machine, State, View, final_states, join
 from seqfault.litmus.parse import parse
+from seqfault.litmus.paths import Op, Refused, _settle, paths, regs_of
 from seqfault.litmus.paths import Path as Op_Path
-from seqfault.litmus.paths import Refused, _settle, paths, regs_of
 from seqfault.litmus.tree import (
     Address,
     Assign,
@@ -224,22 +225,61 @@ def checker_states(
 
 class InOrder(Machine):
     """The litmus machine as the checker has it: threads do everything in the order of their text; a branch orders all
-    later stores; that a read is overwritten by what a later one shows, does not order the two ((prop \\ id) & int)."""
+    later stores; that a read is overwritten by what another one shows ((prop \\ id) & int) is known to what comes later.
+
+    What comes after smp_wmb() comes after all earlier loads.  What full barriers knew is handed on by hb, as docs/memory-models.md has it: a view has it a second time, behind
+    what is known, and a store carries what all earlier events of its thread have of it.
+    """
+
+    def __init__(self, init: dict[Address, Value], ways: tuple[Op_Path, ...]):
+        super().__init__(init, ways)
+        self.zero = (0,) * (2 * len(self.names))
+
+    def _known(self, s: State, t: int, i: int, x: int) -> tuple[View, int, int]:
+        know, last, end = super()._known(s._replace(sc=self.zero), t, i, x)
+        way = self.ways[t]
+        wmb = max((k for k in range(i) if way.ops[k].order == "wmb" and way.ops[k].kind == "F"), default=-1)
+        if way.ops[i].kind in "WU":
+            know = join(know, *(d.know for d in s.events[t][: wmb + 1] if d is not None))
+        return know, last, end
 
     def _read(self, s: State, t: int, x: int, n: int, know: View) -> View:
         m = s.memory[x][n]
-        return join(know, m.dep) if m.writer[0] == t else join(know, m.carried, self._at(x, n))
+        know = join(know, m.dep) if m.writer[0] == t else join(know, m.carried, self._at(x, n))
+        strong = know[len(self.names) :]
+        return join(know, (*strong, *strong))
 
+    def _meet(self, s: State, t: int, i: int, more: View | None = None) -> tuple[State, View]:
+        known = super()._meet(s, t, i, more)[1][: len(self.names)]
+        know = (*known, *known)
+        return s._replace(sc=know), know
 
-class OwnBarriers(InOrder):
-    """The same, but what a full barrier has made known only its thread, who sees what that stores, and later full
-    barriers know.  Weaker than the axioms, where it is handed on by stores that carry nothing."""
+    def _access(self, s: State, t: int, i: int, o: Op, x: int, env: dict[str, Value]) -> Iterator[State]:
+        for after in super()._access(s, t, i, o, x, env):
+            mine = after.events[t][i]
+            assert mine is not None
+            if o.kind == "W":
+                yield after
+                continue
+            know, n = mine.know, mine.number
 
-    def _known(self, s: State, t: int, i: int, x: int) -> tuple[View, int, int]:
-        return super()._known(s._replace(sc=self.zero), t, i, x)
+            def told(view: View, know: View = know, n: int = n) -> View:
+                return join(view, know) if view[x] > n else view
 
-    def _forward(self, s: State, t: int, i: int, k: int, env: dict[str, Value]) -> State:
-        return super()._forward(s._replace(sc=self.zero), t, i, k, env)
+            row = tuple(d if d is None or k >= i else d._replace(know=told(d.know)) for k, d in enumerate(after.events[t]))
+            memory = tuple(
+                tuple(m._replace(dep=told(m.dep)) if m.writer[0] == t else m for m in ms) for ms in after.memory
+            )
+            yield after._replace(events=(*after.events[:t], row, *after.events[t + 1 :]), memory=memory)
+
+    def _shift(self, w: View, x: int, n: int) -> View:
+        return super()._shift(super()._shift(w, x, n), x + len(self.names), n)
+
+    def _told(self, earlier: tuple[Done | None, ...], know: View, x: int, n: int) -> View:
+        all_ = self._shift(join(know, *(d.know for d in earlier if d is not None)), x, n)
+        strong = all_[len(self.names) :]
+        # what is older than what was known was not behind who showed that
+        return (*(0 for _ in self.names), *strong[:x], min(n, strong[x]), *strong[x + 1 :])
 
 
 def ordered(way: Op_Path, compares: bool) -> Op_Path:

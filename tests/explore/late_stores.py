@@ -10,16 +10,25 @@ BETWEEN = [""] * 9 + ["smp_mb();", "smp_rmb();", "smp_wmb();", "spin_lock(s);", 
 INNER = ["smp_mb();", "smp_wmb();", "smp_rmb();"]
 
 
+def written(name: str, cells: list[str], threads: list[tuple[list[str], list[str]]]) -> str:
+    """The text of a test of threads, each with its registers and its statements."""
+    text, shown = f"C {name}\n\n{{}}\n\n", list[str]()
+    params = ", ".join([*(f"int *{c}" for c in cells), "spinlock_t *s"])
+    for t, (regs, lines) in enumerate(threads):
+        body = [f"int {q};" for q in regs] + lines
+        text += f"P{t}({params})\n{{\n" + "".join(f"\t{x}\n" for x in body) + "}\n\n"
+        shown += [f"{t}:{q};" for q in regs]
+    return text + f"locations [{' '.join([*shown, *(f'{c};' for c in cells)])}]\nexists (x=99)\n"
+
+
 def late_stores(seed: int) -> str:
     """The text of a test of two or three threads, each of which loads, and stores."""
     r = random.Random(f"{seed} late")
     count = r.choice([2, 2, 2, 3])
     cells = ["x", "y", "z"][: r.choice([2, 3])]
     values = dict.fromkeys(cells, 0)
-    text = f"C late-{seed}\n\n{{}}\n\n"
-    params = ", ".join([*(f"int *{c}" for c in cells), "spinlock_t *s"])
-    shown = []
-    for t in range(count):
+    threads = []
+    for _ in range(count):
         lines: list[str] = []
         regs: list[str] = []
         held = False
@@ -67,7 +76,5 @@ def late_stores(seed: int) -> str:
             elif b:
                 lines.append(b)
         lines += ["spin_unlock(s);"] * held
-        body = [f"int {q};" for q in regs] + lines
-        text += f"P{t}({params})\n{{\n" + "".join(f"\t{x}\n" for x in body) + "}\n\n"
-        shown += [f"{t}:{q};" for q in regs]
-    return text + f"locations [{' '.join([*shown, *(f'{c};' for c in cells)])}]\nexists (x=99)\n"
+        threads.append((regs, lines))
+    return written(f"late-{seed}", cells, threads)

@@ -28,11 +28,13 @@ PROCESSES, LENGTH = 3, 14
 OPS = (
     "NOP", "STORE", "LOAD", "ADD", "COPY", "LOCK_A", "UNLOCK_A", "LOCK_B", "UNLOCK_B", "TRY_A", "TRY_B", "READ", "UNREAD",
     "WRITE", "UNWRITE", "TRY_READ", "WAIT", "CHOOSE", "CHECK", "ASSERT", "ALLOC", "FREE", "USE", "SET", "USE_LOCKED",
-    "RETRY", "SKIP", "SWAP", "FREE_FIRST", "LIVE", "POINT", "WAIT_TAKE",
+    "RETRY", "SKIP", "SWAP", "FREE_FIRST", "LIVE", "POINT", "WAIT_TAKE", "MB", "RMB", "WMB", "RELEASE", "ACQUIRE", "XCHG",
+    "CMPXCHG",
 )  # fmt: skip
 (
     NOP, STORE, LOAD, ADD, COPY, LOCK_A, UNLOCK_A, LOCK_B, UNLOCK_B, TRY_A, TRY_B, READ, UNREAD, WRITE, UNWRITE, TRY_READ,
     WAIT, CHOOSE, CHECK, ASSERT, ALLOC, FREE, USE, SET, USE_LOCKED, RETRY, SKIP, SWAP, FREE_FIRST, LIVE, POINT, WAIT_TAKE,
+    MB, RMB, WMB, RELEASE, ACQUIRE, XCHG, CMPXCHG,
 ) = range(len(OPS))  # fmt: skip
 OBJECTS = {FREE, FREE_FIRST, USE, SET, USE_LOCKED, LIVE}
 LIVE_OBJECT = 1
@@ -204,6 +206,23 @@ def run():
             with atomic():
                 wait_for(w.x[v] != 0)
                 w.x[v] = w.x[v] - 1
+        elif o == MB:
+            smp_mb()
+        elif o == RMB:
+            smp_rmb()
+        elif o == WMB:
+            smp_wmb()
+        elif o == RELEASE:
+            smp_store_release(w.x[v], c)
+        elif o == ACQUIRE:
+            r = smp_load_acquire(w.x[v])
+            note.saw[at] = r + 1
+        elif o == XCHG:
+            r = xchg(w.x[v], c)
+            note.saw[at] = r + 1
+        elif o == CMPXCHG:
+            r = cmpxchg(w.x[v], c & 3, c >> 2)
+            note.saw[at] = r + 1
         i += 1
 
 
@@ -356,3 +375,33 @@ def program(seed: int) -> Listing:
     g = Gen(seed)
     n = g.r.choice([2, 2, 3])
     return tuple(g.listing(g.r.randint(5, LENGTH if n == 2 else 8)) for _ in range(n))
+
+
+class Fenced(Gen):
+    """One with barriers of all kinds."""
+
+    def item(self, depth: int) -> list[Row]:
+        r = self.r
+        k, v = r.random(), r.randint(0, 2)
+        if k < 0.25:
+            return [(MB, 0, 0)]
+        if k < 0.32:
+            return [(r.choice([RMB, WMB]), 0, 0)]
+        if k < 0.44:
+            return [r.choice([(XCHG, v, r.randint(0, 3)), (CMPXCHG, v, r.randint(0, 15))])]
+        if k < 0.5:
+            return [r.choice([(RELEASE, v, r.randint(0, 3)), (ACQUIRE, v, 0)])]
+        if k < 0.58 and depth < 1:
+            return self.locked(r.choice("aasw"), self.item(1))
+        if k < 0.62 and self.objects:
+            return self.object()
+        if k < 0.68:
+            return self.access(v)
+        return [r.choice([(STORE, v, r.randint(0, 3)), (LOAD, v, 0), (LOAD, v, 0)])]
+
+
+def fenced(seed: int) -> Listing:
+    """A small program with barriers."""
+    g = Fenced(seed)
+    n = g.r.choice([2, 2, 3])
+    return tuple(g.listing(g.r.randint(4, 8 if n == 2 else 4)) for _ in range(n))

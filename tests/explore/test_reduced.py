@@ -6,11 +6,12 @@ More programs: SEQFAULT_MOVERS=10000 (for each model and role of the last proces
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from programs import program, show, texts
+from programs import Listing, fenced, program, show, texts
 from test_movers import kinds, shown
 
 from seqfault.explore import engine, reduced
@@ -60,10 +61,21 @@ def same(x: Exploration, y: Exploration) -> None:
 @pytest.mark.parametrize("role", [0, 1, 2], ids=["cpu", "agent", "environment"])
 @pytest.mark.parametrize("memory", ["sc", "tso", "lkmm"])
 def test_random_programs(memory: str, role: int):
+    compared(memory, role, program)
+
+
+@pytest.mark.parametrize("memory", ["tso", "lkmm"])
+def test_random_programs_with_barriers(memory: str):
+    for role in (0, 1):
+        compared(memory, role, fenced)
+
+
+def compared(memory: str, role: int, program: Callable[[int], Listing]) -> None:
+    """Random programs, reduced and whole."""
     t = texts(role)
     a = with_memory(t.automaton, memory)
     t = replace(t, automaton=a)
-    all_states = less = compared = 0
+    all_states = less = ran = 0
     for seed in range(PROGRAMS * role, PROGRAMS * (role + 1)):
         init, rom = t.start(program(seed))
         x = engine.explore(a, init, rom, graph=True, max_states=MANY)
@@ -81,8 +93,8 @@ def test_random_programs(memory: str, role: int):
                 shown(a, init, rom, z)
         except AssertionError as e:
             raise AssertionError(f"program {seed}\n{show(program(seed))}") from e
-        compared += 1
+        ran += 1
         all_states, less = all_states + x.states, less + y.states
-    assert compared > PROGRAMS * 0.5
+    assert ran > PROGRAMS * 0.5
     assert less * 2 < all_states  # it is a reduction
-    print(memory, role, compared, all_states, less)
+    print(memory, role, ran, all_states, less)

@@ -247,7 +247,9 @@ def test_orderings_of_the_numbers(name: str, site: str) -> None:
     without = load(f"{name}-without={site}")
     assert check_scenario(without, s, limits).verdict == HOLDS
     kinds = {v.kind for v in check_scenario(without, s, limits, memory="lkmm").violations}
-    assert {"entry-exceeds-vma", "wrong-reverse-map"} <= kinds
+    # vm_pgoff is loaded behind an unlock and a lock of the fault, which order the load of the number before it
+    more = set() if site == "vma_start_read/smp_load_acquire" else {"wrong-reverse-map"}
+    assert {"entry-exceeds-vma"} | more <= kinds
 
 
 def test_a_grace_period_orders_under_lkmm() -> None:

@@ -1,13 +1,10 @@
 """Where a verdict under lkmm passes over load buffering: a store that takes effect before an earlier load of its CPU.
 
-The view machine (memory_views.py) makes the accesses of a CPU in the order of its text.  What it cannot show so needs,
-somewhere, an access that takes effect before an earlier load, which then sees what came of it on other CPUs:
-
-- **pair**: a load, and a later store of the same CPU that nothing orders behind it (unordered.py), of cells that two
-  CPUs touch otherwise than under one lock (memory_views.record); another CPU stores what is loaded, another touches
-  what is stored.  Without such a pair every execution of LKMM is one of the machine, as far as load buffering goes.
-- **early load**: the same of two loads.  The machine shows these by old values, but what a full barrier of another CPU
-  has made known it takes for known to everybody from then on, also to a load that could have come before that barrier.
+The view machine (memory_views.py) makes the accesses of a CPU in the order of its text.  What it cannot show so needs a
+**pair**: a load, and a later store of the same CPU that nothing orders behind it (unordered.py), of cells that two CPUs
+touch otherwise than under one lock (memory_views.record); another CPU stores what is loaded, another touches what is
+stored.  Without such a pair every execution of LKMM is one of the machine, as far as load buffering goes: a load that
+takes effect before an earlier one takes an old value there.
 
 Where one side of a cell is only touched under a lock, what enters and leaves is the lock: its acquire and its release
 order.  So both cells have to be racy, and nothing is asked of the ways between the two CPUs: no pair is left out that
@@ -32,7 +29,7 @@ from seqfault.explore.locksets import lock_rows
 from seqfault.explore.memory_views import U_RACY, U_TOUCHED, U_UNIT_OF
 from seqfault.explore.reduced import Retrace
 from seqfault.explore.tables import O_MEMORY
-from seqfault.explore.unordered import AFTER_SPINLOCK, MB, Text, Unordered
+from seqfault.explore.unordered import Text, Unordered
 from seqfault.explore.watch import looks
 from seqfault.scenarios.model import Scenario
 
@@ -42,15 +39,14 @@ KIND = ("scenario_rom", "op[].kind")  # which operation is run, of scenarios
 
 @dataclass(frozen=True)
 class Pair:
-    """Two instructions of one process: a load, and a later access that nothing orders behind it.
+    """Two instructions of one process: a load, and a later store that nothing orders behind it.
 
-    `early`: the later one is a load; `weak`: by LKMM's letter only, which counts no dependencies of plain accesses and
-    no branch whose ways have met again.
+    `weak`: by LKMM's letter only, which counts no dependencies of plain accesses and no branch whose ways have met
+    again.
     """
 
     load: int
     later: int
-    early: bool = False
     weak: bool = False
 
 
@@ -81,9 +77,8 @@ class Buffering:
         for kind, owner, readers in lock_rows(a):
             self.locks |= 1 << owner | kind << readers
         self.cells: dict[int, int] = {}
-        self.found: dict[int, dict[tuple[int, bool], list[tuple[int, bool]]]] = {}
+        self.found: dict[int, dict[int, list[tuple[int, bool]]]] = {}
         self.loading: dict[frozenset[int], list[tuple[int, int]]] = {}
-        self.fencing: dict[frozenset[int], bool] = {}
         self.ran: dict[tuple[int, frozenset[int] | None], frozenset[int]] = {}
 
     def cells_of(self, pc: int) -> int:
@@ -154,22 +149,21 @@ class Buffering:
         access = self.a.access[pc]
         return self.text.code[pc][0] == Op.LOAD and access is not None and (access.pool, access.path) == KIND
 
-    def later(self, load: int) -> dict[tuple[int, bool], list[tuple[int, bool]]]:
-        """What is unordered behind a load, by the cells that it may touch and whether it loads them: each instruction,
-        and whether by LKMM's letter only."""
+    def later(self, load: int) -> dict[int, list[tuple[int, bool]]]:
+        """What is unordered behind a load, by the cells that it may touch: each instruction, and whether by LKMM's
+        letter only."""
         if load not in self.found:
             lax = self.lax.behind(load)
-            out: dict[tuple[int, bool], list[tuple[int, bool]]] = {}
+            out: dict[int, list[tuple[int, bool]]] = {}
             for pc in sorted(lax | self.strict.behind(load)):
-                early = self.text.code[pc][0] == Op.LOAD
                 if self.counts(pc):
-                    out.setdefault((self.cells_of(pc), early), []).append((pc, pc not in lax))
+                    out.setdefault(self.cells_of(pc), []).append((pc, pc not in lax))
             self.found[load] = out
         return self.found[load]
 
     def counts(self, pc: int) -> bool:
-        """Whether it matters that an access is early: not that a lock is taken, which is given back behind what it was
-        early to, unless somebody only tries to; nor what an atomic block loads, or the checker itself looks at."""
+        """Whether it matters that a store is early: not that a lock is taken, which is given back behind what it was
+        early to, unless somebody only tries to; nor what an atomic block stores, or the checker itself looks at."""
         if self.looks(pc) or self.text.code[pc][7] == Ordering.ATOMIC:  # a block is one event, and a release
             return False
         return self.text.tries or self.cells_of(pc) & ~self.locks != 0
@@ -192,38 +186,24 @@ class Buffering:
     def pairs(self, ran: list[frozenset[int]], t: Touched) -> list[Pair]:
         """Of processes that come to these instructions, each pair once."""
         out: dict[tuple[int, int], Pair] = {}
-        fenced = [self.fences(pcs) for pcs in ran]
         for p, pcs in enumerate(ran):
             u = t.unit[p]
             can_load = t.racy & t.loads[u] & t.others(u, False)
             can_store = t.racy & t.stores[u] & t.others(u, True)
             if not can_load:
                 continue
-            barrier = any(fenced[q] for q in range(len(ran)) if t.unit[q] != u)
             for load, cells in self.loads(pcs):
                 at = cells & can_load
                 if not at:
                     continue
-                for (to, early), laters in self.later(load).items():
-                    to &= can_load if early else can_store
+                for to, laters in self.later(load).items():
+                    to &= can_store
                     if not to or (at == to and at & (at - 1) == 0):
                         continue
                     for pc, weak in laters:
-                        if pc in pcs and (barrier or not early):
-                            out[load, pc] = Pair(load, pc, early, weak)
+                        if pc in pcs:
+                            out[load, pc] = Pair(load, pc, weak)
         return [out[k] for k in sorted(out)]
-
-    def fences(self, pcs: frozenset[int]) -> bool:
-        """Whether a full barrier is among instructions."""
-        if pcs not in self.fencing:
-            self.fencing[pcs] = any(self.full_barrier(pc) for pc in pcs)
-        return self.fencing[pcs]
-
-    def full_barrier(self, pc: int) -> bool:
-        row = self.text.code[pc]
-        if row[0] == Op.FENCE:
-            return row[1] in (MB, AFTER_SPINLOCK)
-        return row[0] == Op.STORE and row[7] == Ordering.RMW_FULL
 
 
 _of: dict[int, Buffering] = {}
@@ -277,9 +257,9 @@ def touched_by(b: Buffering, ran: list[frozenset[int]]) -> Touched:
     return Touched(racy, loads, stores, unit)
 
 
-def passed_over(ex: Exploration, scenario: Scenario) -> tuple[list[tuple[int, int, bool]], list[tuple[int, int]]]:
+def passed_over(ex: Exploration, scenario: Scenario) -> list[tuple[int, int, bool]]:
     """Of an exploration under lkmm: the pairs of a load and a late store (two instructions, and whether they are
-    unordered by LKMM's letter only); the loads that later loads may come before, and how many."""
+    unordered by LKMM's letter only)."""
     a = ex.automaton
     b = buffering_of(a)
     kinds: list[frozenset[int] | None] = [None] * len(a.processes)
@@ -287,6 +267,4 @@ def passed_over(ex: Exploration, scenario: Scenario) -> tuple[list[tuple[int, in
         if p.role == CPU and p.cpu < len(scenario.cpus):
             kinds[i] = frozenset(o.kind for o in scenario.cpus[p.cpu])
     ran = [b.runs(i, k) for i, k in enumerate(kinds)]
-    pairs = b.pairs(ran, touched_in(ex) or touched_by(b, ran))
-    early = Counter(x.load for x in pairs if x.early)
-    return [(x.load, x.later, x.weak) for x in pairs if not x.early], sorted(early.items())
+    return [(x.load, x.later, x.weak) for x in b.pairs(ran, touched_in(ex) or touched_by(b, ran))]

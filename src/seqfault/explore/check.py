@@ -95,7 +95,7 @@ class Violation:
 @dataclass
 class ScenarioResult:
     """What exploring one scenario gave.  Under lkmm, what it passed over (buffering.py): `late_stores` (a load, a later
-    store, whether by LKMM's letter only), `early_loads` (a load, how many later ones); None: it was not looked for."""
+    store, whether by LKMM's letter only); None: it was not looked for."""
 
     name: str
     verdict: str
@@ -111,7 +111,6 @@ class ScenarioResult:
     lock_edges: list[tuple[str, str, str, str]] = field(default_factory=list)
     races: list[Race] = field(default_factory=list)
     late_stores: list[tuple[int, int, bool]] | None = None
-    early_loads: list[tuple[int, int]] | None = None
 
 
 def place_of(w: Where) -> tuple[str, str, int]:
@@ -306,7 +305,7 @@ def check_scenario(
     r.outcomes = len(ex.outcomes)
     r.races = races_of(racing, ex) if racing is not None else []
     if memory.startswith(LKMM):
-        r.late_stores, r.early_loads = passed_over(ex, scenario)
+        r.late_stores = passed_over(ex, scenario)
     for held, taken, pc in ex.edges:
         fn, _, line = place_of(a.where[pc])
         r.lock_edges.append((a.lock_classes[held], a.lock_classes[taken], f"{fn}:{line}", scenario.name))

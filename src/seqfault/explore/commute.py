@@ -23,9 +23,10 @@ from seqfault.explore.futures import (
 )
 from seqfault.explore.jit import jit_moving as jit
 from seqfault.explore.locksets import against
+from seqfault.explore.memory_barriers import pending
 from seqfault.explore.memory_buffers import is_buffer, together
 from seqfault.explore.memory_buffers import own as waiting
-from seqfault.explore.memory_views import U_MET, U_RACED, U_WOKE, racy
+from seqfault.explore.memory_views import U_MET, U_PENDED, U_RACED, U_WOKE, racy, unit_of
 from seqfault.explore.movers import KINDS, LEFT, NEVER, RIGHT, W_STRIDE, W_WHOSE
 from seqfault.explore.movers import TAKES as MOVES_TAKES
 from seqfault.explore.private import Y_STATE, believed, disowned, private
@@ -33,9 +34,8 @@ from seqfault.explore.tables import M_CELLS, M_MEMORY, MAX_ACCESSED, O_MEMORY, X
 
 BUFFERED, VIEWED = 1, 3  # M_MEMORY of tso, lkmm
 ANYBODY, STRANGERS, PARTNERS = range(3)
-# two cells behind those of memory stand for what a memory model with views does: KNOWS is loaded by an access to a racy
-# cell, "stored" if that is a store, "taken" by a full barrier that tells others something; WAKES is stored by the step
-# of a unit that was idle, and so knows all that there is
+# two cells behind those of memory stand for what a memory model with views does: KNOWS is stored by a store to a racy
+# cell, "taken" by a full barrier; WAKES is stored by the step of a unit that was idle, and so knows all that there is
 KNOWS, WAKES = 0, 1
 
 
@@ -134,16 +134,15 @@ def known_way(S, P, W, R, Q, known, at, Z, before, p, nproc):  # type: ignore[no
     u = P[O_MEMORY]
     knows, wakes = P[M_CELLS] + KNOWS, P[M_CELLS] + WAKES
     says = RIGHT | LEFT
-    if P[u + U_RACED]:
-        if others_may(S, P, W, R, Q, known, at, Z, knows, TAKES, before, p, nproc):
-            says &= LEFT
-        if P[u + U_RACED] & 2 and others_may(S, P, W, R, Q, known, at, Z, wakes, STORES, before, p, nproc):
-            return 0
-    if P[u + U_MET] and (
-        others_may(S, P, W, R, Q, known, at, Z, knows, LOADS, before, p, nproc)
-        or others_may(S, P, W, R, Q, known, at, Z, knows, STORES, before, p, nproc)
+    if P[u + U_RACED] & 2 and others_may(S, P, W, R, Q, known, at, Z, wakes, STORES, before, p, nproc):
+        return 0
+    if P[u + U_MET] | P[u + U_PENDED] and (
+        pending(S, P) & ~(np.int64(1) << unit_of(P, p)) != 0
+        or others_may(S, P, W, R, Q, known, at, Z, knows, TAKES, before, p, nproc)
     ):
-        says &= RIGHT
+        if P[u + U_MET]:
+            return 0
+        says &= LEFT
     if P[u + U_WOKE] and others_may(S, P, W, R, Q, known, at, Z, knows, STORES, before, p, nproc):
         return 0
     return says
@@ -185,7 +184,8 @@ def moves(S, B, P, W, R, Y, Q, known, at, Z, X, before, after, p, nproc, waits):
         code = X[X_ACCESSED + 1 + j]
         cell = (code >> 2) & CELL
         how = code & 3
-        if tso and (cell == P[M_CELLS] or (how == WRITE and waiting(B, P, cell, p))):
+        flushed = tso and is_buffer(P, p)  # though another store of the cell may wait behind it
+        if tso and (cell == P[M_CELLS] or (how == WRITE and not flushed and waiting(B, P, cell, p))):
             if how == WRITE:
                 says &= LEFT  # nobody else sees it before it leaves the buffer
                 if in_the_way(S, P, W, R, Q, known, at, Z, cell, before, no, p, nproc, True, PARTNERS):
@@ -294,15 +294,15 @@ def learn(S, B, P, W, N, Y, Q, known, own_, i, X, before, after, blocked, waits,
             if P[M_MEMORY] == VIEWED:
                 if code >> 2 != cell or state:
                     touches(Q, known, own_, i, c, ATOMICS)
+                if state:  # who frees or allocates knows what who did before it knew
+                    touches(Q, known, own_, i, c, LOADS)
             elif early and (kind == LOADS or (state and code >> 2 == cell)):
                 touches(Q, known, own_, i, c, EARLY)
     if P[M_MEMORY] == VIEWED:
         u = P[O_MEMORY]
-        if P[u + U_RACED] & 1:
-            touches(Q, known, own_, i, P[M_CELLS] + KNOWS, LOADS)
         if P[u + U_RACED] & 2:
             touches(Q, known, own_, i, P[M_CELLS] + KNOWS, STORES)
-        if P[u + U_MET]:
+        if P[u + U_MET] | P[u + U_PENDED]:
             touches(Q, known, own_, i, P[M_CELLS] + KNOWS, TAKES)
         if P[u + U_WOKE]:
             touches(Q, known, own_, i, P[M_CELLS] + WAKES, STORES)

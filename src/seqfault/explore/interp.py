@@ -175,11 +175,11 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
     if views:
         pB, pP, pX = np.int64(B.ctypes.data), np.int64(P.ctypes.data), np.int64(X.ctypes.data)
         lk = P[O_MEMORY] + V_CALLS
-        call8(P[lk + V_BEGIN], (pB, pP, pX, p, pc, np.int64(0), np.int64(0), np.int64(0)))
+        call8(P[lk + V_BEGIN], (pB, pP, pX, p, pc, depth, np.int64(0), np.int64(0)))
     if weak and memory.blocked(B, P, p, pc):
         X[X_USED] = 0
         return DISABLED
-    used = 0
+    used = X[X_USED] if views else np.int64(0)
     first = True
     n = 0
     while True:

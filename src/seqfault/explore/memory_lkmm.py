@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 
 from seqfault.explore.jit import cfunc_views
 from seqfault.explore.jit import jit_views as jit
+from seqfault.explore.memory_barriers import barrier, due, effective, fence
 from seqfault.explore.memory_sc import load as sc_load
 from seqfault.explore.memory_sc import store as sc_store
 from seqfault.explore.memory_settle import drop_dead, settle, wake
 from seqfault.explore.memory_views import (
+    U_KEPT,
     U_TAGS,
     U_UNITS,
-    before,
     behind_read,
     branched,
     drop_tag,
     end_of,
-    fence,
+    everything,
     first_of,
     key_of,
     load,
@@ -42,8 +43,9 @@ from seqfault.explore.memory_views import (
     tag_at,
     tagged,
     taken,
+    unit_of,
 )
-from seqfault.explore.orders import ATOMIC, is_rmw
+from seqfault.explore.orders import ATOMIC, FULL_RMW, is_rmw
 from seqfault.explore.raw import numbers_at
 from seqfault.explore.slots import alternative
 from seqfault.explore.tables import (
@@ -144,12 +146,13 @@ def begin_object(B, P, cell, raw, zeroed, p):  # type: ignore[no-untyped-def]
 
 
 @cfunc_views(SIGNATURE)
-def begin(b, pp, xx, p, pc, u3, u4, u5):  # type: ignore[no-untyped-def]
-    """A step of process `p`, which stands at `pc`, begins."""
+def begin(b, pp, xx, p, pc, depth, u4, u5):  # type: ignore[no-untyped-def]
+    """A step of process `p`, which stands at `pc`, begins: a full barrier that has not taken effect does."""
     B, P, X = numbers_at(b), numbers_at(pp), numbers_at(xx)
     X[X_AGED] = 0
     X[X_WITHIN] = 0
     wake(B, P, p)
+    X[X_USED] = due(B, P, X, p, np.int64(0), depth)
     return 0
 
 
@@ -165,8 +168,11 @@ def do_load(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def]
     """The load that is instruction `q` of P, of `cell`: its raw value is X[X_VALUE]."""
     B, P, X = numbers_at(b), numbers_at(pp), numbers_at(xx)
     order = P[q + 7]
-    if order:
-        before(B, P, p)
+    used = due(B, P, X, p, used, depth)  # in an atomic block
+    if used < 0:
+        return MANY
+    if order == FULL_RMW:
+        P[P[O_MEMORY] + U_KEPT] = everything(B, P, unit_of(P, p))
     know = address_tag(B, P, q, p)
     many = readable(B, P, cell, order, p, know)
     age = np.int64(0)
@@ -194,12 +200,15 @@ def do_store(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def
     back = np.int64(0)
     rmw = is_rmw(order)
     X[X_WITHIN] = 0
+    used = due(B, P, X, p, used, depth)
+    if used >= 0 and order == FULL_RMW:  # the barrier before it
+        used = effective(B, P, X, unit_of(P, p), P[P[O_MEMORY] + U_KEPT], used, depth)
+    if used < 0:
+        return MANY
     if rmw:
         back = X[X_BEHIND]
         if back and not behind_read(B, P, cell, order, p, back):
             return WAIT
-    if order:
-        before(B, P, p)
     if rmw:
         taken(B, P, cell, order, p, X[X_SHOWN])
     know = address_tag(B, P, q, p) | tag(B, P, P[q + 1], p)
@@ -212,6 +221,8 @@ def do_store(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def
         back = skipped(B, P, cell, alternative(X, used, depth, many))
         used += 1
     store(B, P, cell, X[X_VALUE], order, p, know, back, many)
+    if order == FULL_RMW:
+        barrier(B, P, unit_of(P, p))
     X[X_USED], X[X_BEHIND] = used, back
     if many == 0 and (know or any_tag(B, P)) and not put_in_cell(B, P, cell, p, know):
         return FULL
@@ -252,7 +263,6 @@ def forget(b, pp, xx, a, p, pc, u4, u5):  # type: ignore[no-untyped-def]
 def object_cell(b, pp, xx, cell, raw, p, what, zeroed):  # type: ignore[no-untyped-def]
     """An object's state (`what` 0), or another of its cells when it is allocated."""
     B, P = numbers_at(b), numbers_at(pp)
-    before(B, P, p)
     if what == 0:
         return 0 if state_of_object(B, P, cell, raw, p) else FULL
     return 0 if begin_object(B, P, cell, raw, zeroed != 0, p) else FULL

@@ -10,10 +10,12 @@ from seqfault.explore.futures import LOADS, STORES, TAKES, control, may
 from seqfault.explore.jit import jit_views as jit
 from seqfault.explore.layers import units_of, widened
 from seqfault.explore.locksets import lock_rows
+from seqfault.explore.memory_barriers import pending, took_effect
 from seqfault.explore.memory_views import (
     BARRIER_AT,
     E_CARRIED,
     E_DEP,
+    E_STRONG,
     ENTRY,
     LAST,
     MOST,
@@ -32,7 +34,9 @@ from seqfault.explore.memory_views import (
     U_KNOWN,
     U_LACKS,
     U_MET,
+    U_NEEDS,
     U_NEWS,
+    U_PENDED,
     U_Q,
     U_RACED,
     U_RACY,
@@ -46,16 +50,20 @@ from seqfault.explore.memory_views import (
     V_READ,
     V_SEEN,
     V_STORES,
+    V_STRONG,
+    V_UNLOCKED,
     VIEWS,
     cell_of,
     drop_tag,
     entries,
     entry_at,
+    everything,
     is_lock,
     remove,
     tag_at,
     tagged,
     tags_of,
+    told_at,
     touched,
     unit_of,
     view_at,
@@ -94,6 +102,7 @@ def wake(B, P, p):  # type: ignore[no-untyped-def]
     P[P[O_MEMORY] + U_CHANGED] = 0
     P[P[O_MEMORY] + U_RACED] = 0
     P[P[O_MEMORY] + U_MET] = 0
+    P[P[O_MEMORY] + U_PENDED] = 0
     P[P[O_MEMORY] + U_WOKE] = 0
     unit = unit_of(P, p)
     P[P[O_MEMORY] + U_CLASS] = class_of(B, P, p, P[P[O_MEMORY] + U_STOOD] != 0)
@@ -108,6 +117,7 @@ def wake(B, P, p):  # type: ignore[no-untyped-def]
                 know |= np.int64(1) << i
         B[view_at(P, unit, V_LOADS)] = know
         B[view_at(P, unit, V_STORES)] = know
+        B[view_at(P, unit, V_STRONG)] = know
 
 
 @jit
@@ -226,6 +236,17 @@ def narrow(B, w, mask):  # type: ignore[no-untyped-def]
 
 
 @jit
+def others_of(P, table, unit):  # type: ignore[no-untyped-def]
+    """What the table has of any other unit."""
+    at = P[O_MEMORY] + P[P[O_MEMORY] + table]
+    out = np.int64(0)
+    for k in range(P[P[O_MEMORY] + U_UNITS]):
+        if k != unit:
+            out |= P[at + k]
+    return out
+
+
+@jit
 def simplify(B, P):  # type: ignore[no-untyped-def]
     """Drop what nobody can see any more, and from views what changes nothing: once; whether that may show more of
     it."""
@@ -261,6 +282,7 @@ def simplify(B, P):  # type: ignore[no-untyped-def]
         P[u + P[u + U_LACKS] + v] = lack
         less = narrow(B, a + V_STORES, stores & ~seen) or less
         less = narrow(B, a + V_READ, ~(B[a + V_LOADS] | seen)) or less
+        less = narrow(B, a + V_UNLOCKED, lack) or less
         less = narrow(B, a + V_SEEN, ~(B[a + V_LOADS] & (B[a + V_STORES] | ~stores))) or less
         for i in range(tags_of(B, P, v) - 1, -1, -1):
             w = tag_at(P, v, i)
@@ -268,22 +290,34 @@ def simplify(B, P):  # type: ignore[no-untyped-def]
             if B[w + 1] == 0:
                 drop_tag(B, P, v, i)
     for v in range(units):
-        others = np.int64(0)
-        for k in range(units):
-            if k != v:
-                others |= P[u + P[u + U_LACKS] + k]
+        others = others_of(P, U_LACKS, v)
         less = narrow(B, view_at(P, v, V_OWN), others) or less
         less = narrow(B, view_at(P, v, V_CARRIED), others) or less
+        P[u + P[u + U_NEEDS] + v] = P[u + P[u + U_LACKS] + v] | (others & ~B[view_at(P, v, V_STRONG)])
+    needs = np.int64(0)
+    for v in range(units):
+        if idle(B, P, v):
+            P[u + P[u + U_NEEDS] + v] = 0
+        less = narrow(B, view_at(P, v, V_STRONG), others_of(P, U_LACKS, v)) or less
+        needs |= P[u + P[u + U_NEEDS] + v]
+    less = narrow(B, told_at(P), needs) or less
+    for v in range(units):
+        if (pending(B, P) >> v) & 1 and everything(B, P, v) & others_of(P, U_NEEDS, v) & ~B[told_at(P)] == 0:
+            took_effect(B, P, v)  # it tells nobody anything, and the sooner it does the less it knows
+            less = True
     for i in range(n):
         w = entry_at(P, i)
         c = cell_of(B, P, i)
         how = P[u + P[u + U_AHEAD] + i]
         writer = writer_of(B, w)
         others = np.int64(0)
+        needs = np.int64(0)
         for k in range(units):
             if k != writer and (how >> (2 * k)) & 1:
                 others |= P[u + P[u + U_LACKS] + k]
+                needs |= P[u + P[u + U_NEEDS] + k]
         less = narrow(B, w + E_CARRIED, others) or less
+        less = narrow(B, w + E_STRONG, needs) or less
         if is_lock(P, c):
             less = narrow(B, w + E_DEP, lacking) or less
         elif writer >= 0:
@@ -295,7 +329,7 @@ def simplify(B, P):  # type: ignore[no-untyped-def]
     for i in range(entries(B, P) - 1, -1, -1):
         w = entry_at(P, i)
         alone = i == 0 or cell_of(B, P, i - 1) != cell_of(B, P, i)
-        if alone and B[w] & LAST and B[w + E_CARRIED] == 0 and B[w + E_DEP] == 0:
+        if alone and B[w] & LAST and B[w + E_CARRIED] | B[w + E_DEP] | B[w + E_STRONG] == 0:
             drop(B, P, i)
             less = True
     return less
@@ -324,11 +358,12 @@ def viewed(a: Automaton, capacity: int) -> Automaton:
     locks = [0] * a.ncell
     for kind, owner, _ in rows:
         locks[owner] = 1 if kind == 0 else 0
-    more = 1 + len(units) * (VIEWS + TAG * TAGS) + ENTRY * capacity
-    first_tag = 1 + len(units) * VIEWS
+    more = 2 + len(units) * (VIEWS + TAG * TAGS) + ENTRY * capacity
+    first_tag = 2 + len(units) * VIEWS
     head = [0] * U_HEADER
     parts = [unit_of, idle, [x for r in rows for x in r], [0] * a.ncell, locks, [NEVER] * (2 * len(units) * a.ncell),
-             [0] * a.ncell, [0] * len(units), [0] * a.ncell, [0] * len(a.processes), [0] * MOST]  # fmt: skip
+             [0] * a.ncell, [0] * len(units), [0] * a.ncell, [0] * len(a.processes), [0] * MOST,
+             [0] * len(units)]  # fmt: skip
     head[:9] = [capacity, a.nw, len(units), TAGS, first_tag, first_tag + len(units) * TAG * TAGS, len(rows), 0, 0]
     at = U_HEADER
     for i, part in enumerate(parts):

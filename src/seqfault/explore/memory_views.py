@@ -28,13 +28,16 @@ from seqfault.explore.orders import ACQUIRE, ATOMIC, FULL_RMW, RELAXED, RELEASE,
 from seqfault.explore.tables import O_MEMORY, O_TAB, SLOT
 
 MOST = 60  # entries: a bit each of a view
-VIEWS = 6
+VIEWS = 8
 # what a unit (a CPU, or a process bound to none) knows.  V_SEEN: of each location, by its own accesses to it; V_LOADS:
 # what its later loads have to respect; V_READ: all that its loads have shown it; V_STORES: what its later stores come
-# after; V_OWN: what its own stores carry; V_CARRIED: what its next store carries
-V_SEEN, V_LOADS, V_READ, V_STORES, V_OWN, V_CARRIED = range(VIEWS)
-ENTRY = 4  # words: cell and flags, value, what it carries, what it depended on (of a lock: its holder's own stores)
-E_CELL, E_VALUE, E_CARRIED, E_DEP = range(ENTRY)
+# after; V_OWN: what its own stores carry; V_CARRIED: what its next store carries; V_STRONG: what full barriers knew
+# that its accesses come after; V_UNLOCKED: what its loads had shown it when it last gave back a spinlock
+V_SEEN, V_LOADS, V_READ, V_STORES, V_OWN, V_CARRIED, V_STRONG, V_UNLOCKED = range(VIEWS)
+# words: cell and flags, value, what it carries, what it depended on (of a lock: its holder's own stores), what full
+# barriers knew that it comes after
+ENTRY = 5
+E_CELL, E_VALUE, E_CARRIED, E_DEP, E_STRONG = range(ENTRY)
 CELL_BITS = 28
 UNIT_AT, LAST, AFTER = 28, 1 << 40, 1 << 41  # in E_CELL; AFTER: of a read-modify-write, nothing comes before it
 COUNT = 0xFF  # the first word: how many entries; above it of each unit whether a full barrier is to take effect
@@ -45,13 +48,13 @@ TAG = 2  # words: of what, the view
 (
     U_CAPACITY, U_BASE, U_UNITS, U_TAGS, U_FIRST_TAG, U_FIRST_ENTRY, U_LOCKS, U_NEWS, U_CHANGED,
     U_UNIT_OF, U_IDLE, U_LOCK_ROWS, U_RACY, U_IS_LOCK, U_RECORDS, U_FOUND, U_LACKS, U_TOUCHED, U_STANDS,
-    U_AHEAD, U_RACED, U_MET, U_WOKE, U_Q, U_KEYS, U_KNOWN,
-    U_CLASSES, U_CLASS, U_STOOD,
-) = range(29)  # fmt: skip
-# U_RACED, U_MET, U_WOKE: what a step did, for movers: an access to a racy cell (1: loaded, 2: stored); it changed what
-# others know; it began where nothing was known.  U_Q ...: addresses
+    U_AHEAD, U_NEEDS, U_RACED, U_MET, U_WOKE, U_Q, U_KEYS, U_KNOWN,
+    U_CLASSES, U_CLASS, U_STOOD, U_PENDED, U_KEPT,
+) = range(32)  # fmt: skip
+# U_RACED, U_MET, U_PENDED, U_WOKE: what a step did, for movers: an access to a racy cell (1: loaded, 2: stored); a full
+# barrier took effect; one came that may take effect later; it began where nothing was known.  U_Q ...: addresses
 # of what processes may yet do (futures.py), if that is known.  U_STOOD: before the step processes were where U_STANDS
-# says
+# says.  U_KEPT: what a read-modify-write's unit knew before it
 U_HEADER = 48  # above the numbers: V_CALLS
 NEVER = -1  # in a record: no such access
 REMOVED, INSERTED, BETWEEN = range(3)  # what becomes of an entry
@@ -78,6 +81,12 @@ def is_lock(P, cell):  # type: ignore[no-untyped-def]
 @jit
 def view_at(P, unit, which):  # type: ignore[no-untyped-def]
     return P[P[O_MEMORY] + U_BASE] + 1 + unit * VIEWS + which
+
+
+@jit
+def told_at(P):  # type: ignore[no-untyped-def]
+    """What full barriers knew that have taken effect."""
+    return view_at(P, P[P[O_MEMORY] + U_UNITS], 0)
 
 
 @jit
@@ -152,7 +161,7 @@ def renumber(B, P, i, how):  # type: ignore[no-untyped-def]
     u = P[O_MEMORY]
     units = P[u + U_UNITS]
     first = P[u + U_BASE] + 1
-    for k in range(first, first + units * VIEWS):
+    for k in range(first, first + units * VIEWS + 1):
         if B[k]:
             B[k] = moved(B[k], i, how)
     for v in range(units):
@@ -165,6 +174,7 @@ def renumber(B, P, i, how):  # type: ignore[no-untyped-def]
         w = entry_at(P, k)
         B[w + E_CARRIED] = moved(B[w + E_CARRIED], i, how)
         B[w + E_DEP] = moved(B[w + E_DEP], i, how)
+        B[w + E_STRONG] = moved(B[w + E_STRONG], i, how)
 
 
 @jit
@@ -342,47 +352,10 @@ def everything(B, P, unit):  # type: ignore[no-untyped-def]
 
 
 @jit
-def meet(B, P, unit):  # type: ignore[no-untyped-def]
-    """A full barrier: what the unit knows, everybody knows from then on."""
-    know = everything(B, P, unit)
-    if know:
-        P[P[O_MEMORY] + U_CHANGED] = 1
-        P[P[O_MEMORY] + U_MET] = 1
-        for v in range(P[P[O_MEMORY] + U_UNITS]):
-            B[view_at(P, v, V_LOADS)] |= know
-            B[view_at(P, v, V_STORES)] |= know
-
-
-@jit
-def barrier(B, P, unit):  # type: ignore[no-untyped-def]
-    """A full barrier takes effect with the unit's next access: until then others may do what they do after its last
-    one and before the barrier, and nobody can tell whether what they do between is before it or behind."""
-    B[P[P[O_MEMORY] + U_BASE]] |= np.int64(1) << (BARRIER_AT + unit)
-    P[P[O_MEMORY] + U_CHANGED] = 1
-
-
-@jit
-def before(B, P, p):  # type: ignore[no-untyped-def]
-    """Before an access: a barrier that has not taken effect does."""
-    unit = unit_of(P, p)
-    bit = np.int64(1) << (BARRIER_AT + unit)
-    w = P[P[O_MEMORY] + U_BASE]
-    if B[w] & bit:
-        B[w] &= ~bit
-        meet(B, P, unit)
-
-
-@jit
-def fence(B, P, kind, p):  # type: ignore[no-untyped-def]
-    unit = unit_of(P, p)
-    if kind == 1 or kind == 5:
-        barrier(B, P, unit)
-    elif kind == 2:
-        P[P[O_MEMORY] + U_CHANGED] = 1
-        B[view_at(P, unit, V_LOADS)] |= B[view_at(P, unit, V_READ)]
-    elif kind == 3:
-        P[P[O_MEMORY] + U_CHANGED] = 1
-        B[view_at(P, unit, V_CARRIED)] |= B[view_at(P, unit, V_OWN)]
+def loaded(B, P, unit):  # type: ignore[no-untyped-def]
+    """All that a unit's loads, and full barriers, have shown it."""
+    a = view_at(P, unit, 0)
+    return B[a + V_LOADS] | B[a + V_READ] | B[a + V_STRONG]
 
 
 @jit
@@ -408,11 +381,33 @@ def readable(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
 
 
 @jit
+def overtaken(B, P, unit, i, know):  # type: ignore[no-untyped-def]
+    """A load has taken entry `i`, of which an earlier one of its unit may have shown that it was overwritten: then it
+    comes before that one ((prop \\ id) & int), and what comes after that one knows what it does, too."""
+    bit = np.int64(1) << i
+    for k in (V_STORES, V_UNLOCKED):
+        w = view_at(P, unit, k)
+        if B[w] & bit:
+            B[w] |= know
+    for k in range(tags_of(B, P, unit)):
+        w = tag_at(P, unit, k) + 1
+        if B[w] & bit:
+            B[w] |= know
+    for k in range(entries(B, P)):
+        w = entry_at(P, k)
+        if writer_of(B, w) == unit and B[w + E_DEP] & bit and not is_lock(P, cell_of(B, P, k)):
+            B[w + E_DEP] |= know
+
+
+@jit
 def load(B, P, cell, order, p, dep, age, choices):  # type: ignore[no-untyped-def]
     """Raw value of the store `age` stores before the last one, and what is known of it (for the register)."""
     unit = unit_of(P, p)
+    if order:  # smp_rmb() has ordered it behind what only loads come after so far
+        dep |= B[view_at(P, unit, V_LOADS)] & ~B[view_at(P, unit, V_STORES)]
     if choices == 0:
         if dep and order in (ACQUIRE, ATOMIC):
+            P[P[O_MEMORY] + U_CHANGED] = 1
             B[view_at(P, unit, V_LOADS)] |= dep
             B[view_at(P, unit, V_STORES)] |= dep
         return sc_load(B, P, cell, p), dep
@@ -427,9 +422,12 @@ def load(B, P, cell, order, p, dep, age, choices):  # type: ignore[no-untyped-de
         if not is_lock(P, cell):
             know |= B[w + E_DEP]
     else:
-        know |= B[w + E_CARRIED] | older
+        know |= B[w + E_CARRIED] | B[w + E_STRONG] | older
+        B[view_at(P, unit, V_STRONG)] |= B[w + E_STRONG]
     B[view_at(P, unit, V_SEEN)] |= older
     B[view_at(P, unit, V_READ)] |= know
+    if age:
+        overtaken(B, P, unit, j, know)
     if order in (ACQUIRE, ATOMIC):  # of a read-modify-write: when it stores
         B[view_at(P, unit, V_LOADS)] |= know
         B[view_at(P, unit, V_STORES)] |= know
@@ -484,9 +482,12 @@ def taken(B, P, cell, order, p, know):  # type: ignore[no-untyped-def]
     shown."""
     if order == RMW_ACQUIRE:
         unit = unit_of(P, p)
+        if is_lock(P, cell):  # an unlock and a lock order all that is before and behind
+            P[P[O_MEMORY] + U_CHANGED] = 1
+            know |= B[view_at(P, unit, V_UNLOCKED)]
         B[view_at(P, unit, V_LOADS)] |= know
         B[view_at(P, unit, V_STORES)] |= know
-        if is_lock(P, cell) and racy(P, cell):  # an unlock and a lock order stores
+        if is_lock(P, cell) and racy(P, cell):  # and its holder's stores for everybody
             first = first_of(B, P, cell)
             end = end_of(B, P, cell, first)
             if first < end:
@@ -509,9 +510,8 @@ def skipped(B, P, cell, back):  # type: ignore[no-untyped-def]
 def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-untyped-def]
     """Store a raw value, with `back` stores behind it in coherence order."""
     unit = unit_of(P, p)
-    if order == FULL_RMW:  # a barrier before it, which takes effect here, and one behind it
-        meet(B, P, unit)
-        barrier(B, P, unit)
+    if order == RELEASE and is_lock(P, cell):
+        B[view_at(P, unit, V_UNLOCKED)] |= loaded(B, P, unit)
     if choices == 0:
         sc_store(B, P, cell, raw, p)
         return
@@ -527,7 +527,7 @@ def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-unt
     how = BETWEEN if at < end else INSERTED
     own = B[view_at(P, unit, V_OWN)]
     carried = B[view_at(P, unit, V_CARRIED)]
-    if order in (RELEASE, ATOMIC, RMW_RELEASE, FULL_RMW):
+    if order in (RELEASE, ATOMIC, RMW_RELEASE):
         carried |= everything(B, P, unit) | dep
     insert(B, P, at, how)  # numbers of what comes behind it change
     if at == end:
@@ -547,5 +547,7 @@ def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-unt
         B[w + E_DEP] = own if order == RELEASE else np.int64(0)
     else:
         B[w + E_DEP] = dep
+    # not that it was overwritten itself: who has shown that to its unit does not come before it
+    B[w + E_STRONG] = B[view_at(P, unit, V_STRONG)] & ~mask(at, end + 1)
     B[view_at(P, unit, V_OWN)] |= carried
     B[view_at(P, unit, V_SEEN)] |= mask(first, at)

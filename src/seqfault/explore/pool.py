@@ -93,8 +93,8 @@ class Record:
         edges = [tuple(e) for e in d["result"].pop("lock_edges")]
         races = [race_from(x) for x in d["result"].pop("races")]
         r = ScenarioResult(**d["result"], violations=vs, lock_edges=edges, races=races)
-        if r.late_stores is not None and r.early_loads is not None:
-            r.late_stores, r.early_loads = [(a, b, c) for a, b, c in r.late_stores], [(a, n) for a, n in r.early_loads]
+        if r.late_stores is not None:
+            r.late_stores = [(a, b, c) for a, b, c in r.late_stores]
         self.known[d["key"]] = r
 
     def key(self, scenario: Scenario, limits: Limits | None = None) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
-from seqfault.explore import memory, memory_views
+from seqfault.explore import memory, memory_barriers, memory_views
 from seqfault.explore.engine import Executor
 from seqfault.explore.memory import LKMM
 from seqfault.explore.memory_buffers import address, buffer_of, count
@@ -114,6 +114,16 @@ def _preventing(
     return ()
 
 
+def _fence(ex: Executor, words: NDArray[np.int64], who: int, kind: int) -> None:
+    """Process `who` has a barrier here; a full one under lkmm takes effect, so that nothing is left to choose."""
+    if not ex.views:
+        memory.fence(words, ex.P, kind, who)
+    elif kind == MB:
+        memory_barriers.took_effect(words, ex.P, memory_views.unit_of(ex.P, who))
+    else:
+        memory_barriers.fence(words, ex.P, kind, who)
+
+
 def _still(
     ex: Executor, init: NDArray[np.uint64], schedule: Sequence[tuple[int, int]], load: Step, access: Access,
     fences: Fences,
@@ -121,16 +131,13 @@ def _still(
     """Whether the load takes the same store although there are barriers."""
     at = load.accesses.index(access)
     words = ex.start(init)
-    fence = memory_views.fence if ex.views else memory.fence
     for n, (p, choice) in enumerate(schedule[: load.number + 1]):
         if (n, False) in fences:
-            who, kind = fences[n, False]
-            fence(words, ex.P, kind, who)
+            _fence(ex, words, *fences[n, False])
         if ex.run(words, p, choice) == DISABLED:
             return False
         if (n, True) in fences:
-            who, kind = fences[n, True]
-            fence(words, ex.P, kind, who)
+            _fence(ex, words, *fences[n, True])
     rows = ex.trace()
     loads = [(int(k) >> 8, int(c), int(v)) for k, _, c, v in rows if int(k) & 255 == T_LOAD]
     before = [x for x in load.accesses[:at] if x.kind == "load"]

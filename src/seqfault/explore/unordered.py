@@ -1,6 +1,6 @@
 """What of a text the kernel's memory model leaves unordered behind a load, in the order of one process.
 
-From each load the ways through the text are followed, through calls and returns, with what orders later accesses
+From each load the ways through the text are followed, through calls and returns, with what orders later stores
 behind it: `smp_mb()`, an acquire, a release, a dependency, `smp_rmb()` and a load behind it, an unlock and a lock
 (linux-kernel.cat: ppo, fence, po-unlock-lock-po; `fence` is taken to hold of plain accesses too).  Where two ways meet,
 what orders on both is kept: where it is in doubt, nothing orders.  By two readings (`strict`):
@@ -202,7 +202,7 @@ class Unordered:
         self.known: dict[int, frozenset[int]] = {}
 
     def behind(self, load: int) -> frozenset[int]:
-        """The accesses that a process may make after `load`, and that nothing orders behind it."""
+        """The stores that a process may make after `load`, and that nothing orders behind it."""
         if load not in self.known:
             self.known[load] = self._behind(load)
         return self.known[load]
@@ -291,7 +291,7 @@ class Unordered:
         )  # fmt: skip
 
     def step(self, pc: int, k: Known, free: set[int], load: int) -> Known | None:
-        """What is known behind an instruction; None: all that is later is ordered.  Accesses that are not ordered are
+        """What is known behind an instruction; None: all that is later is ordered.  Stores that are not ordered are
         added to `free`."""
         row = self.code[pc]
         op = row[0]
@@ -302,7 +302,7 @@ class Unordered:
                 return k._replace(false=row[1])
             return k._replace(false=-1) if row[1] == k.false else k
         if op == Op.LOAD:
-            return self.loads(pc, row, k._replace(again=True) if pc == load else k, free)
+            return self.loads(pc, row, k._replace(again=True) if pc == load else k)
         if op == Op.STORE:
             return self.stores(pc, row, k, free, load)
         if op in BRANCHES or op == Op.WAIT:
@@ -321,15 +321,13 @@ class Unordered:
             return put(k, row[1], False)
         return k
 
-    def loads(self, pc: int, row: list[int], k: Known, free: set[int]) -> Known | None:
+    def loads(self, pc: int, row: list[int], k: Known) -> Known | None:
         if row[7] == Ordering.DIRECT:
             return put(k, row[1], self.text.name(pc) in k.behind)  # UNKNOWN never is
         after = (k.rmb or self.address(row, k)) and not (self.strict and self.text.plain(pc))
         if pc in self.text.sure and row[7] == Ordering.RMW_FULL:
             return None
-        if not after:
-            free.add(pc)
-        elif row[7] in ACQUIRES:
+        if after and row[7] in ACQUIRES:
             return None
         return put(k, row[1], after)
 

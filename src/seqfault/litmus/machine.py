@@ -299,10 +299,9 @@ class Machine:
             own = s.memory[x][n - 1].own
 
         def shift(w: View) -> View:
-            return w if w[x] < n else (*w[:x], w[x] + 1, *w[x + 1 :])
+            return self._shift(w, x, n)
 
-        me = self._at(x, n)
-        carries = join(shift(carried), me)
+        carries = join(shift(carried), self._at(x, n), self._told(row[:i], know, x, n))
         msg = Msg(v, carries, (t, i), shift(dep), atomic, shift(own))
         memory = [
             tuple(m._replace(carried=shift(m.carried), dep=shift(m.dep), own=shift(m.own)) for m in ms)
@@ -329,6 +328,15 @@ class Machine:
                     return
                 after = self._put(after, t, j, d._replace(place=x, number=n))
         yield after
+
+    def _shift(self, w: View, x: int, n: int) -> View:
+        """A view when a store becomes number `n` of its location."""
+        return w if w[x] < n else (*w[:x], w[x] + 1, *w[x + 1 :])
+
+    def _told(self, earlier: tuple[Done | None, ...], know: View, x: int, n: int) -> View:
+        """What more a store carries that becomes number `n`, knows `know`, and comes after these events of its
+        thread."""
+        return self.zero
 
     def _fence(self, s: State, t: int, i: int, o: Op) -> Iterator[State]:
         if o.order == "mb":

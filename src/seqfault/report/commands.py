@@ -257,7 +257,6 @@ def report_json(
                 "speculative_successes": r.speculative_successes,
                 "counters": r.counters,
                 "late_stores": None if r.late_stores is None else len(r.late_stores),
-                "early_loads": None if r.early_loads is None else len(r.early_loads),
                 "violations": vs,
             }
         )

@@ -1,4 +1,4 @@
-"""What a verdict under lkmm passes over (explore/buffering.py), for a reader: load buffering, early loads."""
+"""What a verdict under lkmm passes over (explore/buffering.py), for a reader: load buffering."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from seqfault.mm.locks import field_of
 from seqfault.scenarios.model import Scenario
 
 MARK = "*"
-LEGEND = f"{MARK} load buffering, or an early load, is possible, and was not explored"
+LEGEND = f"{MARK} load buffering is possible, and was not explored"
 NONE = ("no load buffering possible: every load is ordered before each later store",
         "that could close a cycle")  # fmt: skip
 EXPLORED = ", as far as was explored"
@@ -47,15 +47,6 @@ class Late:
     scenarios: list[str]
 
 
-@dataclass
-class Early:
-    """A load that `later` places of loads may come before."""
-
-    load: Place
-    later: int
-    scenarios: list[str]
-
-
 def place(a: Automaton, pc: int) -> Place:
     access = a.access[pc]
     name = field_of(access.pool, access.path) if access is not None else f"new {a.pools[int(a.code[pc, 2])].name}"
@@ -68,7 +59,6 @@ class PassedOver:
     def __init__(self, r: Report, p: Protocol, scenarios: Sequence[Scenario]):
         by_name = {s.name: s for s in scenarios}
         late: dict[tuple[Place, Place, bool], Late] = {}
-        early: dict[Place, Early] = {}
         self.asked = [s for s in r.scenarios if s.late_stores is not None]
         self.all = len(self.asked) == len(r.scenarios) and not any(s.verdict == INCOMPLETE for s in r.scenarios)
         for s in self.asked:
@@ -76,16 +66,10 @@ class PassedOver:
             pairs = {(place(a, load), place(a, store), weak) for load, store, weak in s.late_stores or ()}
             for load, store, weak in sorted(pairs, key=str):
                 late.setdefault((load, store, weak), Late(load, store, weak, [])).scenarios.append(s.name)
-            for pc, n in s.early_loads or ():
-                e = early.setdefault(place(a, pc), Early(place(a, pc), 0, []))
-                e.later = max(e.later, n)
-                if s.name not in e.scenarios[-1:]:
-                    e.scenarios.append(s.name)
         for load, store, weak in list(late):
             if weak and (load, store, False) in late:  # inlined twice, and once not even so
                 del late[load, store, weak]
         self.late = sorted(late.values(), key=lambda x: (x.weak, -len(x.scenarios), x.load.file, x.load.line, str(x)))
-        self.early = sorted(early.values(), key=lambda x: (-len(x.scenarios), x.load.file, x.load.line))
 
     def data(self) -> dict[str, Any]:
         """For JSON (docs/json.md)."""
@@ -98,15 +82,10 @@ class PassedOver:
                  "scenarios": len(x.scenarios), "example": x.scenarios[0]}
                 for x in self.late
             ],
-            "early_loads": [
-                {"load": asdict(x.load), "later": x.later, "scenarios": len(x.scenarios), "example": x.scenarios[0]}
-                for x in self.early
-            ],
         }  # fmt: skip
 
     def lines(self, every: bool = False) -> list[str]:
-        """What stands under a verdict, in at most 80 columns, but for long names; `every`: each pair, by its load, and
-        each early load."""
+        """What stands under a verdict, in at most 80 columns, but for long names; `every`: each pair, by its load."""
         out: list[str] = []
         hard, weak = ([x for x in self.late if x.weak is w] for w in (False, True))
         if not self.asked:
@@ -128,14 +107,6 @@ class PassedOver:
                             out.append(f"        {counted(len(x.scenarios), 'scenario')}, e.g. {x.scenarios[0]}")
             if every:
                 out += [f"    {ORDERS[0]}", f"      {ORDERS[1]}"]
-        if self.early:
-            n = sum(bool(s.early_loads) for s in self.asked)
-            out.append(f"  early loads not explored: behind {counted(len(self.early), 'load')}, in "
-                       f"{counted(n, 'scenario')}")  # fmt: skip
-            for e in self.early if every else ():
-                out += [f"      load of {e.load.text()}",
-                        f"        {counted(e.later, 'later load')}; {counted(len(e.scenarios), 'scenario')}, "
-                        f"e.g. {e.scenarios[0]}"]  # fmt: skip
         return out
 
 
@@ -149,13 +120,12 @@ def under(memory: str) -> bool:
 
 
 def passes_over(s: ScenarioResult) -> bool:
-    return bool(s.late_stores) or bool(s.early_loads)
+    return bool(s.late_stores)
 
 
 def but_for(scenarios: Sequence[ScenarioResult]) -> str:
     """What to say of a verdict on these scenarios: " but for load buffering", or nothing."""
-    what = "load buffering" if any(s.late_stores for s in scenarios) else "early loads"
-    return f" but for {what}" if any(passes_over(s) for s in scenarios) else ""
+    return " but for load buffering" if any(passes_over(s) for s in scenarios) else ""
 
 
 def passed_over(r: Report, p: Protocol, scenarios: Sequence[Scenario]) -> PassedOver | None:

@@ -20,7 +20,7 @@ def family(name: str) -> str:
 
 def cell(scenarios: list[ScenarioResult]) -> dict[str, Any]:
     """One of the matrix: how many scenarios with which verdict; `own`: how many show what mmap-sem does not;
-    `but`: whether it passes over load buffering or early loads."""
+    `but`: whether it passes over load buffering."""
     n = Counter(s.verdict for s in scenarios)
     verdict = worst(n)
     return {
