@@ -63,6 +63,9 @@ class Size:
     def __radd__(self, o: Any) -> Any:
         return self._bin("+", o, True)
 
+    def __neg__(self) -> Any:
+        return self._bin("-", 0, True)
+
     def __sub__(self, o: Any) -> Any:
         return self._bin("-", o)
 
