@@ -81,7 +81,7 @@ StatesOrUsual = Annotated[
     typer.Option(
         "--max-states",
         metavar="N",
-        help="States of one scenario. Default: 40000000; tso, lkmm: 1000000, with over 100 scenarios 50000, 20000.",
+        help="States of one scenario. Default: 40000000; tso, lkmm: 1000000, with over 100 scenarios 30000, 10000.",
         min=1,
     ),
 ]

@@ -128,7 +128,7 @@ def run_check(
 
 MANY = 100  # scenarios
 STATES, WEAK_STATES = 40_000_000, 1_000_000
-MANY_STATES = {"tso": 50_000, "lkmm": 20_000}  # a suite in minutes; what comes to it is incomplete, by name
+MANY_STATES = {"tso": 30_000, "lkmm": 10_000}  # a suite in minutes; what comes to it is incomplete, by name
 
 
 def usual_states(memory: str, scenarios: int, movers: bool | None = None) -> int:
