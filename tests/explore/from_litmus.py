@@ -47,6 +47,7 @@ from seqfault.litmus.tree import (
 
 FENCES = {"mb": "smp_mb", "rmb": "smp_rmb", "wmb": "smp_wmb", "after-spinlock": "smp_mb__after_spinlock"}
 LOADS = {"once": "READ_ONCE", "acquire": "smp_load_acquire"}
+LOCKS = {"s", "u"}
 STORES = {"once": "WRITE_ONCE", "release": "smp_store_release"}
 HEAD = """
 from seqfault.kernel import *
@@ -57,6 +58,7 @@ from seqfault.kernel.types import array
 class shared:
     c: array[integer(-64, 255), {n}]
     s: spinlock_t
+    u: spinlock_t
 
 @struct(pool=1, private=True)
 class seen:
@@ -97,7 +99,7 @@ class _Thread:
         match e:
             case Const(v) if isinstance(v, int):
                 return str(v)
-            case Reg(name) if name not in self.cells and name != "s":
+            case Reg(name) if name not in self.cells and name not in LOCKS:
                 return name
             case Binary("&", left, Const(0), _):  # as 0 it would be no dependency
                 return f"({self.value(left)} & 128)"
@@ -138,10 +140,10 @@ class _Thread:
                     self.lines.append(f"{self.pad}{STORES[order]}({self.at(address)}, {v})")
                 case Fence(kind, _) if kind in FENCES:
                     self.lines.append(f"{self.pad}{FENCES[kind]}()")
-                case Lock():
-                    self.lines.append(f"{self.pad}spin_lock(the(shared).s)")
-                case Unlock():
-                    self.lines.append(f"{self.pad}spin_unlock(the(shared).s)")
+                case Lock(Reg(name)) if name in LOCKS:
+                    self.lines.append(f"{self.pad}spin_lock(the(shared).{name})")
+                case Unlock(Reg(name)) if name in LOCKS:
+                    self.lines.append(f"{self.pad}spin_unlock(the(shared).{name})")
                 case If(cond, then, other, _):
                     self.lines.append(f"{self.pad}if {self.value(cond)} != 0:")
                     self.nested(then)
@@ -171,7 +173,7 @@ def registers_of(body: tuple[Stmt, ...]) -> list[str]:
 
 def module(test: Litmus, folder: Path) -> tuple[ModuleType, list[str], list[RegisterOf]]:
     """The test as a module with functions P0, P1, ...; the names of its cells; what is in seen.r at the end."""
-    cells = sorted({a.name for a in test.init} - {n for n, k in test.kinds.items() if "spinlock" in k} - {"s"})
+    cells = sorted({a.name for a in test.init} - {n for n, k in test.kinds.items() if "spinlock" in k} - LOCKS)
     if test.registers or any(a.cell for a in test.init) or not all(isinstance(v, int) for v in test.init.values()):
         raise Refused("initial values")
     text, places = "", list[RegisterOf]()

@@ -114,6 +114,24 @@ exists (x=99)
     assert fl.checker_states(test, tmp_path)[1] == set(judge(test).states)
 
 
+@pytest.mark.parametrize("second", ["s", "u"])
+@pytest.mark.parametrize("load", ["smp_rmb();", ""])
+def test_locks_one_after_another_order_stores(second: str, load: str, tmp_path: Path):
+    """po-unlock-lock-po is a cumulative fence, of one lock and of two; what stands between them is not in it."""
+    text = f"""C t
+{{}}
+P0(int *x, int *y, int *z, spinlock_t *s, spinlock_t *u) {{
+    spin_lock(s); WRITE_ONCE(*x, 1); spin_unlock(s); WRITE_ONCE(*z, 1); spin_lock({second}); WRITE_ONCE(*y, 1); spin_unlock({second}); }}
+P1(int *x, int *y, int *z) {{ int r0; int r1; int r2; r0 = READ_ONCE(*y); {load} r1 = READ_ONCE(*x); r2 = READ_ONCE(*z); }}
+locations [1:r0; 1:r1; 1:r2; x; y; z;]
+exists (x=99)
+"""
+    test = fl.read(text)
+    shown = fl.checker_states(test, tmp_path)[1]
+    assert shown == set(judge(test).states)
+    assert any(x[:3] == (1, 1, 0) for x in shown) and any(x[:2] == (1, 0) for x in shown) == (not load)
+
+
 def test_what_comes_after_two_loads_in_the_wrong_order(tmp_path: Path):
     """(prop \\ id) & int: the load of z takes what was overwritten before a was stored, so it comes before that of a, and
     what depends on a knows what the full barrier did."""

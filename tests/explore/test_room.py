@@ -43,6 +43,23 @@ def test_large_arrays_grow_where_they_are():
     assert y.base is x.base and y[len(x) - 3 : len(x)].tolist() == [5, 6, 7]
 
 
+def test_large_zeros_are_zeros_again():
+    x = room.take(room.LARGE // 8, 0)
+    x[:] = 7
+    room.give(x)
+    y = room.zeros(room.LARGE // 4)
+    assert y.base is x.base and not y.any()
+    y[-1] = 7
+    room.give(y)
+    assert not room.zeros(room.LARGE // 8).any()
+
+
+def test_little_does_not_take_much():
+    x = room.take(room.LARGE // 8, 0)
+    room.give(x)
+    assert room.take(1000, 0).base is not x.base and room.take(room.LARGE // 64, 0).base is x.base
+
+
 def test_a_limit_of_address_space_leaves_what_is_asked_for(monkeypatch: pytest.MonkeyPatch):
     def full(*args: object) -> None:
         raise OSError

@@ -76,6 +76,7 @@ class Worker:
             self.ostate = np.zeros((FIRST_OUTCOMES, self.ostate.shape[1]), np.int64)
         self.outcomes[:, k.O_STATE] = -1
         if self.front.nbytes + self.part.nbytes > WORKERS_OWN:
+            give(self.front, self.part)
             self.front = np.zeros((2 * k.ROOM, self.front.shape[1]), np.int64)
             self.part = np.zeros((2 * k.ROOM, self.front.shape[1]), np.int64)
 

@@ -45,6 +45,7 @@ from seqfault.explore.memory_views import (
     U_UNITS,
     U_WOKE,
     V_CARRIED,
+    V_GIVEN,
     V_LOADS,
     V_OWN,
     V_READ,
@@ -293,6 +294,7 @@ def simplify(B, P):  # type: ignore[no-untyped-def]
         others = others_of(P, U_LACKS, v)
         less = narrow(B, view_at(P, v, V_OWN), others) or less
         less = narrow(B, view_at(P, v, V_CARRIED), others) or less
+        less = narrow(B, view_at(P, v, V_GIVEN), others & ~B[view_at(P, v, V_CARRIED)]) or less
         P[u + P[u + U_NEEDS] + v] = P[u + P[u + U_LACKS] + v] | (others & ~B[view_at(P, v, V_STRONG)])
     needs = np.int64(0)
     for v in range(units):

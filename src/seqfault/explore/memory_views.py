@@ -28,12 +28,13 @@ from seqfault.explore.orders import ACQUIRE, ATOMIC, FULL_RMW, RELAXED, RELEASE,
 from seqfault.explore.tables import O_MEMORY, O_TAB, SLOT
 
 MOST = 60  # entries: a bit each of a view
-VIEWS = 8
+VIEWS = 9
 # what a unit (a CPU, or a process bound to none) knows.  V_SEEN: of each location, by its own accesses to it; V_LOADS:
 # what its later loads have to respect; V_READ: all that its loads have shown it; V_STORES: what its later stores come
 # after; V_OWN: what its own stores carry; V_CARRIED: what its next store carries; V_STRONG: what full barriers knew
-# that its accesses come after; V_UNLOCKED: what its loads had shown it when it last gave back a spinlock
-V_SEEN, V_LOADS, V_READ, V_STORES, V_OWN, V_CARRIED, V_STRONG, V_UNLOCKED = range(VIEWS)
+# that its accesses come after; V_UNLOCKED: what its loads had shown it when it last gave back a spinlock; V_GIVEN: its
+# own stores then, which after another lock its stores carry
+V_SEEN, V_LOADS, V_READ, V_STORES, V_OWN, V_CARRIED, V_STRONG, V_UNLOCKED, V_GIVEN = range(VIEWS)
 # words: cell and flags, value, what it carries, what it depended on (of a lock: its holder's own stores), what full
 # barriers knew that it comes after
 ENTRY = 5
@@ -485,6 +486,7 @@ def taken(B, P, cell, order, p, know):  # type: ignore[no-untyped-def]
         if is_lock(P, cell):  # an unlock and a lock order all that is before and behind
             P[P[O_MEMORY] + U_CHANGED] = 1
             know |= B[view_at(P, unit, V_UNLOCKED)]
+            B[view_at(P, unit, V_CARRIED)] |= B[view_at(P, unit, V_GIVEN)]
         B[view_at(P, unit, V_LOADS)] |= know
         B[view_at(P, unit, V_STORES)] |= know
         if is_lock(P, cell) and racy(P, cell):  # and its holder's stores for everybody
@@ -512,6 +514,7 @@ def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-unt
     unit = unit_of(P, p)
     if order == RELEASE and is_lock(P, cell):
         B[view_at(P, unit, V_UNLOCKED)] |= loaded(B, P, unit)
+        B[view_at(P, unit, V_GIVEN)] = B[view_at(P, unit, V_OWN)]
     if choices == 0:
         sc_store(B, P, cell, raw, p)
         return

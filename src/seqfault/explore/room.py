@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-KEPT = 1 << 29  # bytes that are kept in all
+KEPT = 1 << 30  # bytes that are kept in all
 AHEAD = 8  # so much more address space than is asked for
 AHEAD_MOST = 1 << 28  # bytes
 LARGE = 1 << 26  # bytes from which so much is taken ahead that nothing need be copied: `FAR` times as much
 FAR = 64
-LAZY = 1 << 26  # bytes from which pages are better zeroed by whoever touches them first
+WASTE = 16  # times as much as is asked for may a kept one have used
 
 
 class Memory(np.ndarray[Any, np.dtype[np.uint8]]):
-    """What arrays are made of; `used`: bytes that were ever in use."""
+    """What arrays are made of; `used`: bytes that were ever in use; `clean`: the others are 0."""
 
     used = 0
+    clean = False
 
 
 _kept: list[Memory] = []
@@ -32,12 +33,16 @@ def take(rows: int, width: int, dtype: Any = np.int64) -> NDArray[Any]:
     """An array of `rows` (each of `width` elements; 0: a number each), not initialised."""
     shape = (rows, width) if width else (rows,)
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    fitting = [i for i, x in enumerate(_kept) if x.nbytes >= size]
+    return _array(_memory(size), shape, size, dtype)
+
+
+def _memory(size: int) -> Memory:
+    fitting = [i for i, x in enumerate(_kept) if x.nbytes >= size and x.used <= WASTE * max(size, 1 << 16)]
     if fitting:
-        memory = _kept.pop(min(fitting, key=lambda i: abs(_kept[i].used - size)))
-    else:  # pages cost nothing before they are used
-        memory = _far(size) if size >= LARGE else Memory((max(size, min(AHEAD * size, AHEAD_MOST)),), np.uint8)
-    return _array(memory, shape, size, dtype)
+        return _kept.pop(min(fitting, key=lambda i: abs(_kept[i].used - size)))
+    if size >= LARGE:
+        return _far(size)
+    return Memory((max(size, min(AHEAD * size, AHEAD_MOST)),), np.uint8)  # pages cost nothing before they are used
 
 
 def _far(size: int) -> Memory:
@@ -50,17 +55,18 @@ def _far(size: int) -> Memory:
             continue
         with contextlib.suppress(OSError):  # a kernel without them
             m.madvise(mmap.MADV_HUGEPAGE)
-        return Memory((ahead * size,), np.uint8, m)
+        far = Memory((ahead * size,), np.uint8, m)
+        far.clean = True
+        return far
     return Memory((size,), np.uint8)
 
 
 def zeros(rows: int, dtype: Any = np.int64) -> NDArray[Any]:
     """As `take`, of zeros."""
-    if rows * np.dtype(dtype).itemsize >= LAZY:
-        return np.zeros(rows, dtype)
-    x = take(rows, 0, dtype)
-    x.fill(0)
-    return x
+    size = rows * np.dtype(dtype).itemsize
+    memory = _memory(size)
+    memory[: min(size, memory.used) if memory.clean else size] = 0
+    return _array(memory, (rows,), size, dtype)
 
 
 def more(x: NDArray[Any], rows: int, used: int) -> NDArray[Any]:
