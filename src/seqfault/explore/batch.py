@@ -195,6 +195,7 @@ def batch(  # type: ignore[no-untyped-def]
             again += 1
             counts[:] = 0
             table[:] = 0
+            hashes[k.RECENT_AT :] = 0
             begin(A, P, W, R, N, inits[s], fa, table, store, G, th, S, T, E, X, buf, counts, outcomes, number)
             G[k.G_ROOM] = room
             G[k.G_LIMIT] = np.int64(1) << 60

@@ -54,7 +54,7 @@ class Worker:
         self.X = np.concatenate([work_array(a), np.zeros(n + 1, np.int64)])
         self.buf = np.zeros((k.ROOM + k.SLACK, words), np.int64)
         self.rec = np.zeros((k.ROOM + k.SLACK, 2), np.int64)
-        self.hashes = np.zeros(k.ROOM + k.SLACK, np.uint64)
+        self.hashes = np.zeros(k.RECENT_AT + k.RECENT, np.uint64)
         self.counts = np.zeros(max(1, len(a.counters)), np.int64)
         self.distinct = np.zeros((k.MAX_DISTINCT, 9), np.int64)
         self.dstate = np.zeros((k.MAX_DISTINCT, words), np.int64)
@@ -71,6 +71,7 @@ class Worker:
         self.E[self.rom_at : self.rom_at + len(rom)] = rom
         self.X[X_EDGES:] = 0
         self.counts[:] = 0
+        self.hashes[k.RECENT_AT :] = 0
         if len(self.outcomes) > FIRST_OUTCOMES:
             self.outcomes = np.full((FIRST_OUTCOMES, 3), -1, np.int64)
             self.ostate = np.zeros((FIRST_OUTCOMES, self.ostate.shape[1]), np.int64)
@@ -516,10 +517,11 @@ def run(
             reason = f"limit of {max_states:,} states"
         elif timeout is not None and now - begun > timeout:
             reason = f"time limit of {timeout:g} s"
-        elif s.traced and s.bytes + needs > max_memory:
-            s.forget_parents()
-        if reason == "" and s.bytes + needs > max_memory:
-            reason = f"memory limit of {max_memory / (1 << 20):,.0f} MiB"
+        elif s.bytes + needs > max_memory:
+            if s.traced:
+                s.forget_parents()
+            if s.bytes + needs > max_memory:
+                reason = f"memory limit of {max_memory / (1 << 20):,.0f} MiB"
         if reason:
             if stopped is not None:
                 stopped(s)

@@ -64,6 +64,7 @@ RECENT = 1 << 14  # fingerprints that a thread entered of late, which it need no
 RECENT_MASK = np.uint64(RECENT - 1)
 AHEAD = 4  # states of the frontier that are fetched early
 SLACK = 4096  # successors of one state, at most; each process has a fair share
+RECENT_AT = ROOM + SLACK  # in `hashes`, where those are
 
 # shared between threads
 G_NEXT, G_STORED, G_STOP, G_ROOM, G_LIMIT, G_INDEX, G_GROWN, G_LOST, G_FIRST = range(9)
@@ -193,6 +194,23 @@ def outcome(X, outcomes, ostate, th, front, head, n):  # type: ignore[no-untyped
     outcomes[s, O_LEVEL] = th[T_LEVEL]
     for w in range(n):
         ostate[s, w] = front[head, w]
+
+
+@jit
+def queue(h, table, number, hashes, fresh, rec, m, head, action, known):  # type: ignore[no-untyped-def]
+    """Let successor buf[m], of fingerprint `h`, wait to be entered; how many that makes.  `known`: none, if it was
+    entered of late."""
+    if fresh[h & RECENT_MASK] == h and known:
+        return 0
+    fresh[h & RECENT_MASK] = h
+    hashes[m] = h
+    s = np.int64(high(h, np.uint64(table.shape[0])))
+    prefetch(table, s)
+    if number.shape[0] == table.shape[0]:
+        prefetch(number, s)
+    rec[m, 0] = head
+    rec[m, 1] = action
+    return 1
 
 
 @jit
@@ -417,16 +435,14 @@ def work(  # type: ignore[no-untyped-def]
     advance = A[A_ADVANCE]
     unpack = A[A_UNPACK]
     exclusive = th[T_EXCLUSIVE]
-    graph = th[T_GRAPH]
     moving = W[W_ON] and not exclusive
     quick = A[A_SUCCESSORS] != 0 and not exclusive
     who = np.zeros(256, np.int64)
-    fresh = np.zeros(RECENT, np.uint64)
-    known = th[T_EXACT] == 0 and not graph
+    fresh = hashes[RECENT_AT:]
+    known = not th[T_EXACT] and not th[T_GRAPH]
     pW = np.int64(who.ctypes.data)
     T2 = S[P[M_NW] + 1 :]  # room for more states
     T3 = S[2 * (P[M_NW] + 1) :]
-    slots = np.uint64(table.shape[0])
     m = th[T_PENDING]
     head = th[T_HEAD]
     end = th[T_END]
@@ -479,19 +495,10 @@ def work(  # type: ignore[no-untyped-def]
                 begun = m
                 for j in range(z & 0xFFFF):
                     h = hash_of(buf, begun + j, n)
-                    if fresh[h & RECENT_MASK] == h and known:
-                        continue
-                    fresh[h & RECENT_MASK] = h
                     if m != begun + j:
                         for w in range(n):
                             buf[m, w] = buf[begun + j, w]
-                    hashes[m] = h
-                    prefetch(table, np.int64(high(h, slots)))
-                    if graph:
-                        prefetch(number, np.int64(high(h, slots)))
-                    rec[m, 0] = head
-                    rec[m, 1] = who[j]
-                    m += 1
+                    m += queue(h, table, number, hashes, fresh, rec, m, head, who[j], known)
                 head += 1
                 continue
             X[X_VIOLATIONS] = 0
@@ -551,15 +558,7 @@ def work(  # type: ignore[no-untyped-def]
                                 X[X_DIGITS + j] = np.int64(hashes[ROOM + j])
                                 X[X_RADIX + j] = np.int64(hashes[ROOM + MAX_CHOICES + j])
                         h = hash_of(buf, m, n)
-                        if fresh[h & RECENT_MASK] != h or not known:
-                            fresh[h & RECENT_MASK] = h
-                            hashes[m] = h
-                            prefetch(table, np.int64(high(h, slots)))
-                            if graph:
-                                prefetch(number, np.int64(high(h, slots)))
-                            rec[m, 0] = head
-                            rec[m, 1] = p + 256 * choice
-                            m += 1
+                        m += queue(h, table, number, hashes, fresh, rec, m, head, p + 256 * choice, known)
                 k = last_open(X, used)
                 if k < 0:
                     break
