@@ -475,11 +475,14 @@ def litmus(
     machine: Annotated[
         bool, typer.Option("--machine", help="Also run it, step by step: are the final states those of the axioms?")
     ] = False,
+    linux: Annotated[
+        str, typer.Option(metavar="6.1|6.12", help="Whose memory model: 6.12 has what came with Linux 6.3 and 6.4.")
+    ] = "6.1",
 ) -> None:
     """Judge litmus tests by the kernel's memory model, as herd7 does."""
     from seqfault.litmus.command import run_litmus
 
-    run_litmus(paths, json, verbose, timeout, max_candidates, machine)
+    run_litmus(paths, json, verbose, timeout, max_candidates, machine, linux)
 
 
 export_app = typer.Typer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from seqfault.litmus import words
+from seqfault.litmus.models import Model
 from seqfault.litmus.tokens import TYPES, Tokens, integer
 from seqfault.litmus.tree import (
     Address,
@@ -44,8 +45,8 @@ class Body:
     `params`: its parameters. `globals_`: the shared variables that the initial state names.
     """
 
-    def __init__(self, tokens: Tokens, params: tuple[str, ...], globals_: set[str]) -> None:
-        self.t, self.params, self.globals = tokens, set(params), globals_
+    def __init__(self, tokens: Tokens, params: tuple[str, ...], globals_: set[str], model: Model) -> None:
+        self.t, self.params, self.globals, self.model = tokens, set(params), globals_, model
         self.locals: set[str] = set()
         self.depth = 0
 
@@ -209,7 +210,7 @@ class Body:
     def arguments(self) -> tuple[Expr | None, list[Expr]]:
         t, line, word = self.t, self.t.now.line, self.t.next().text
         try:
-            how, count = words.arguments(word)
+            how, count = words.arguments(word, self.model)
         except words.Unknown as e:
             raise t.fail(str(e), line) from None
         t.need("(")

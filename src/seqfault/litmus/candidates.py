@@ -83,7 +83,7 @@ def by_cell(s: Skeleton) -> dict[Address, list[int]]:
     """The accesses of each cell, in the order of their numbers."""
     out: dict[Address, list[int]] = {}
     for i, e in enumerate(s.events):
-        if s.M >> i & 1 and e.address is not None:
+        if s.M >> i & 1 and e.address is not None and e.kind != "SRCU":
             out.setdefault(e.address, []).append(i)
     return out
 

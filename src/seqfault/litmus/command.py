@@ -16,6 +16,7 @@ from seqfault.litmus import show
 from seqfault.litmus.judge import Candidate, Verdict, as_expected, forbidden, judge
 from seqfault.litmus.lkmm import Broken
 from seqfault.litmus.machine import final_states
+from seqfault.litmus.models import MODELS, V6_1, Model
 from seqfault.litmus.parse import parse
 from seqfault.litmus.paths import Refused
 from seqfault.litmus.threads import Incomplete, Limits
@@ -43,23 +44,28 @@ class Tested:
 
 
 def run_litmus(
-    paths: list[str], json: bool, verbose: bool, timeout: float | None, max_candidates: int, machine: bool = False
+    paths: list[str], json: bool, verbose: bool, timeout: float | None, max_candidates: int, machine: bool = False,
+    linux: str = V6_1.name,
 ) -> None:
-    """Judge files and directories; with `machine` run them on the operational machine too, and compare final states.
+    """Judge files and directories by the memory model of a release of `linux`; with `machine` run them on the
+    operational machine too, and compare final states.
 
     Exit code 0: every file that says its result has it; 1: one has another, or the machine reaches other states; 2: one
     could not be read (the others were still judged); 3: a limit came first.
 
     Raises:
-        BadInput: a path that is not there, a directory without litmus files.
+        BadInput: a path that is not there, a directory without litmus files, a release whose model is not known.
     """
+    if linux not in MODELS:
+        raise BadInput(f"--linux {linux}: the models that are known are those of {' and '.join(MODELS)}")
+    model = MODELS[linux]
     files = [(f, Path(p).is_dir()) for p in paths for f in _files(Path(p))]
     many = any(listed for _, listed in files)
     counts: Counter[str] = Counter()
     ran: Counter[str] = Counter()
     objects: list[dict[str, Any]] = []
     for file, listed in files:
-        one = examine(file, verbose or json, timeout, max_candidates, machine)
+        one = examine(file, verbose or json, timeout, max_candidates, machine, model)
         counts[one.outcome] += 1
         if one.machine:
             ran[one.machine.partition(":")[0]] += 1
@@ -73,7 +79,7 @@ def run_litmus(
         else:
             print("\n".join([*_report(one, verbose), ""]))
     if json:
-        dump({"tests": objects, "totals": {k: counts[k] for k in OUTCOMES}})
+        dump({"linux": linux, "tests": objects, "totals": {k: counts[k] for k in OUTCOMES}})
     elif many or len(files) > 1:
         words = {"expected": "as their Result: says", "different": "different", "unsaid": "without Result:",
                  "incomplete": "incomplete", "bad": "not read"}  # fmt: skip
@@ -101,15 +107,15 @@ def _files(path: Path) -> list[Path]:
 
 
 def examine(
-    file: Path, explain: bool, timeout: float | None, max_candidates: int, machine: bool = False
+    file: Path, explain: bool, timeout: float | None, max_candidates: int, machine: bool = False, model: Model = V6_1
 ) -> Tested:
-    """Read and judge one file; `explain` also looks for the cycle that forbids the state asked about; `machine`: also
+    """Read and judge one file by `model`; `explain` also looks for the cycle that forbids the state asked about; `machine`: also
     run it (machine.py)."""
     start = time.monotonic()
     out = Tested(str(file), "bad")
     limits = Limits(max_candidates, None if timeout is None else start + timeout)
     try:
-        test = parse(file.read_text(), str(file))
+        test = parse(file.read_text(), str(file), model)
         verdict = judge(test, limits)
         out.test, out.verdict, out.seconds = test, verdict, time.monotonic() - start
         reached = verdict.negative if test.condition and test.condition.kind == "forall" else verdict.positive

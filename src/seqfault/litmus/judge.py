@@ -115,7 +115,7 @@ def candidates(test: Litmus, limits: Limits, pruned: bool = True) -> Iterator[Ca
     combine = fitting if pruned else combinations
     for combination in combine(executions(test, limits, pruned), test.init, limits):
         key = tuple(_shape(t) for t in combination)
-        s = Skeleton.like(known[key], combination) if key in known else Skeleton(combination, test.init)
+        s = Skeleton.like(known[key], combination) if key in known else Skeleton(combination, test.init, test.model)
         known.setdefault(key, s)
         of_locks, others = split_locks(s)
         locked = [list(choices(s, cell, limits, pruned)) for cell in of_locks]
@@ -162,7 +162,7 @@ def _multiply(
 
 
 def judge(test: Litmus, limits: Limits | None = None, pruned: bool = True) -> Verdict:
-    """What LKMM (Linux 6.1) says of a litmus test.
+    """What LKMM says of a litmus test, as `test.model` has it.
 
     Args:
         test: what `parse` gives.

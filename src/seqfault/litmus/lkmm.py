@@ -1,9 +1,9 @@
 """The Linux kernel memory model: one execution, judged.
 
-A transcription of tools/memory-model/linux-kernel.bell, linux-kernel.cat and lock.cat of Linux 6.1; each relation has
-the name that it has there, with `_` for `-`. Paper: Alglave, Maranget, McKenney, Parri, Stern, "Frightening Small
-Children and Disconcerting Grown-ups: Concurrency in the Linux Kernel", ASPLOS 2018. The one addition, for
-`smp_mb__after_srcu_read_unlock()`, is the clause of `mb` that Linux 6.4 has for it.
+A transcription of tools/memory-model/linux-kernel.bell, linux-kernel.cat and lock.cat of Linux 6.1, and of what later
+ones have instead (models.py); each relation has the name that it has there, with `_` for `-`. Paper: Alglave, Maranget,
+McKenney, Parri, Stern, "Frightening Small Children and Disconcerting Grown-ups: Concurrency in the Linux Kernel",
+ASPLOS 2018. The one addition to 6.1, for `smp_mb__after_srcu_read_unlock()`, is the clause of `mb` that 6.4 has for it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from seqfault.litmus.models import V6_1, Model
 from seqfault.litmus.relations import Edge, Relation, Rows, acyclic, bits, cycle, seq
 from seqfault.litmus.threads import Event, Trace
 from seqfault.litmus.tree import Address
@@ -47,7 +48,10 @@ class Skeleton:
     Events are numbered: the initial writes of the cells that are used, then each thread's in program order.
     """
 
-    def __init__(self, combination: list[Trace], init: dict[Address, int | Address]) -> None:
+    def __init__(
+        self, combination: list[Trace], init: dict[Address, int | Address], model: Model = V6_1
+    ) -> None:
+        self.model = model
         used: dict[Address, None] = {}
         for t in combination:
             for e in t.events:
@@ -88,8 +92,11 @@ class Skeleton:
         w = self.where
         self.IW = w("W:init")
         self.UL, self.LKR, self.LKW, self.LF, self.RU = w("UL"), w("LKR"), w("LKW"), w("LF"), w("RU")
+        self.Srcu_lock, self.Srcu_unlock = w("SRCU:srcu-lock"), w("SRCU:srcu-unlock")
         self.R = w("R", "LKR", "LF", "RU")
         self.W = w("W", "LKW", "UL")
+        if self.model.indexed:
+            self.R, self.W = self.R | self.Srcu_lock, self.W | self.Srcu_unlock
         self.M = self.R | self.W
         self.Plain = w("R:plain", "W:plain")
         self.Marked = self.all & ~self.Plain
@@ -150,7 +157,7 @@ class Skeleton:
         """The relations of linux-kernel.cat that neither rf nor co enters."""
         po, w = self.po, self.where
         self.rcu_rscs = Relation(self.matched("rcu-lock", "rcu-unlock"))
-        self.srcu_rscs = Relation(self.matched("srcu-lock", "srcu-unlock"))
+        self.srcu_rscs = Relation([0] * self.n if self.model.indexed else self.matched("srcu-lock", "srcu-unlock"))
         self.acq_po = po.within(self.Acquire, self.M).named("acq-po")
         self.po_rel = po.within(self.M, self.Release).named("po-rel")
         self.R4rmb = self.R & ~self.Noreturn
@@ -166,21 +173,28 @@ class Skeleton:
             | (before.within(M, RMW) @ po.opt).within(last=M)
             | (po.opt.within(M, RMW) @ after).within(last=M)
             | (po.opt.within(M, self.LKW) @ spin).within(last=M)
-            | (po.within(M, w("SRCU:srcu-unlock")) @ srcu).within(last=M)
+            | (po.opt.within(M, self.Srcu_unlock) @ srcu).within(last=M)
         ).named("mb")
-        self.fence_unlock_lock = self.fencerel(w("F:after-unlock-lock"))
+        self.After_unlock_lock = w("F:after-unlock-lock")
+        self.fence_unlock_lock = self.fencerel(self.After_unlock_lock)
         self.gp = (po.within(last=self.Sync_rcu | self.Sync_srcu) @ po.opt).named("gp")
         ordering = self.where(
             "F:barrier", "F:rmb", "F:wmb", "F:mb", "F:sync-rcu", "F:before-atomic", "F:after-atomic", "F:rcu-lock",
             "F:rcu-unlock", "SRCU:sync-srcu", "SRCU:srcu-lock", "SRCU:srcu-unlock",
         ) | self.Acquire | self.Release  # fmt: skip
         self.barrier = self.fencerel(ordering) | po.within(last=self.Release) | po.within(self.Acquire)
-        self.dep = self.addr | self.data
-        self.rwdep = (self.dep | self.ctrl).within(last=self.W)
-        self.addr_wmb = (self.addr.within(last=self.Plain) @ self.wmb).named("addr;wmb")
+        self.dep, self.rwdep, self.addr_wmb = self.dependencies(self.addr, self.data, self.ctrl)
+        self.srcu_overwrite = self.po_loc.within(last=self.Srcu_unlock).named("srcu") if self.model.indexed else None
         self.locks = bool(self.LKW | self.UL)
-        self.has_rcu = bool(self.Sync_rcu | self.Sync_srcu) and bool(self.rcu_rscs or self.srcu_rscs)
+        sections = bool(self.rcu_rscs or self.srcu_rscs) or (self.model.indexed and bool(self.Srcu_lock))
+        self.has_rcu = bool(self.Sync_rcu | self.Sync_srcu) and sections
         self.flags = self.static_flags()
+
+    def dependencies(self, addr: Relation, data: Relation, ctrl: Relation) -> tuple[Relation, Relation, Relation]:
+        """dep, rwdep, and what of addr orders stores behind ``smp_wmb()``."""
+        dep = addr | data
+        rwdep = (dep | ctrl).within(last=self.W)
+        return dep, rwdep, (addr.within(last=self.Plain) @ self.wmb).named("addr;wmb")
 
     def after_locks(self, orders: list[tuple[int, ...]]) -> Rows:
         """For each event those that come after it because of the order of the critical sections: from what is before
@@ -204,11 +218,13 @@ class Skeleton:
     def static_flags(self) -> set[str]:
         """The flags of linux-kernel.bell and lock.cat that rf and co do not enter."""
         flags = set()
-        for name, tag, rscs in (("rcu", "F:rcu", self.rcu_rscs), ("srcu", "SRCU:srcu", self.srcu_rscs)):
-            starts = sum(1 << a for a, _ in rscs.pairs())
-            ends = sum(1 << b for _, b in rscs.pairs())
-            if self.where(f"{tag}-lock") & ~starts or self.where(f"{tag}-unlock") & ~ends:
-                flags.add(f"unbalanced-{name}-locking")
+        if self.model.indexed:
+            flags = self.unmatched("rcu", self.where("F:rcu-lock"), self.where("F:rcu-unlock"), self.rcu_rscs)
+        else:
+            if self.unmatched("rcu", self.where("F:rcu-lock"), self.where("F:rcu-unlock"), self.rcu_rscs):
+                flags.add("unbalanced-rcu-locking")
+            if self.unmatched("srcu", self.Srcu_lock, self.Srcu_unlock, self.srcu_rscs):
+                flags.add("unbalanced-srcu-locking")
         sleeps = seq([row & self.Sync_srcu for row in self.po.rows], self.po.rows)
         if any(a & b for a, b in zip(self.rcu_rscs.rows, sleeps, strict=True)):
             flags.add("invalid-sleep")
@@ -220,6 +236,13 @@ class Skeleton:
             if far.within(plain, self.Marked) or far.within(self.Marked, plain):
                 flags.add("mixed-accesses")
         return flags
+
+    @staticmethod
+    def unmatched(name: str, locks: int, unlocks: int, rscs: Relation) -> set[str]:
+        """Flags of locks and unlocks that are in no pair of `rscs`."""
+        starts, ends = (sum(1 << x for x in {p[k] for p in rscs.pairs()}) for k in (0, 1))
+        out = {f"unmatched-{name}-lock"} if locks & ~starts else set()
+        return out | ({f"unmatched-{name}-unlock"} if unlocks & ~ends else set())
 
 
 class Execution:
@@ -240,7 +263,27 @@ class Execution:
         self.fr = Relation(fr, "fr")
         self.rfe, self.rfi = (self.rf & s.ext).named("rfe"), (self.rf & s.int_).named("rfi")
         self.coe, self.fre = (self.co & s.ext).named("coe"), (self.fr & s.ext).named("fre")
+        self.addr, self.dep, self.rwdep, self.addr_wmb = s.addr, s.dep, s.rwdep, s.addr_wmb
+        if s.model.carried and (carried := s.data.within(last=~s.Srcu_unlock) @ self.rfi):
+            carry = carried.star
+            self.addr = carry @ s.addr
+            self.dep, self.rwdep, self.addr_wmb = s.dependencies(self.addr, carry @ s.data, carry @ s.ctrl)
+        self.srcu_rscs, self.flags = s.srcu_rscs, s.flags
+        if s.model.indexed and s.Srcu_lock | s.Srcu_unlock:
+            self.srcu()
         self.ppo_()
+
+    def srcu(self) -> None:
+        """srcu-rscs by data dependencies, and its flags."""
+        s = self.s
+        carried = (s.data.within(last=~s.Srcu_unlock) @ self.rf).star
+        rscs = (carried.within(s.Srcu_lock) @ s.data).within(last=s.Srcu_unlock) & s.loc
+        self.srcu_rscs = rscs.named("srcu-rscs")
+        self.flags = s.flags | s.unmatched("srcu", s.Srcu_lock, s.Srcu_unlock, rscs)
+        if any(row.bit_count() > 1 for row in rscs.rows):
+            self.flags.add("multiple-srcu-matches")
+        if any(s.events[a].value != s.events[b].value for a, b in rscs.pairs()):
+            self.flags.add("srcu-bad-value-match")
 
     def ppo_(self) -> None:
         s, po = self.s, self.s.po
@@ -250,13 +293,17 @@ class Execution:
             unlock_lock = (po | self.rf).within(s.UL, s.LKR)
             self.po_unlock_lock_po = (po.within(last=s.UL) @ unlock_lock @ po).named("po-unlock-lock-po")
             after = (po.within(s.M, s.UL) @ (self.co | po).within(last=s.LKW) @ s.fence_unlock_lock).within(last=s.M)
+            if s.model.sequences:
+                after = (self.po_unlock_lock_po.within(s.M, s.After_unlock_lock) @ po).within(last=s.M)
             mb = (mb | after).named("mb")
         self.strong_fence = mb | s.gp
         self.nonrw_fence = self.strong_fence | s.po_rel | s.acq_po
         self.fence = self.nonrw_fence | s.wmb | s.rmb
         overwrite_int = (self.co & s.int_).named("coi") | (self.fr & s.int_).named("fri")
-        to_w = s.rwdep | overwrite_int | s.addr_wmb
-        to_r = s.addr | (s.dep.within(last=s.Marked) @ self.rfi)
+        if s.srcu_overwrite is not None:
+            overwrite_int = overwrite_int | s.srcu_overwrite
+        to_w = self.rwdep | overwrite_int | self.addr_wmb
+        to_r = self.addr | (self.dep.within(last=s.Marked) @ self.rfi)
         self.ppo = to_r | to_w | self.fence | (self.po_unlock_lock_po & s.int_)
 
     def coherence(self) -> Broken | None:
@@ -286,6 +333,9 @@ class Execution:
         self.cumul_fence = (
             (self.rfe.within(last=m).opt @ (self.strong_fence | s.po_rel)) | s.wmb | self.po_unlock_lock_po
         ).within(m, m)
+        if s.model.sequences and s.rmw:
+            self.rmw_sequence = (self.rf @ s.rmw).star
+            self.cumul_fence = self.cumul_fence @ self.rmw_sequence
         overwrite_ext = self.fre | self.coe
         self.prop = (overwrite_ext.opt.within(m) @ self.cumul_fence.star).within(last=m) @ self.rfe.opt.within(last=m)
         hb = self.hb = (self.ppo | self.rfe | ((self.prop - s.id) & s.int_)).within(m, m)
@@ -314,7 +364,7 @@ class Execution:
             if (s.Sync_rcu | s.Sync_srcu) >> i & 1:
                 order[i] = 1 << i
         kinds = []
-        for gp, rscs, same in ((s.Sync_rcu, s.rcu_rscs, False), (s.Sync_srcu, s.srcu_rscs, True)):
+        for gp, rscs, same in ((s.Sync_rcu, s.rcu_rscs, False), (s.Sync_srcu, self.srcu_rscs, True)):
             gps = [1 << i if gp >> i & 1 else 0 for i in range(n)]
             kinds.append((gps, rscs.inverse.rows, same))
         while True:
@@ -333,7 +383,7 @@ class Execution:
     def plain(self) -> Outcome:
         """plain-coherence and data races."""
         s = self.s
-        out = Outcome(flags=set(s.flags))
+        out = Outcome(flags=set(self.flags))
         if not s.Plain:
             return out
         m, everything = s.Marked, s.all
@@ -344,9 +394,11 @@ class Execution:
             @ ((strong.within(last=m) @ xbstar) | (xbstar & s.int_))
         )  # fmt: skip
         returns = everything & ~s.Noreturn
-        w_pre = (s.addr | fence).opt.within(m)
-        r_pre = (s.addr | self.nonrw_fence | s.fence_rmb.within(s.R4rmb, returns)).opt.within(m)
+        w_pre = (self.addr | fence).opt.within(m)
+        r_pre = (self.addr | self.nonrw_fence | s.fence_rmb.within(s.R4rmb, returns)).opt.within(m)
         w_post = fence.opt.within(last=m)
+        if s.model.sequences and s.rmw:
+            w_post = w_post @ self.rmw_sequence
         r_post = (self.nonrw_fence | s.fence_rmb.within(returns, s.R4rmb)).opt.within(last=m)
         ww_vis = fence | (strong @ xbstar @ w_pre) | (w_post @ vis @ w_pre)
         wr_vis = fence | (strong @ xbstar @ r_pre) | (w_post @ vis @ r_pre)

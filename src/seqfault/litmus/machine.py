@@ -74,7 +74,12 @@ def join(a: View, *bs: View) -> View:
 
 
 class Machine:
-    """One path through each thread, over the locations of `init`."""
+    """One path through each thread, over the locations of `init`.
+
+    `sequences`: the store of a read-modify-write carries what the store that it reads from does (`rmw-sequence`).
+    """
+
+    sequences = False
 
     def __init__(self, init: dict[Address, Value], ways: tuple[Path, ...]):
         self.names, self.values = list(init), list(init.values())
@@ -291,6 +296,8 @@ class Machine:
                 own = join(own, d.carried)
         if o.order == "release" and atomic:  # its own read is before it, too
             carried = join(carried, know)
+        if self.sequences and atomic:
+            carried = join(carried, s.memory[x][n - 1].carried)
         dep = self.zero
         for k, d in enumerate(row):
             if d is not None and way.ops[k].reg in o.addr | o.data:
@@ -408,6 +415,7 @@ def final_states(
     out = set()
     for chosen in itertools.product(*(list(ways(test, t)) for t in test.threads)):
         m = machine(test.init, chosen)
+        m.sequences = test.model.sequences
         for s in m.run(limits):
             state: dict[Place, Value] = {a: s.memory[i][-1].value for i, a in enumerate(m.names)}
             for i, (t, way) in enumerate(zip(test.threads, chosen, strict=True)):

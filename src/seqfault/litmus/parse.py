@@ -6,6 +6,7 @@ import re
 
 from seqfault.litmus.body import Body
 from seqfault.litmus.lex import lex
+from seqfault.litmus.models import V6_1, Model
 from seqfault.litmus.tokens import Tokens, integer
 from seqfault.litmus.tree import (
     Address,
@@ -29,27 +30,28 @@ from seqfault.litmus.unroll import unroll
 LONGEST_ARRAY = 1024
 
 
-def parse(text: str, file: str) -> Litmus:
+def parse(text: str, file: str, model: Model = V6_1) -> Litmus:
     """Read a C litmus test of the kernel's dialect.
 
     Args:
         text: the file's contents.
         file: its name, for messages.
+        model: by whose memory model it will be judged.
 
     Raises:
         LitmusError: with file, line and remedy: it is not of the dialect, or not supported (docs/litmus.md).
     """
     lexed = lex(text, file)
-    parser = _Parser(Tokens(lexed.tokens, file), lexed.name)
+    parser = _Parser(Tokens(lexed.tokens, file), lexed.name, model)
     parser.litmus.result = lexed.result
     parser.litmus.source = text.splitlines()
     return parser.run()
 
 
 class _Parser:
-    def __init__(self, tokens: Tokens, name: str) -> None:
+    def __init__(self, tokens: Tokens, name: str, model: Model) -> None:
         self.t = tokens
-        self.litmus = Litmus(tokens.file, name, {}, {}, {}, ())
+        self.litmus = Litmus(tokens.file, name, {}, {}, {}, (), model=model)
         self.sizes: dict[str, int] = {}
         self.depth = 0
 
@@ -198,7 +200,7 @@ class _Parser:
             if int(m[1]) != len(out):
                 raise t.fail(f"P{int(m[1])} stands where P{len(out)} is expected; number the threads from P0", line)
             params = self.params()
-            text = Body(t, params, set(self.sizes)).block()
+            text = Body(t, params, set(self.sizes), self.litmus.model).block()
             given = {name for number, name in self.litmus.registers if number == len(out)}
             out.append(Thread(len(out), params, unroll(text, t.file, given.union(params)), line))
         if not out:

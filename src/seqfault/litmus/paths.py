@@ -113,7 +113,7 @@ class _Lower:
     """One path; `prefix` says which way is taken where there are two."""
 
     def __init__(self, test: Litmus, thread: Thread, prefix: list[int]):
-        self.prefix, self.chosen, self.thread = prefix, list[int](), thread
+        self.prefix, self.chosen, self.thread, self.indexed = prefix, list[int](), thread, test.model.indexed
         self.path = Path()
         self.ctrl: frozenset[str] = frozenset()
         self.env: dict[str, Expr] = {p: Const(Address(p)) for p in thread.params}
@@ -232,6 +232,8 @@ class _Lower:
                 self.assume(r, yes)
                 return r
             case SrcuLock(address, _):
+                if self.indexed:
+                    raise Refused("SRCU sections that are told by their index")
                 self.add("F", "srcu-lock", self.value(address))
                 return Const((self.thread.number + 1) * 307 + (len(self.path.ops) - 1) * 599)
             case Rmw():

@@ -309,8 +309,7 @@ class _Walk:
             case SrcuLock(address, line):
                 at, addr = self.place(address)
                 index = (self.thread.number + 1) * 307 + len(self.trace.events) * 599  # herd7's, no two the same
-                self.event("SRCU", "srcu-lock", line, at, index, addr=addr)
-                return index, 0
+                return index, _from(self.event("SRCU", "srcu-lock", line, at, index, addr=addr))
 
     def defined(self, compute: object) -> Value:
         try:

@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from seqfault.litmus.models import V6_1, Model
+
 
 class LitmusError(Exception):
     """One line for the user: file, line, what is wrong and what to write instead."""
@@ -399,6 +401,7 @@ class Litmus:
         result: the file's own ``Result:`` line in a comment, if it has one: Never, Sometimes, Always, DEADLOCK (no
             execution ends) or DATARACE.
         source: the lines of the file.
+        model: by whose memory model it is judged.
     """
 
     file: str
@@ -412,3 +415,4 @@ class Litmus:
     locations: tuple[Place, ...] = ()
     result: str | None = None
     source: list[str] = field(default_factory=list)
+    model: Model = V6_1

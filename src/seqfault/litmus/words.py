@@ -3,8 +3,8 @@
 Source: tools/memory-model/linux-kernel.def, Linux 6.1; `atomic_add_unless` is herd7's own. Beyond that file, with the
 meaning that the kernel's own headers give them:
 
-- `atomic_and/or/xor/andnot` (linux-kernel.def of 6.10), `atomic_long_*`, `atomic64_*`, `atomic_inc_not_zero`,
-  `atomic_fetch_add_unless`, `try_cmpxchg` (include/linux/atomic/);
+- `atomic_and/or/xor/andnot`, orders of `atomic_add_negative` (later linux-kernel.def); `atomic_long_*`, `atomic64_*`,
+  `atomic_inc_not_zero`, `atomic_fetch_add_unless`, `try_cmpxchg` (include/linux/atomic/);
 - `smp_mb__after_srcu_read_unlock` (linux-kernel.def of 6.4); `smp_acquire__after_ctrl_dep`, which
   include/asm-generic/barrier.h makes `smp_rmb()`; `mb`, `rmb`, `wmb`, which order no less than their smp_ forms;
   `cpu_relax`, a compiler barrier;
@@ -20,6 +20,7 @@ import difflib
 import re
 from collections.abc import Callable
 
+from seqfault.litmus.models import Model
 from seqfault.litmus.tree import (
     Binary,
     Const,
@@ -115,6 +116,8 @@ TESTS = {
     "inc_and_test": ("+", "=="),
     "add_negative": ("+", "<"),
 }
+TEST = re.compile(rf"atomic_({'|'.join(TESTS)}){ORDER}")
+INDEXED = {"srcu_down_read": "srcu_read_lock", "srcu_up_read": "srcu_read_unlock"}  # of models that have `indexed`
 SYMBOL = {"add": "+", "inc": "+", "sub": "-", "dec": "-", "and": "&", "or": "|", "xor": "^", "andnot": "&~"}
 
 
@@ -128,8 +131,6 @@ REFUSED = {
     "smp_cond_load_relaxed": "one READ_ONCE(), and a filter clause with the value that it waits for",
     "atomic_cond_read_acquire": "one atomic_read_acquire(), and a filter clause with the value that it waits for",
     "atomic_cond_read_relaxed": "one atomic_read(), and a filter clause with the value that it waits for",
-    "srcu_down_read": "srcu_read_lock()",
-    "srcu_up_read": "srcu_read_unlock()",
     **{
         f"{word}_{kind}": f"spin_{word.removeprefix('raw_')}(); interrupts are not modelled"
         for word in ("spin_lock", "spin_unlock", "raw_spin_lock", "raw_spin_unlock")
@@ -161,16 +162,24 @@ class Unknown(Exception):
 
 def plain_name(word: str) -> str:
     """`atomic_add` for `atomic_long_add`: one width is modelled."""
+    word = INDEXED.get(word, word)
     return FAMILY.sub("atomic_", word.removeprefix("raw_") if word.startswith("raw_spin_") else word)
 
 
-def arguments(word: str) -> tuple[str, int]:
+def order_of(suffix: str | None) -> str:
+    """The tag of a read-modify-write whose name ends so."""
+    return {None: "mb", "relaxed": "once"}.get(suffix) or str(suffix)
+
+
+def arguments(word: str, model: Model) -> tuple[str, int]:
     """How a word takes its address (`LVALUE`, `POINTER` or none), and how many arguments it has.
 
     Raises:
         Unknown: it is not in the kernel's model.
     """
     w = plain_name(word)
+    if word in INDEXED and not model.indexed:
+        raise Unknown(f"{word}() is not in the model of Linux {model.name}; write {w}(), or judge with --linux 6.12")
     if w in FENCES:
         return "", 0
     if w in LOADS:
@@ -185,10 +194,10 @@ def arguments(word: str) -> tuple[str, int]:
         return POINTER, 2 if m[1] == "xchg" else 3
     if w in ("atomic_add_unless", "atomic_fetch_add_unless"):
         return POINTER, 3
-    if w in ("atomic_inc_not_zero", "atomic_dec_and_test", "atomic_inc_and_test"):
+    if w == "atomic_inc_not_zero":
         return POINTER, 1
-    if w in ("atomic_sub_and_test", "atomic_add_negative"):
-        return "second", 2
+    if (m := TEST.fullmatch(w)) and (not m[2] or m[1] == "add_negative"):
+        return (POINTER, 1) if m[1] in ("dec_and_test", "inc_and_test") else ("second", 2)
     m = ARITHMETIC.fullmatch(w)
     if m and not (m[3] and (m[1] or m[2] in ("and", "or", "xor", "andnot"))) and (m[1] or m[3] or not m[4]):
         return (POINTER, 1) if m[2] in ("inc", "dec") else ("second", 2)
@@ -212,26 +221,25 @@ def value_of(word: str, address: Expr, rest: list[Expr], line: int) -> Expr | No
     if w in LOCK_VALUES:
         return LOCK_VALUES[w](address, line)
     if m := EXCHANGE.fullmatch(w):
-        order = {None: "mb", "relaxed": "once"}.get(m[2], m[2])
+        order = order_of(m[2])
         if m[1] == "xchg":
-            return Rmw("xchg", address, rest[0], str(order), "old", line)
+            return Rmw("xchg", address, rest[0], order, "old", line)
         if m[1] == "cmpxchg":
-            return Rmw("cmpxchg", address, rest[1], str(order), "old", line, expected=rest[0])
+            return Rmw("cmpxchg", address, rest[1], order, "old", line, expected=rest[0])
         assert isinstance(rest[0], Reg)
-        return Rmw("cmpxchg", address, rest[1], str(order), "bool", line, expected=rest[0], keeps=rest[0].name)
+        return Rmw("cmpxchg", address, rest[1], order, "bool", line, expected=rest[0], keeps=rest[0].name)
     if w in ("atomic_add_unless", "atomic_fetch_add_unless"):
         return Rmw("add_unless", address, rest[0], "mb", "old" if "fetch" in w else "bool", line, "+", rest[1])
     if w == "atomic_inc_not_zero":
         return Rmw("add_unless", address, Const(1), "mb", "bool", line, "+", Const(0))
-    if (test := w.removeprefix("atomic_")) in TESTS:
-        op, compare = TESTS[test]
-        rmw = Rmw("op", address, rest[0] if rest else Const(1), "mb", "new", line, op)
+    if m := TEST.fullmatch(w):
+        op, compare = TESTS[m[1]]
+        rmw = Rmw("op", address, rest[0] if rest else Const(1), order_of(m[2]), "new", line, op)
         return Binary(compare, rmw, Const(0), line)
     m = ARITHMETIC.fullmatch(w)
     if m and (m[1] or m[3]):
-        order = {None: "mb", "relaxed": "once"}.get(m[4], m[4])
         operand = rest[0] if rest else Const(1)
-        return Rmw("op", address, operand, str(order), "old" if m[1] else "new", line, SYMBOL[m[2]])
+        return Rmw("op", address, operand, order_of(m[4]), "old" if m[1] else "new", line, SYMBOL[m[2]])
     return None
 
 
