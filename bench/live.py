@@ -43,6 +43,7 @@ from seqfault.trace.store import TraceError, open_trace
 
 SAMPLES = Path(__file__).parent / "samples"
 FALLBACK = "lock_mm_and_find_vma"  # in the stack of a fault that takes mmap_lock for want of the VMA's
+TRIES = 3
 ENOUGH = 1000  # fallbacks in all takes; with fewer there is no judging
 WITHIN = 0.15
 RECORDING, RUNNING = "recording.toml", "running.toml"
@@ -126,13 +127,17 @@ def first_of_all() -> Iterator[Callable[[], None]]:
         end()
 
 
-def record(command: Sequence[str], out: Path) -> None:
-    """One recording.  Raises `LiveError` where it is not whole."""
-    with first_of_all() as end:
-        try:
-            done = capture(out, command, None, "perf", stacks=True, tell=lambda n: end())
-        except TraceError as e:
-            raise LiveError(str(e)) from None
+def record(command: Sequence[str], out: Path, say: Callable[[str], None]) -> None:
+    """One recording; where there is nothing of it, another try.  Raises `LiveError` where it is not whole."""
+    for left in reversed(range(TRIES)):
+        with first_of_all() as end:
+            try:
+                done = capture(out, command, None, "perf", stacks=True, tell=lambda n, end=end: end())  # type: ignore[misc]
+                break
+            except TraceError as e:
+                if not left:
+                    raise LiveError(str(e)) from None
+                say(f"again: {e}")
     if done.interrupted:
         raise LiveError("interrupted")
     if done.meta.exit_code:
@@ -190,10 +195,10 @@ def measure(chosen: Sequence[Program], takes: int, runs: int, folder: Path, say:
     for p in chosen:
         for k in range(takes):
             say(f"{p.name}: take {k + 1} of {takes}")
-            record(p.command(p.take, p.threads), folder / f"{p.name}.take.{k}.parquet")
+            record(p.command(p.take, p.threads), folder / f"{p.name}.take.{k}.parquet", say)
         for n in (1, 2):
             say(f"{p.name}: recording {n} thread(s)")
-            record(p.command(p.run, n), folder / f"{p.name}.threads.{n}.parquet")
+            record(p.command(p.run, n), folder / f"{p.name}.threads.{n}.parquet", say)
         recording.append(calibrated(True))
     running = []
     for k in range(runs):

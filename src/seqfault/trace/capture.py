@@ -414,7 +414,15 @@ class Run:
         meta.truncated = self.early and self.pid is None
         if self.plan.perf and not self.data.exists():
             said = self.errors.read_text(errors="replace").strip().splitlines()
-            raise TraceError("perf recorded nothing" + (f": {said[-1]}" if said else "; it says why above"))
+            raise TraceError(f"perf recorded nothing{': ' + said[-1] if said else self.why_nothing(recording)}")
+
+    def why_nothing(self, recording: bool) -> str:
+        """What there is to say of a perf that wrote nothing, neither data nor a message."""
+        if not self.controls:
+            return "; it says why above"
+        code = self.processes[0].returncode
+        ended = f"it ended with {f'signal {-code}' if code < 0 else f'code {code}'}"
+        return f"; {ended} without a word" + ("" if recording else ", before it began; try again")
 
     def read_layout(self, when: str, meta: Meta) -> None:
         """The layout of the process that is recorded, which stands still meanwhile."""
