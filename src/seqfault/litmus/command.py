@@ -109,8 +109,8 @@ def _files(path: Path) -> list[Path]:
 def examine(
     file: Path, explain: bool, timeout: float | None, max_candidates: int, machine: bool = False, model: Model = V6_1
 ) -> Tested:
-    """Read and judge one file by `model`; `explain` also looks for the cycle that forbids the state asked about; `machine`: also
-    run it (machine.py)."""
+    """Read and judge one file by `model`; `explain` also looks for the cycle that forbids the state asked about;
+    `machine`: also run it (machine.py)."""
     start = time.monotonic()
     out = Tested(str(file), "bad")
     limits = Limits(max_candidates, None if timeout is None else start + timeout)
