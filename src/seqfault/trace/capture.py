@@ -41,6 +41,7 @@ TASKS = {s.FORK: "task:task_newtask", s.EXEC: "sched:sched_process_exec", s.EXIT
 ROOM = "4M"  # of perf's buffer, a CPU
 # --sample: seconds that are recorded, seconds from one to the next, and to the first one
 BURST, EVERY, FIRST = 0.010, 5.0, 0.2
+PATIENCE = 60.0  # seconds in which perf has to obey; it opens all its events first, on a machine that may be busy
 WARM = 0.15  # seconds that perf has to attach before a layout is read
 UNDER_WAY = "calls of which one half is missing (is never resumed)"
 EVENTS_REMEDY = "record as root"
@@ -463,7 +464,9 @@ class Run:
                 return False
             had = unread(answer)
             os.write(pipe, f"{order}\n".encode())
-            wait_for(lambda: unread(answer) > had or perf.poll() is not None, 0.001)
+            wait_for(
+                lambda: unread(answer) > had or perf.poll() is not None or bool(self.stop.number), 0.001, PATIENCE
+            )
             return unread(answer) > had
 
         try:

@@ -61,8 +61,8 @@ def send(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def wait_for(over: Callable[[], bool], step: float = 0.02) -> None:
-    end = time.monotonic() + GRACE
+def wait_for(over: Callable[[], bool], step: float = 0.02, most: float = GRACE) -> None:
+    end = time.monotonic() + most
     while time.monotonic() < end and not over():
         time.sleep(step)
 
