@@ -58,6 +58,7 @@ from seqfault.compile.native_runtime import (
 from seqfault.compile.passes import check_assigned, infer_ranges, liveness, tidy
 from seqfault.compile.program import compiler_hash
 from seqfault.compile.source import Func, Source, reach, source_of
+from seqfault.compile.target import optimise, target_machine
 from seqfault.compile.words import Words
 from seqfault.kernel.layout import FREE, FREED, Layout, Pool
 from seqfault.kernel.machine import KernelBug, Machine
@@ -238,39 +239,6 @@ def text_of(s: Source) -> str:
     """A source and the numbers that its names stand for."""
     numbers = [f"{k}={s.scope[k]}" for k in sorted(s.names) if isinstance(s.scope.get(k), int)]
     return f"{s.file}:{s.node.lineno}\n{s.text}{numbers}"
-
-
-def optimise(mod: Any, tm: Any, level: int) -> None:
-    """Level 1: a few passes over each function: most of the speed for a tenth of the time.  2: LLVM's -O2."""
-    pto = llvm.create_pipeline_tuning_options(speed_level=2)
-    pto.loop_vectorization = pto.slp_vectorization = False
-    pb = llvm.create_pass_builder(tm, pto)
-    if level > 1:
-        pb.getModulePassManager().run(mod, pb)
-        return
-    passes = llvm.create_new_function_pass_manager()
-    passes.add_sroa_pass()
-    passes.add_simplify_cfg_pass()
-    passes.add_instruction_combine_pass()
-    passes.add_simplify_cfg_pass()
-    for f in mod.functions:
-        if not f.is_declaration:
-            passes.run(f, pb)
-
-
-_ready = False
-
-
-def target_machine(level: int) -> Any:
-    global _ready
-    if not _ready:
-        llvm.initialize_native_target()
-        llvm.initialize_native_asmprinter()
-        _ready = True
-    target = llvm.Target.from_default_triple()
-    return target.create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=level, jit=True
-    )
 
 
 class NativeMachine:

@@ -9,22 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import seqfault
 from seqfault.compile.automaton import Automaton
-from seqfault.compile.builder import Unit
 from seqfault.compile.cache import keep, kept_object
 from seqfault.compile.digest import files_digest
-from seqfault.compile.ir import Function
-from seqfault.compile.link import link
-from seqfault.compile.sites import SiteTable
 from seqfault.compile.source import Func, Source, reach, replaced
-from seqfault.compile.words import Words
 from seqfault.kernel.layout import Layout
 from seqfault.kernel.places import Place
 from seqfault.kernel.sites import site_causes, site_notes, site_switches
 from seqfault.kernel.types import Struct
+
+if TYPE_CHECKING:
+    from seqfault.compile.sites import SiteTable
 
 CPU, AGENT, ENVIRONMENT = 0, 1, 2
 
@@ -132,6 +130,11 @@ def compile_program(program: Program, granularity: str = "merged") -> Automaton:
     `granularity`: "merged" (a step is one shared access with the local work after it) or "full" (each
     statement is a step; every named local is part of the state).  Raises `CompileError` for text outside the language.
     """
+    from seqfault.compile.builder import Unit  # the compiler is not needed where the cache has what it made
+    from seqfault.compile.ir import Function
+    from seqfault.compile.link import link
+    from seqfault.compile.words import Words
+
     t0 = time.perf_counter()
     layout = program.layout()
     unit = Unit(layout, program.binds, sites=site_table(program, granularity) if program.sites else None)
@@ -150,6 +153,8 @@ def compile_program(program: Program, granularity: str = "merged") -> Automaton:
 
 def site_table(program: Program, granularity: str) -> SiteTable:
     """An empty one; with the sections' numbers, as a compilation without notes gives them, if there are to be notes."""
+    from seqfault.compile.sites import SiteTable
+
     if not program.causes:
         return SiteTable()
     a = compile_program(replace(program, causes=False, _keys={}), granularity)

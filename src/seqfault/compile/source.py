@@ -35,23 +35,27 @@ class Source:
     results: tuple[Any, ...]
 
     @cached_property
+    def code(self) -> list[ast.AST]:
+        """`code_nodes` of its tree."""
+        return code_nodes(self.node)
+
+    @cached_property
     def names(self) -> set[str]:
         """Every name that the function reads."""
-        return {n.id for n in nodes_of([self.node]) if isinstance(n, ast.Name)}
+        t = self.node
+        apart = [n.annotation for n in self.code if isinstance(n, ast.AnnAssign)]
+        rest = nodes_of([*apart, t.args, *t.decorator_list, *([t.returns] if t.returns else [])])
+        return {n.id for n in (*self.code, *rest) if isinstance(n, ast.Name)}
 
     @cached_property
     def used(self) -> list[Any]:
         """The types that it names, the places, structs and functions of the text that it uses."""
         out: list[Any] = [t for _, t in self.params] + list(self.results)
-        nodes = list(code_nodes(self.node))
-        local = {p for p, _ in self.params}
-        local |= {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-        for n in nodes:
-            if isinstance(n, ast.AnnAssign):
-                out.append(_annotation(n.annotation, self.scope, self.file))
-            if not (isinstance(n, ast.Name) and n.id in self.scope) or n.id in local:
-                continue
-            v = self.scope[n.id]
+        out += [_annotation(n.annotation, self.scope, self.file) for n in self.code if isinstance(n, ast.AnnAssign)]
+        names = [n for n in self.code if isinstance(n, ast.Name)]
+        local = {p for p, _ in self.params} | {n.id for n in names if isinstance(n.ctx, ast.Store)}
+        for name in {n.id for n in names} - local:
+            v = self.scope.get(name)
             if isinstance(v, Place | Struct) or (inspect.isfunction(v) and not hasattr(v, "__kernel_word__")):
                 out.append(v)
         return out
@@ -165,9 +169,12 @@ def _read(fn: Func) -> Source:
 
 
 def _annotation(node: ast.expr, scope: Mapping[str, Any], file: str) -> Any:
-    src = ast.unparse(node)
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+    if isinstance(node, ast.Name):
+        src = node.id
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
         src = node.value
+    else:
+        src = ast.unparse(node)
     try:
         return as_type(src, scope, f"{file}:{node.lineno}")
     except KernelTypeError as e:
@@ -204,7 +211,7 @@ def is_empty(src: Source) -> bool:
     return all(isinstance(s, ast.Pass) for s in body_of(src))
 
 
-def code_nodes(tree: ast.AST) -> Iterable[ast.AST]:
+def code_nodes(tree: ast.AST) -> list[ast.AST]:
     """Every node of a function that is executed: not its annotations."""
     return nodes_of(list(getattr(tree, "body", [])), {"annotation"})
 
@@ -215,15 +222,22 @@ def nodes_of(work: list[ast.AST], apart: Container[str] = ()) -> list[ast.AST]:
     while work:
         n = work.pop()
         out.append(n)
-        for name in n._fields:
-            if name == "ctx" or name in apart:
-                continue
+        for name in _fields(type(n)):
             v = getattr(n, name, None)
-            if isinstance(v, ast.AST):
-                work.append(v)
-            elif isinstance(v, list):
+            if isinstance(v, list):
                 work += [x for x in v if isinstance(x, ast.AST)]
+            elif name not in apart and isinstance(v, ast.AST):
+                work.append(v)
     return out
+
+
+LEAVES = frozenset({"arg", "attr", "ctx", "id", "kind", "name", "op", "ops", "simple", "type_comment"})
+
+
+@cache
+def _fields(kind: type[ast.AST]) -> tuple[str, ...]:
+    """The fields of a node in which there may be nodes with more in them than their kind."""
+    return () if kind is ast.Constant else tuple(f for f in kind._fields if f not in LEAVES)
 
 
 def reach(entries: Iterable[Func], binds: Mapping[Place, Func]) -> tuple[list[Source], list[Struct]]:

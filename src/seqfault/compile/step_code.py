@@ -16,6 +16,7 @@ import numpy as np
 
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ops import BRANCHES, Op
+from seqfault.compile.packing import Packing
 from seqfault.compile.step_body import Body, Known, signed_range
 from seqfault.compile.step_runtime import runtime
 
@@ -34,23 +35,6 @@ class StepClass:
     base: int | None = None
     process: int | None = None
     cpu: int | None = None
-
-
-@dataclass
-class Packing:
-    """How a state's words are squeezed together: bits used of each word; words of the packed form."""
-
-    widths: list[int]
-    words: int
-
-    @property
-    def bits(self) -> int:
-        return sum(self.widths)
-
-    @property
-    def whole(self) -> bool:
-        """Whether nothing is squeezed."""
-        return self.bits == 64 * len(self.widths)
 
 
 @dataclass

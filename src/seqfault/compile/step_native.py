@@ -18,9 +18,9 @@ import numpy as np
 import seqfault
 from seqfault.compile.automaton import Automaton, Int64
 from seqfault.compile.cache import cache_dir, keep, kept_object
-from seqfault.compile.native import optimise, target_machine
+from seqfault.compile.packing import Packing
 from seqfault.compile.program import compiler_hash
-from seqfault.compile.step_code import Packing, StepText, step_text
+from seqfault.compile.target import optimise, target_machine
 
 ENTRIES = ("advance", "observe", "pack", "unpack", "successors")
 
@@ -145,9 +145,11 @@ def _call2(address: int) -> Callable[[int, int], None]:
 
 def compile_steps(a: Automaton, mode: str, dead: bool, track: bool = False, level: int = QUICK) -> StepObject:
     """Compile without the cache."""
+    from seqfault.compile.step_code import step_text  # not needed where the cache has it
+
     seconds: dict[str, float] = {}
     t = time.perf_counter()
-    text: StepText = step_text(a, mode, dead and mode != "full", track)
+    text = step_text(a, mode, dead and mode != "full", track)
     seconds["text"] = time.perf_counter() - t
     t = time.perf_counter()
     mod = llvm.parse_assembly(text.text)

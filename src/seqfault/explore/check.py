@@ -12,7 +12,6 @@ from typing import Any
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ir import Where
 from seqfault.explore.baselines import stored
-from seqfault.explore.buffering import passed_over
 from seqfault.explore.checkpoint import remove
 from seqfault.explore.engine import Exploration
 from seqfault.explore.interrupt import INTERRUPTED, asked
@@ -305,6 +304,8 @@ def check_scenario(
     r.outcomes = len(ex.outcomes)
     r.races = races_of(racing, ex) if racing is not None else []
     if memory.startswith(LKMM):
+        from seqfault.explore.buffering import passed_over  # what other models have no need of
+
         r.late_stores = passed_over(ex, scenario)
     for held, taken, pc in ex.edges:
         fn, _, line = place_of(a.where[pc])

@@ -44,8 +44,6 @@ from seqfault.explore.levels import (
     Levels,
 )
 from seqfault.explore.memory import LKMM
-from seqfault.explore.memory_lkmm import connect
-from seqfault.explore.memory_settle import learned, news
 from seqfault.explore.races import RACES, compare
 from seqfault.explore.racewatch import Races
 from seqfault.explore.slots import last_open
@@ -354,6 +352,8 @@ class Executor:
         self.B = buffer(a, rom)
         self.views = a.memory.startswith(LKMM)
         if self.views:
+            from seqfault.explore.memory_lkmm import connect  # what other models have no need of
+
             connect(self.P)
 
     def pc(self, words: NDArray[np.int64], p: int) -> int:
@@ -364,7 +364,19 @@ class Executor:
     def learns(self) -> bool:
         """Whether the memory model met what it did not know at the beginning, and so wants to begin again; it knows it
         then."""
-        return self.views and learned(self.P, self.a.ncell)
+        if not self.views:
+            return False
+        from seqfault.explore.memory_settle import learned
+
+        return learned(self.P, self.a.ncell)
+
+    def news(self) -> bool:
+        """Whether there is something that it did not know."""
+        if not self.views:
+            return False
+        from seqfault.explore.memory_settle import news
+
+        return news(self.P)
 
     def run(self, words: NDArray[np.int64], p: int, choice: int = 0) -> int:
         """One step of process `p` with the choices that `choice` encodes; `words` is changed in place if it is OK.
@@ -497,7 +509,7 @@ def _explore(
         lv.paused(before, now - c0)
         if recorder.nbytes > max_memory // 2:
             recorder = Recorder(automaton, False, 0)  # what may be asked of the graph is not answered then
-        if t.views and not met and news(t.P):
+        if not met and t.news():
             met = lv.stored
         if met and lv.stored > 2 * met + 1000:
             stop_reason = LEARNT

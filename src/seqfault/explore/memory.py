@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from seqfault.compile.automaton import Automaton
 from seqfault.explore import memory_buffers as buffers
-from seqfault.explore import memory_views as views
-from seqfault.explore.memory_settle import viewed
 from seqfault.explore.tables import MEMORY_MODELS
 
 SC = "sc"
@@ -28,9 +26,9 @@ def canonical(name: str) -> str:
         raise ValueError(f"no memory model {model!r}; there are {', '.join(MEMORY_MODELS)}")
     if not colon:
         return model
-    low, high = (2, views.MOST) if model == LKMM else (1, buffers.MOST)
+    low, high = 2 if model == LKMM else 1, most(model)
     if model == SC or not number.isdigit() or not low <= int(number) <= high:
-        known = f"sc, tso, pso, lkmm, or tso:N, pso:N with 1 to {buffers.MOST}, lkmm:N with 2 to {views.MOST} stores"
+        known = f"sc, tso, pso, lkmm, or tso:N, pso:N with 1 to {buffers.MOST}, lkmm:N with 2 to {most(LKMM)} stores"
         raise ValueError(f"memory model {name!r}: write {known}")
     return f"{model}:{int(number)}"
 
@@ -38,14 +36,22 @@ def canonical(name: str) -> str:
 def capacity(name: str) -> int:
     """Stores that there is room for in a buffer, or in the memory, of that model."""
     model, _, number = name.partition(":")
-    return int(number or (views.MOST if model == LKMM else buffers.MOST))
+    return int(number or most(model))
+
+
+def most(model: str) -> int:
+    """The largest `capacity` of a model."""
+    if model != LKMM:
+        return buffers.MOST
+    from seqfault.explore.memory_views import MOST  # what other models have no need of
+
+    return MOST
 
 
 def bound(name: str) -> str:
     """What a limit of that model is called."""
     model = name.partition(":")[0]
-    most = views.MOST if model == LKMM else buffers.MOST
-    more = f"; --memory {model} has more" if capacity(name) < most else ""
+    more = f"; --memory {model} has more" if capacity(name) < most(model) else ""
     if model == LKMM:
         return f"no room for more than {capacity(name)} stores that somebody may not have seen{more}"
     return f"a store buffer was full (room for {capacity(name)}){more}"
@@ -57,6 +63,8 @@ def with_memory(a: Automaton, name: str) -> Automaton:
     if name == SC:
         return a
     if name.startswith(LKMM):
+        from seqfault.explore.memory_settle import viewed
+
         return viewed(a, capacity(name))
     return buffers.layered(a, capacity(name), name.startswith("tso"))
 

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from seqfault.compile.automaton import Automaton, Int64, Words
 from seqfault.compile.program import AGENT, CPU, ENVIRONMENT, Process, Program, build
-from seqfault.compile.sites import Site
 from seqfault.explore.memory import SC, canonical, with_memory
 from seqfault.kernel.places import Protocol
 from seqfault.kernel.rcu import rcu_agent
@@ -21,6 +20,9 @@ from seqfault.mm.oracles import OBSERVERS
 from seqfault.mm.tlb import ipi_agent, walker_agent
 from seqfault.protocols import ProtocolError
 from seqfault.scenarios.model import Scenario, ScenarioError, initial_cells
+
+if TYPE_CHECKING:
+    from seqfault.compile.sites import Site
 
 
 def mm_program(protocol: Protocol, ncpus: int, sizes: Iterable[tuple[str, int]] = ()) -> Program:
@@ -98,7 +100,7 @@ _layered: dict[tuple[str, str, bool, tuple[str, ...]], Automaton] = {}
 
 def sites_of(a: Automaton) -> list[Site]:
     """The sites of an automaton that was compiled with switches."""
-    return cast(list[Site], a.extra["sites"])
+    return cast("list[Site]", a.extra["sites"])
 
 
 def numbers_of(a: Automaton, names: Iterable[str], protocol: str) -> list[int]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
-from seqfault.explore import engine, interrupt, reduced
+from seqfault.explore import engine, interrupt
 from seqfault.explore.checkpoint import Keeper, Saved, restore
 from seqfault.explore.engine import Exploration
 from seqfault.explore.frontier import GROWN, Search, run
@@ -56,6 +56,8 @@ def explore(
     limits |= {"timeout": timeout, "progress": progress}
     if tier == 0 or watcher is not None or automaton.memory != "sc" or automaton.renames:
         if tier and watcher is None and movers is not False and automaton.memory.startswith(("tso", "lkmm")):
+            from seqfault.explore import reduced  # what sc has no need of
+
             with interrupt.later():
                 ex = reduced.explore(automaton, init, rom, **limits, **options)
             if ex is not None:

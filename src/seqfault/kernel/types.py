@@ -7,8 +7,11 @@ A type says how many bits a value takes in a packed state and what a store may p
 from __future__ import annotations
 
 import sys
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from types import CodeType
 from typing import Any
 
 INT_MIN = -(1 << 63)
@@ -272,12 +275,16 @@ def struct(cls: type | None = None, **options: Any) -> Any:
     return make(cls) if cls is not None else make
 
 
+@cache
+def _expression(text: str) -> CodeType:
+    return compile(text, "<annotation>", "eval")
+
+
 def as_type(t: Any, namespace: Mapping[str, Any], where: str) -> Any:
     """Turn an annotation (an object or its source text) into a type."""
     if isinstance(t, str):
-        scope = {**STRUCTS, **namespace}
         try:
-            t = eval(t, dict(scope))
+            t = eval(_expression(t), {}, ChainMap(namespace, STRUCTS))  # type: ignore[arg-type]
         except Exception as e:
             raise KernelTypeError(f"{where}: cannot make a type of {t!r}: {e}") from None
     if t is bool:

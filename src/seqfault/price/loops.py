@@ -7,7 +7,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
-from seqfault.compile.native import target_machine
+from seqfault.compile.target import target_machine
 
 ODD = """
 define i64 @chase(ptr %p, i64 %n) {

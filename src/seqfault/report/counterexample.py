@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,11 +23,13 @@ from seqfault.explore.lasso import judge
 from seqfault.explore.memory import SC, canonical
 from seqfault.explore.model import program_for, small_scenario, start_of
 from seqfault.explore.replay import ScheduleError, Step, fewest_switches, replay, switches
-from seqfault.explore.suppliers import OldRead, old_reads
 from seqfault.kernel.places import Protocol
 from seqfault.protocols import WITHOUT, is_baseline, load
 from seqfault.scenarios import find
 from seqfault.scenarios.model import Scenario
+
+if TYPE_CHECKING:
+    from seqfault.explore.suppliers import OldRead
 
 MAX_LINES = 25
 HIDDEN = ("task_struct", "vm_fault", "scenario_rom", "mmu_gather", "results", "site_switches", "site_notes")
@@ -258,7 +261,11 @@ def build(
             place = place_of(a.where[at])
             found.append(Violation(name, a.processes[victim].name, *place, memory=memory, loop_from=loop_from))
     events: list[Event] = []
-    old = old_reads(a, words, rom, schedule, steps)
+    old: list[OldRead] = []
+    if a.memory != SC:
+        from seqfault.explore.suppliers import old_reads  # what sc has no need of
+
+        old = old_reads(a, words, rom, schedule, steps)
     for st in steps:
         who = a.processes[st.process].name if st.process >= 0 else "at rest"
         for acc in st.accesses:

@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from seqfault.kernel.layout import Layout
@@ -99,7 +100,16 @@ class Operation:
 
 def parse_operation(text: str, sizes: Mapping[str, int] | None = None) -> Operation:
     """Read one operation.  Raises `ScenarioError`."""
-    sizes = sizes or {}
+    return _of_sizes(text, sizes) if sizes else _usual(text)
+
+
+@cache
+def _usual(text: str) -> Operation:
+    """As `parse_operation`; the suite says the same operations many times."""
+    return _of_sizes(text, {})
+
+
+def _of_sizes(text: str, sizes: Mapping[str, int]) -> Operation:
     pages = size("NR_PAGES", sizes)
     words = text.split()
     if not words or words[0] not in NAMES:
