@@ -234,10 +234,14 @@ def nodes_of(work: list[ast.AST], apart: Container[str] = ()) -> list[ast.AST]:
 LEAVES = frozenset({"arg", "attr", "ctx", "id", "kind", "name", "op", "ops", "simple", "type_comment"})
 
 
-@cache
+_inner: dict[type[ast.AST], tuple[str, ...]] = {ast.Constant: ()}
+
+
 def _fields(kind: type[ast.AST]) -> tuple[str, ...]:
     """The fields of a node in which there may be nodes with more in them than their kind."""
-    return () if kind is ast.Constant else tuple(f for f in kind._fields if f not in LEAVES)
+    if kind not in _inner:
+        _inner[kind] = tuple(f for f in kind._fields if f not in LEAVES)
+    return _inner[kind]
 
 
 def reach(entries: Iterable[Func], binds: Mapping[Place, Func]) -> tuple[list[Source], list[Struct]]:
