@@ -64,19 +64,19 @@ def test_a_share_is_judged_by_the_range_of_the_takes(live):
     assert live.share_of([0.01, 0.02, 0.03], 999, [0.02]).verdict == "fewer than 1000 fallbacks"
 
 
-def test_a_throughput_is_judged_by_the_median_of_the_runs(live):
-    s = live.speed_of(100, 2, [1.0, 2.0, 4.0], 10.0, 8.0, 1.75)
+def test_a_throughput_is_judged_by_the_mean_of_the_runs(live):
+    s = live.speed_of(100, 2, [1.0, 1.0, 4.0], [9.0, 11.0], [6.0, 10.0], [1.5, 2.0])
     assert (s.measured, s.least, s.most, s.recorded, s.recorded_predicted) == (50, 25, 100, 10, 12.5)
     assert s.error == pytest.approx(100 / 1.75 / 50 - 1) and s.verdict == "ok"
-    assert live.speed_of(100, 2, [2.0], 10.0, 8.0, 1.7).verdict == "**miss**"
+    assert live.speed_of(100, 2, [2.0], [10.0], [8.0], [1.7]).verdict == "**miss**"
 
 
-def test_constants_of_several_calibrations_are_their_medians(live):
+def test_constants_of_several_calibrations_are_their_means(live):
     def one(hit, lock, **more):
         c = live.Calibrated(machines.read("x86-small"), {"hit": hit, **more}, 1.0, 1.0, 1.0, {"stacks": {"traced_lock": lock}})
         return c
 
-    c = live.typical([one(1.0, 5.0), one(3.0, 6.0, near=1.0), one(2.0, 9.0)], [one(7.0, 4.0), one(8.0, 2.0)])
+    c = live.means([one(1.0, 5.0), one(1.0, 6.0, near=1.0), one(4.0, 9.0)], [one(7.0, 4.0), one(8.0, 2.0)])
     assert c.measured == {"hit": 2.0} and c.recorder == {"stacks": {"traced_lock": 3.0}}
 
 

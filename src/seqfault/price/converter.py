@@ -72,6 +72,38 @@ def touched_pages(address: int, length: int) -> int:
     return (address % PAGE + length + PAGE - 1) // PAGE
 
 
+class Unusual:
+    """Faults that take longer than usual, where many do: in times in which the host has not backed most pages.
+
+    Of `MANY` faults of a CPU, one after the other, what a tenth of them takes at most is usual; CPUs of virtual
+    machines change their speed by a third, for seconds.  Where few take longer by far it was an interrupt, which comes
+    as often in a run that takes less time.
+    """
+
+    MANY, TENTH, FEW = 64, 6, 8
+    BEYOND = 1.4
+
+    def __init__(self) -> None:
+        self.last: dict[int, list[tuple[int, int, int]]] = {}  # CPU -> duration, thread, its step
+
+    def add(self, cpu: int, took: int, tid: int, step: int) -> list[tuple[int, int, int]]:
+        """A fault that did not wait.  Those of the last `MANY` that are meant: thread, step, ns beyond the usual."""
+        last = self.last.setdefault(cpu, [])
+        last.append((took, tid, step))
+        if len(last) < self.MANY:
+            return []
+        last.sort()
+        usual = last[self.TENTH][0]
+        out = [(tid, step, took - usual) for took, tid, step in last if took > self.BEYOND * usual]
+        last.clear()
+        return out if len(out) > self.FEW else []
+
+    def forget(self, tid: int, step: int) -> None:
+        """It waited after all."""
+        for cpu, last in self.last.items():
+            self.last[cpu] = [x for x in last if x[1:] != (tid, step)]
+
+
 class Converter:
     """One pass over the events of a process.
 
@@ -120,9 +152,11 @@ class Converter:
         self.locked: set[int] = set()  # mappings that were ever locked
         self.lock_future = False
         self.marks: list[tuple[int, int, int, int]] = []  # of brks: thread, step and time before its pause, mapping
+        self.handed: list[tuple[int, int, int, int]] = []  # from a thread at a step to another one at a step
         # of each thread's events: when, step, the pause before, the first step of that
         self.begun: dict[int, list[tuple[int, int, int, int]]] = {}
         self.syncing: set[int] = set()  # threads whose last event is an msync, which may wait for a disk
+        self.unusual = Unusual()
         self.rows = self.events = self.pages = 0
         self.first = self.last = 0
         self.total: dict[str, list[int]] = {}
@@ -140,7 +174,7 @@ class Converter:
         is ahead of who made it: that one may fill it, and hand it over."""
         whole = self.alias.get(m, (m, 0))[0]
         maker, when = self.made.get(whole, (self.tid, 0))
-        if maker != self.tid and (whole, self.tid) not in self.used:
+        if maker != self.tid and m == whole and (whole, self.tid) not in self.used:
             self.used.add((whole, self.tid))
             self.p.append((d.DO_MEET, 0, whole, max(min(self.time - when, self.gap), 0) * TICKS, 0))
         return d.NR_REGS + whole
@@ -244,6 +278,7 @@ class Converter:
                 # inside a call or a fault, whose own waiting the replay has, but for a disk's
                 if tid in self.syncing and not (e["flags"] or 0) & schema.PREEMPTED:
                     self.programs[tid].append((d.DO_SLEEP, 0, took * TICKS, 0, 0))
+                self.unusual.forget(tid, len(self.programs[tid]) - 1)
                 return
             naps = self.naps.setdefault(tid, [])
             if naps and naps[-1][2] & schema.CONTINUED:
@@ -305,6 +340,11 @@ class Converter:
         self.pause(tid, time, schema.FAULT)
         how = d.WRITE if (e["flags"] or 0) & schema.WRITING else 0
         self.touch(*found, how | (d.BY_KERNEL if e["name"] == "kernel" else 0))
+        if e["a2"] == 0 and self.took:  # one that took mmap_lock may have waited
+            p = self.programs[tid]
+            for who, k, more in self.unusual.add(e["cpu"] or 0, self.took, tid, len(p) - 1):
+                row = self.programs[who][k]
+                self.programs[who][k] = (*row[:4], row[4] | more * TICKS << d.MORE)
 
     def call(self, e: dict[str, Any], tid: int, time: int, name: str) -> bool:
         """False: it is left out."""

@@ -49,7 +49,7 @@ from seqfault.price.clock import (
     vtask,
 )
 from seqfault.price.locks import callback_due
-from seqfault.price.mapping import mapping_costs, prefetch_mmap_sem, user_access_of
+from seqfault.price.mapping import mapping_costs, more_than_usual, prefetch_mmap_sem, user_access_of
 from seqfault.price.memory import my_batches
 from seqfault.price.waits import it_is_so, wait_for
 
@@ -65,7 +65,8 @@ DO_LOCK, DO_SYNC, DO_SEAL, DO_POPULATE, DO_MARK, DO_MEET, DO_WOKEN = range(20, 2
 UNLOCK, LOCK, LOCK_ON_FAULT = 0, 1, 2  # of DO_LOCK, in d
 # what threads wait for: a mapping's place, a mark, and a thread that was made or is over
 BASE, MARK, POSTED = 1, 1 + NR_MAPS, 1 + 2 * NR_MAPS
-WRITE, COUNTED, BY_KERNEL = 1, 2, 4  # of DO_TOUCH, in d
+# of DO_TOUCH, in d; from bit MORE on what the fault takes beyond the usual
+WRITE, COUNTED, BY_KERNEL, MORE = 1, 2, 4, 8
 NR_KINDS, NR_BUCKETS = 16, 512  # kinds of operation; durations, eight to an octave
 FAULT, MMAP, MUNMAP, MPROTECT, MADVISE, MREMAP, BRK, MLOCK, MSYNC, MSEAL = range(10)
 big_t = integer(0, (1 << 62) - 1)
@@ -296,7 +297,7 @@ def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
     signal: signal_t = do_page_fault_of_text(mm, address, write)
     if task.owes:  # no handle_mm_fault
         task.owes = False
-        m.now += the(mapping_costs).fault_inside + the(mapping_costs).traced_account
+        m.now += the(mapping_costs).fault_inside + the(mapping_costs).traced_account + more_than_usual()
     io: ticks_t = my_batches().io
     if io != 0:
         my_batches().io = 0
@@ -408,6 +409,7 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
         n = max(p.reg[-n & (NR_REGS - 1)], 0)
     if op == DO_TOUCH:
         the(user_access_of).kernel[task] = s.d & BY_KERNEL != 0
+        the(user_access_of).more[task] = s.d >> MORE
         if touch_pages(p, min(at + s.c, NR_PAGES), n, s.d & WRITE != 0, s.d & COUNTED != 0) != 0:
             p.failed += 1
         return

@@ -163,6 +163,7 @@ def convert(
     seconds = (c.last - c.first) / 1e9
     t = Together(c)
     t.wake(round(latency))
+    t.hand()
     if not isinstance(c, Processes):
         t.meet()
     t.done()

@@ -67,6 +67,14 @@ class Together:
             if self.mark(running[0], when, row):
                 c.programs[tid][step] = (d.DO_WOKEN, 0, self.marks, (until - when) * TICKS, 0)
 
+    def hand(self) -> None:
+        """Who takes a mapping that another thread has let go of does not do so before."""
+        for tid, at, to, step in self.c.handed:
+            if self.marks - 1 > len(self.c.size):
+                self.marks -= 1
+                self.put(tid, at, 0, (d.DO_MARK, 0, self.marks, 0, 0))
+                self.put(to, step, 1, (d.DO_MEET, 0, self.marks, 0, 0))
+
     def runs(self, tid: int, when: int, ends: dict[int, list[int]]) -> bool:
         """Whether a thread was on a CPU."""
         events = self.c.begun[tid]
