@@ -301,3 +301,11 @@ def test_a_sample_is_replayed_on_the_machine_that_it_is_of(tmp_path, monkeypatch
         with open_trace(f"sample:{sample}") as trace:
             assert machine_of("", trace.meta).name == "small-vm"
             assert "not calibrated" in machine_of("", replace(trace.meta, host="elsewhere")).title
+
+
+def test_seeds_differ_in_when_threads_begin(capsys):
+    """Also where all are made by one: what they then do depends on each other."""
+    with pytest.raises(SystemExit):
+        main(["whatif", "sample:ebizzy", "-p", "vm-refcnt", "--seeds", "2", "--json"])
+    low, high = json.loads(capsys.readouterr().out)["designs"][0]["seconds_range"]
+    assert low < high

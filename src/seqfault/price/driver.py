@@ -39,6 +39,7 @@ from seqfault.mm.types import (
 )
 from seqfault.mm.x86_fault import do_page_fault as do_page_fault_of_text
 from seqfault.price.clock import (
+    TICKS,
     task_t,
     ticks_t,
     vclock,
@@ -65,6 +66,7 @@ DO_LOCK, DO_SYNC, DO_SEAL, DO_POPULATE, DO_MARK, DO_MEET, DO_WOKEN = range(20, 2
 UNLOCK, LOCK, LOCK_ON_FAULT = 0, 1, 2  # of DO_LOCK, in d
 # what threads wait for: a mapping's place, a mark, and a thread that was made or is over
 BASE, MARK, POSTED = 1, 1 + NR_MAPS, 1 + 2 * NR_MAPS
+LATE = 20_000 * TICKS  # a thread that was made begins so much later at most, by its seed
 # of DO_TOUCH, in d; from bit MORE on what the fault takes beyond the usual
 WRITE, COUNTED, BY_KERNEL, MORE = 1, 2, 4, 8
 NR_KINDS, NR_BUCKETS = 16, 512  # kinds of operation; durations, eight to an octave
@@ -538,6 +540,9 @@ def price_main():
         elif s.op == DO_WAIT:
             vt_sync()
             at: s64 = s.b + (NR_TASKS if s.c != 0 else 0)
+            if s.c == 0 and not the(posted).it[at]:
+                wait_for(POSTED + at)
+                vt_sleep(random(p, LATE))
             while not the(posted).it[at]:
                 wait_for(POSTED + at)
         elif s.op == DO_MARK:
