@@ -8,13 +8,15 @@ does the share of faults that the replay sends to mmap_lock lie in the 5-95% ran
 recording take as long as the program does when nobody records it, with one thread and with two?
 
 As root, on Linux 6.15 or later, with perf, stress-ng and a python3 that has numpy (`--python`).  CPUs may share a core
-without telling, so all are kept busy while anything is measured, by loops that give way to everybody.
+without telling, so all are kept busy while anything is measured, by loops that give way to everybody.  Hosts change
+their speed by a third, for seconds or minutes: so what is compared is measured in turns, several times, and means count.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import os
 import shutil
 import signal
@@ -33,6 +35,7 @@ import numpy as np
 import polars as pl
 
 from seqfault.cli import BadInput
+from seqfault.price import machines
 from seqfault.price.calibrate import Calibrated, as_toml, calibrate
 from seqfault.price.replay import busiest
 from seqfault.report.whatif import ask
@@ -45,6 +48,7 @@ SAMPLES = Path(__file__).parent / "samples"
 FALLBACK = "lock_mm_and_find_vma"  # in the stack of a fault that takes mmap_lock for want of the VMA's
 TRIES = 3
 ENOUGH = 1000  # fallbacks in all takes; with fewer there is no judging
+BACKED = 2 << 30  # bytes: more than any of the programs has mapped
 WITHIN = 0.15
 RECORDING, RUNNING = "recording.toml", "running.toml"
 AUTOGROUP = Path("/proc/self/autogroup")
@@ -130,6 +134,7 @@ def first_of_all() -> Iterator[Callable[[], None]]:
 def record(command: Sequence[str], out: Path, say: Callable[[str], None]) -> None:
     """One recording; where there is nothing of it, another try.  Raises `LiveError` where it is not whole."""
     for left in reversed(range(TRIES)):
+        backed()
         with first_of_all() as end:
             try:
                 done = capture(out, command, None, "perf", stacks=True, tell=lambda n, end=end: end())  # type: ignore[misc]
@@ -168,20 +173,28 @@ def wall_clock(yaml: str) -> float:
     raise LiveError("this stress-ng tells no wall-clock-time with --metrics -Y; 0.15 does")
 
 
-def typical(all_: Sequence[Calibrated], recorded: Sequence[Calibrated]) -> Calibrated:
-    """The median of each constant; those of recorders as they were while something was recorded."""
+def backed() -> None:
+    """Have the host back memory, which the next program gets.  Else the first that grows pays for those that follow."""
+    with mmap.mmap(-1, BACKED, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as m:
+        m.madvise(mmap.MADV_HUGEPAGE)
+        np.frombuffer(m, np.int8)[::4096] = 1
 
-    def medians(tables: Sequence[dict[str, float]]) -> dict[str, float]:
-        return {k: statistics.median(t[k] for t in tables) for k in tables[0] if all(k in t for t in tables)}
 
-    recorder = {k: medians([c.recorder[k] for c in recorded]) for k in recorded[0].recorder}
-    return replace(all_[-1], measured=medians([c.measured for c in all_]), recorder=recorder)
+def means(all_: Sequence[Calibrated], recorded: Sequence[Calibrated]) -> Calibrated:
+    """The mean of each constant; those of recorders as they were while something was recorded."""
+
+    def of(tables: Sequence[dict[str, float]]) -> dict[str, float]:
+        return {k: statistics.fmean(t[k] for t in tables) for k in tables[0] if all(k in t for t in tables)}
+
+    recorder = {k: of([c.recorder[k] for c in recorded]) for k in recorded[0].recorder}
+    return replace(all_[-1], measured=of([c.measured for c in all_]), recorder=recorder)
 
 
 def measure(chosen: Sequence[Program], takes: int, runs: int, folder: Path, say: Callable[[str], None]) -> None:
     """Write recordings, untraced runs (`runs.json`), and the machine to the folder: as it was while it recorded, and while
-    it did not.  Others share the hardware, and a minute later it may be half as fast again."""
+    it did not."""
     out: dict[str, Any] = {"date": time.strftime("%Y-%m-%d %H:%M"), "load": os.getloadavg()[0], "runs": {}}
+    recording, running = [], []
 
     def calibrated(recorders: bool) -> Calibrated:
         say("calibrating")
@@ -191,26 +204,25 @@ def measure(chosen: Sequence[Program], takes: int, runs: int, folder: Path, say:
             raise LiveError("what recording costs could not be measured; does `seqfault record --stacks -- true` work?")
         return c
 
-    recording = [calibrated(True)]
-    for p in chosen:
-        for k in range(takes):
-            say(f"{p.name}: take {k + 1} of {takes}")
-            record(p.command(p.take, p.threads), folder / f"{p.name}.take.{k}.parquet", say)
-        for n in (1, 2):
-            say(f"{p.name}: recording {n} thread(s)")
-            record(p.command(p.run, n), folder / f"{p.name}.threads.{n}.parquet", say)
+    for k in range(max(takes, runs)):
+        say(f"round {k + 1} of {max(takes, runs)}")
         recording.append(calibrated(True))
-    running = []
-    for k in range(runs):
+        for p in chosen:
+            if k < takes:
+                record(p.command(p.take, p.threads), folder / f"{p.name}.take.{k}.parquet", say)
+            for n in (1, 2) if k < runs else ():
+                record(p.command(p.run, n), folder / f"{p.name}.threads.{n}.{k}.parquet", say)
+        if k >= runs:
+            continue
         running.append(calibrated(False))
-        say(f"untraced runs, {k + 1} of {runs}")
         for p in chosen:
             for n in (1, 2):
+                backed()
                 with first_of_all():
                     took = seconds(p.command(p.run, n))
                 out["runs"].setdefault(p.name, {}).setdefault(str(n), []).append(took)
-    (folder / RECORDING).write_text(as_toml(typical(recording, recording)))
-    (folder / RUNNING).write_text(as_toml(typical(running, recording)))
+    (folder / RECORDING).write_text(as_toml(means(recording, recording)))
+    (folder / RUNNING).write_text(as_toml(means(running, recording)))
     out |= {"load_after": os.getloadavg()[0], "kernel": os.uname().release}
     out["recording"] = [c.measured | c.recorder["stacks"] for c in recording]
     out["running"] = [c.measured for c in running]
@@ -310,11 +322,12 @@ class Speed:
 
 
 def speed_of(
-    work: int, threads: int, runs: Sequence[float], recorded: float, slowed: float, replayed: float
+    work: int, threads: int, runs: Sequence[float], recorded: Sequence[float], slowed: Sequence[float],
+    replayed: Sequence[float],
 ) -> Speed:
-    """All in seconds for `work`."""
-    runs = (statistics.median(runs), max(runs), min(runs))
-    return Speed(threads, *(work / s for s in (*runs, recorded, slowed, replayed)))
+    """All in seconds for `work`; of several the means."""
+    times = statistics.fmean(runs), max(runs), min(runs), *(statistics.fmean(x) for x in (recorded, slowed, replayed))
+    return Speed(threads, *(work / s for s in times))
 
 
 @dataclass
@@ -334,16 +347,15 @@ class Judged:
 
 
 def judge(p: Program, folder: Path, runs: dict[str, list[float]], seeds: int, say: Callable[[str], None]) -> Judged:
-    def replayed(path: Path, recorded: bool) -> Any:
-        """Replays; with what the recorder cost, or without."""
-        machine = folder / (RECORDING if recorded else RUNNING)
-        q = ask(str(path), ["vm-refcnt"], machine=str(machine))
+    running = machines.read(str(folder / RUNNING))
+
+    def ask_about(path: Path) -> Any:
+        q = ask(str(path), ["vm-refcnt"], machine=str(folder / RECORDING))
         if not q.slowed:
-            raise LiveError(f"{machine} does not know what this recorder costs; measure again")
-        j = q.jobs[0 if recorded else 1]
-        if j.protocol.name != "vm-refcnt":
-            raise LiveError(f"{path}: recorded on Linux {q.meta.kernel}, whose design is {j.protocol.name}")
-        return j, replay_once(j, q.machine, seeds)
+            raise LiveError(f"{folder / RECORDING} does not know what this recorder costs; measure again")
+        if q.jobs[1].protocol.name != "vm-refcnt":
+            raise LiveError(f"{path}: recorded on Linux {q.meta.kernel}, whose design is {q.jobs[1].protocol.name}")
+        return q
 
     out = Judged(p.name, p.unit, [], [])
     reasons: dict[str, int] = {}
@@ -351,7 +363,8 @@ def judge(p: Program, folder: Path, runs: dict[str, list[float]], seeds: int, sa
     for k, path in enumerate(paths):
         say(f"{p.name}: replaying take {k + 1} of {len(paths)}")
         out.takes.append(truth(path))
-        _, r = replayed(path, True)
+        q = ask_about(path)
+        r = replay_once(q.jobs[0], q.machine, seeds)
         tell_broken(out, path, r)
         got = Truth()
         for o in r.outcomes:
@@ -371,19 +384,22 @@ def judge(p: Program, folder: Path, runs: dict[str, list[float]], seeds: int, sa
         out.reasons = {k: n / total for k, n in sorted(reasons.items(), key=lambda x: -x[1])}
     for n, times in sorted(runs.items()):
         say(f"{p.name}: replaying {n} thread(s)")
-        path = folder / f"{p.name}.threads.{n}.parquet"
-        j, slow = replayed(path, True)
-        rec = j.replay.recorded
-        j, r = replayed(path, False)
-        tell_broken(out, path, slow)
-        tell_broken(out, path, r)
-        out.speeds.append(speed_of(p.run, int(n), times, rec.seconds, slow.seconds, r.seconds))
-        out.mean_ns[n] = {
-            "recorded": rec.mean, "replayed": {k: s.mean for k, s in r.outcomes[0].stats.items() if s.n},
-            "slowed": {k: s.mean for k, s in slow.outcomes[0].stats.items() if s.n},
-            "count": {k: s.n for k, s in r.outcomes[0].stats.items() if s.n}, "left_out": dict(j.replay.left_out),
-            "failed": r.outcomes[0].failed, "finished": r.outcomes[0].finished,
-        }  # fmt: skip
+        seen: list[tuple[float, float, float]] = []
+        for path in sorted(folder.glob(f"{p.name}.threads.{n}.*parquet")):
+            q = ask_about(path)
+            j = q.jobs[1]
+            slow, r = replay_once(q.jobs[0], q.machine, seeds), replay_once(j, running, seeds)
+            rec = j.replay.recorded
+            tell_broken(out, path, slow)
+            tell_broken(out, path, r)
+            seen.append((rec.seconds, slow.seconds, r.seconds))
+            out.mean_ns.setdefault(n, []).append({
+                "recorded": rec.mean, "replayed": {k: s.mean for k, s in r.outcomes[0].stats.items() if s.n},
+                "slowed": {k: s.mean for k, s in slow.outcomes[0].stats.items() if s.n},
+                "count": {k: s.n for k, s in r.outcomes[0].stats.items() if s.n}, "left_out": dict(j.replay.left_out),
+                "failed": r.outcomes[0].failed, "finished": r.outcomes[0].finished, "seconds": seen[-1],
+            })  # fmt: skip
+        out.speeds.append(speed_of(p.run, int(n), times, *zip(*seen, strict=True)))
     return out
 
 
@@ -413,7 +429,7 @@ def show(results: Sequence[Judged]) -> None:
                 f"| {r.program}{what} | {n:,} | {s.fallbacks:,} | {percent(s.median)} | {percent(s.low)}-{percent(s.high)} "
                 f"| {percent(s.predicted)} | {percent(s.least)}-{percent(s.most)} | {s.verdict} |"
             )
-    print("\n| program | threads | recorded | replayed | untraced: median | least-most | predicted | error | |")
+    print("\n| program | threads | recorded | replayed | untraced: mean | least-most | predicted | error | |")
     print("|---|---|---|---|---|---|---|---|---|")
     for r in results:
         for v in r.speeds:
@@ -448,7 +464,7 @@ def check_here(python: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--takes", type=int, default=10)
-    parser.add_argument("--runs", type=int, default=9, help="untraced runs of each program and number of threads")
+    parser.add_argument("--runs", type=int, default=5, help="recordings and untraced runs of each program and number of threads")
     parser.add_argument("--seeds", type=int, default=1, help="replays of each recording")
     parser.add_argument("--program", action="append", help="only this one; may be repeated")
     parser.add_argument("--python", default="/usr/bin/python3", help="what runs the programs in Python")

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from seqfault.price import driver, machines, workloads
+from seqfault.price import machines, workloads
+from seqfault.price.clock import TICKS
 from seqfault.price.curves import measure
 from seqfault.protocols import load
 
@@ -46,8 +47,8 @@ def test_steps_on_larger_pages():
     loop = ["keep r1 2048 anon", "count r1 0 512", "advise r1 16 512", "random r2 128", "map r3 r2 anon", "think 70", "unit 16"]
     w = workloads.make("w", {"loop": loop}, "test")
     small, large = (w.programs(1, k)[0] for k in (4, 64))
-    assert [r[2] for r in small] == [2048, 512, 512, 128, -2, 70 * driver.TICKS, 16]
-    assert [r[2] for r in large] == [128, 32, 32, 8, -2, 70 * driver.TICKS, 16]
+    assert [r[2] for r in small] == [2048, 512, 512, 128, -2, 70 * TICKS, 16]
+    assert [r[2] for r in large] == [128, 32, 32, 8, -2, 70 * TICKS, 16]
     assert large[2][3] == 1 and large[0][3] == small[0][3]
     assert w.programs(1) == [small] and machines.read("power8-80").page == 64
 

@@ -9,6 +9,7 @@ pytest.importorskip("pyarrow")
 from recordings import PRIVATE_ANON, A, B, P, Program, number, steps, whatif  # noqa: E402
 
 from seqfault.price import driver as d  # noqa: E402
+from seqfault.price.clock import TICKS  # noqa: E402
 from seqfault.trace import schema  # noqa: E402
 from seqfault.trace.store import row  # noqa: E402
 
@@ -76,7 +77,7 @@ def test_msync_waits_for_the_disk_without_mmap_lock(tmp_path, capsys):
     assert not r.left_out and (d.DO_SYNC, number(0), 8, 0, 4) in s
     (program,) = r.programs
     k = next(i for i, x in enumerate(program) if x[0] == d.DO_SYNC)
-    assert program[k + 1][:3] == (d.DO_SLEEP, 0, 700_000 * d.TICKS)
+    assert program[k + 1][:3] == (d.DO_SLEEP, 0, 700_000 * TICKS)
     own = designs(capsys, f)[0]
     assert own["operations"]["msync"]["n"] == 1 and own["operations"]["msync"]["mean_ns"] < 100_000
     assert 700e-6 < own["seconds"] < 1.1e-3

@@ -12,6 +12,7 @@ from recordings import HEAP, NORESERVE_STACK, PRIVATE_ANON, A, B, P, Program, nu
 from seqfault.cli import main  # noqa: E402
 from seqfault.mm.opcodes import MADV_DONTNEED, MADV_FREE, MADV_GUARD_INSTALL, MADV_GUARD_REMOVE  # noqa: E402
 from seqfault.price import driver as d  # noqa: E402
+from seqfault.price.clock import TICKS  # noqa: E402
 from seqfault.price.converter import Heap  # noqa: E402
 from seqfault.price.replay import convert, heap_of  # noqa: E402
 from seqfault.trace import schema  # noqa: E402
@@ -75,7 +76,7 @@ def test_what_is_left_out_takes_its_time(tmp_path):
     p = Program().map(A, 4).call("madvise", A, 4, a2=99).touch(A)
     with open_trace(p.write(tmp_path / "t.parquet")) as t:
         (s,) = convert(t).programs
-    assert [x[2] / d.TICKS for x in s if x[0] == d.DO_THINK] == [3000]
+    assert [x[2] / TICKS for x in s if x[0] == d.DO_THINK] == [3000]
 
 
 # -- brk
@@ -109,9 +110,19 @@ def test_who_is_ahead_of_a_brk_waits_before_it_and_not_in_his_own_next_one(tmp_p
     # behind its touch, which came when thread 2 had grown the heap
     assert len(marks) == 1 and [x[0] for x in three[:3]] == [d.DO_MEET, d.DO_TOUCH, d.DO_MARK]
     (meet,) = [x for x in two if x[0] == d.DO_MEET]
-    assert meet[2] == marks[0][2] and 0 < meet[3] <= 2000 * d.TICKS
+    assert meet[2] == marks[0][2] and 0 < meet[3] <= 2000 * TICKS
     # at the first page that was touched after that
     assert two[two.index(meet) + 1] == (d.DO_TOUCH, two[two.index(meet) - 1][1], 1, 1, 1)
+
+
+def test_who_waits_goes_on_at_once(tmp_path, capsys):
+    """Two threads move the break in turn, 2 us after one another: no wait is longer than the other's step."""
+    p = Program().call("brk", 0, result=HEAP)
+    for k in range(1000):
+        p.call("brk", HEAP + (k + 1) * P, result=HEAP + (k + 1) * P, tid=2 + k % 2)
+    data = whatif(capsys, p.write(tmp_path / "t.parquet"))
+    assert data["designs"][0]["failed"] == 0
+    assert data["designs"][0]["seconds"] == pytest.approx(data["recorded"]["seconds"], rel=0.3)
 
 
 def test_a_heap_from_before_and_one_from_a_parent(tmp_path, capsys):

@@ -64,7 +64,7 @@ def test_a_change_of_other_pages_is_for_nothing(capsys, tmp_path):
     for name in ("mmap-seq", "spf-v5"):
         x = design(capsys, f, name)
         v = x["invalidations"]
-        assert v["n"] >= 5 and v["for_nothing"] == v["n"] and 0 < v["cost"] < 1, (name, v)
+        assert v["n"] >= 3 and v["for_nothing"] == v["n"] and 0 < v["cost"] < 1, (name, v)
         assert v["n"] <= sum(x["reasons"].values()) + 0.01  # all of one replay in the mean
         first = max(x["sites"], key=lambda s: s["invalidates"])
         assert first["place"] == "mprotect at mprotect_loop+0x1 (prog)" and first["calls"] == ROUNDS

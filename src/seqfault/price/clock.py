@@ -310,6 +310,16 @@ def vt_sleep(ticks: ticks_t):
         go()
 
 
+def vt_rouse(task: task_t):
+    """One that sleeps (`vt_sleep`) goes on now."""
+    m = the(vclock)
+    if pool_object(vtask, task).state == SLEEPING:
+        tree_set(task, m.now << KEY | task)
+        if m.now < m.limit:
+            m.limit = m.now
+            m.horizon = m.now + m.lookahead
+
+
 # -- entries
 def vt_resume(until: ticks_t):
     """Run all tasks until nobody's clock is below `until`."""

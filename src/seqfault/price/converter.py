@@ -72,6 +72,38 @@ def touched_pages(address: int, length: int) -> int:
     return (address % PAGE + length + PAGE - 1) // PAGE
 
 
+class Unusual:
+    """Faults that take longer than usual, where many do: in times in which the host has not backed most pages.
+
+    Of `MANY` faults of a CPU, one after the other, what a tenth of them takes at most is usual; CPUs of virtual
+    machines change their speed by a third, for seconds.  Where few take longer by far it was an interrupt, which comes
+    as often in a run that takes less time.
+    """
+
+    MANY, TENTH, FEW = 64, 6, 8
+    BEYOND = 1.4
+
+    def __init__(self) -> None:
+        self.last: dict[int, list[tuple[int, int, int]]] = {}  # CPU -> duration, thread, its step
+
+    def add(self, cpu: int, took: int, tid: int, step: int) -> list[tuple[int, int, int]]:
+        """A fault that did not wait.  Those of the last `MANY` that are meant: thread, step, ns beyond the usual."""
+        last = self.last.setdefault(cpu, [])
+        last.append((took, tid, step))
+        if len(last) < self.MANY:
+            return []
+        last.sort()
+        usual = last[self.TENTH][0]
+        out = [(tid, step, took - usual) for took, tid, step in last if took > self.BEYOND * usual]
+        last.clear()
+        return out if len(out) > self.FEW else []
+
+    def forget(self, tid: int, step: int) -> None:
+        """It waited after all."""
+        for cpu, last in self.last.items():
+            self.last[cpu] = [x for x in last if x[1:] != (tid, step)]
+
+
 class Converter:
     """One pass over the events of a process.
 
@@ -96,28 +128,35 @@ class Converter:
         self.size: list[int] = []  # pages of each mapping
         self.programs: dict[int, list[Row]] = {}
         self.at: dict[int, int] = {}  # when each thread's last event was over
-        self.off: dict[int, int] = {}  # ns that it slept since
+        self.naps: dict[int, list[tuple[int, int, int]]] = {}  # when it was off its CPU since: from, until, flags
         self.cpu: dict[int, int] = {}  # where each thread is
         self.on: int | None = None  # where the event is that is looked at
-        self.awake: dict[int, int] = {}  # when it last woke
         self.born: dict[int, int] = {}  # threads that others made, and when
         self.exits: dict[int, int] = {}  # when threads come to their end
-        self.lost: dict[int, int] = {}  # ns that it was preempted since: the replay preempts threads by itself
+        self.away: dict[int, list[tuple[int, int]]] = {}  # of each thread: all times when it was off its CPU
+        self.thought: dict[int, list[tuple[int, int, int]]] = {}  # of its steps DO_THINK: from, until, which step
+        self.slept: list[tuple[int, int, int, int]] = []  # of steps DO_SLEEP: thread, which, from, until
         self.setup: list[Row] = []
         self.left_out: Counter[str] = Counter()
         self.replaced: Counter[str] = Counter()
         self.places: dict[str, int] = {"(nothing yet)": 0}
         self.alias: dict[int, tuple[int, int]] = {}  # with a rewrite: the mapping that one is a part of, and where
-        self.tid = 0  # who does what is converted now, and its program
+        self.tid = 0  # who does what is converted now, and its program; when, how long, and the pause before
         self.p: list[Row] = []
+        self.time = self.took = self.gap = 0
+        self.made: dict[int, tuple[int, int]] = {}  # by whom and when mappings were made
+        self.used: set[tuple[int, int]] = set()  # mappings that threads used which had not made them
         self.brk = heap.brk if heap else 0
         self.moved = 0  # the step that moved the break last, by the mapping that it made
         self.heap_parts: set[int] = set()
         self.locked: set[int] = set()  # mappings that were ever locked
         self.lock_future = False
         self.marks: list[tuple[int, int, int, int]] = []  # of brks: thread, step and time before its pause, mapping
-        self.begun: dict[int, list[tuple[int, int, int]]] = {}  # of each thread's events: when, step, the pause before
+        self.handed: list[tuple[int, int, int, int]] = []  # from a thread at a step to another one at a step
+        # of each thread's events: when, step, the pause before, the first step of that
+        self.begun: dict[int, list[tuple[int, int, int, int]]] = {}
         self.syncing: set[int] = set()  # threads whose last event is an msync, which may wait for a disk
+        self.unusual = Unusual()
         self.rows = self.events = self.pages = 0
         self.first = self.last = 0
         self.total: dict[str, list[int]] = {}
@@ -131,8 +170,14 @@ class Converter:
         return len(self.size) - 1
 
     def number(self, m: int) -> int:
-        """A mapping as a step names it."""
-        return d.NR_REGS + self.alias.get(m, (m, 0))[0]
+        """A mapping as a step names it.  Who uses it first, but has not made it, does so as long after as he did, if he
+        is ahead of who made it: that one may fill it, and hand it over."""
+        whole = self.alias.get(m, (m, 0))[0]
+        maker, when = self.made.get(whole, (self.tid, 0))
+        if maker != self.tid and m == whole and (whole, self.tid) not in self.used:
+            self.used.add((whole, self.tid))
+            self.p.append((d.DO_MEET, 0, whole, max(min(self.time - when, self.gap), 0) * TICKS, 0))
+        return d.NR_REGS + whole
 
     def within(self, m: int) -> int:
         """At which page of the mapping that it is a part of one begins."""
@@ -168,9 +213,9 @@ class Converter:
             p.append((d.DO_SLEEP, 0, (time - since) * TICKS, 0, 0))
         self.at[tid] = time
 
-    def joined(self, tid: int, asleep: int) -> int | None:
+    def joined(self, tid: int, asleep: int, woke: int) -> int | None:
         """The thread that this one slept for until it was over: threads tell it some time before or after their end."""
-        woke, own = self.awake.get(tid, 0), self.exits.get(tid, 1 << 62)
+        own = self.exits.get(tid, 1 << 62)
         near = max(JOIN, asleep // 20)
         over = [x for x, t in self.exits.items() if abs(t - woke) <= near and t < own and x in self.programs]
         return max(over, key=lambda x: self.exits[x]) if over else None
@@ -186,39 +231,59 @@ class Converter:
             self.cpu[tid] = self.on
             p.append((d.DO_CPU, 0, self.on, 0, 0))
         shown = (self.shown.get(kind, 0.0) + self.shown.get(self.kind.get(tid, ""), 0.0)) / 2
-        gap = max(time - self.at[tid] - self.lost.pop(tid, 0) - round(shown), 0)
-        asleep = min(self.off.pop(tid, 0), gap)
-        if not self.offs and gap > LONG_PAUSE:
-            asleep = gap
-        if gap > asleep:
-            p.append((d.DO_THINK, 0, (gap - asleep) * TICKS, 0, 0))
-        if asleep:
-            other = self.joined(tid, asleep)
-            if other is None:
-                p.append((d.DO_SLEEP, 0, asleep * TICKS, 0, 0))
-            else:
-                p.append((d.DO_WAIT, 0, other, 1, 0))
-        self.begun.setdefault(tid, []).append((time, len(p), gap))
+        first = len(p)
+        self.time, self.gap = time, self.pass_time(tid, self.at[tid], time, round(shown))
+        self.begun.setdefault(tid, []).append((time, len(p), self.gap, first))
+
+    def pass_time(self, tid: int, begin: int, end: int, shown: int) -> int:
+        """Steps for a pause: work, and sleep where the thread was off its CPU.  How long that is, ns."""
+        gap, at, out = shown, begin, 0
+        naps = self.naps.pop(tid, [])
+        if not self.offs and end - begin - shown > LONG_PAUSE:
+            naps, at = [(begin + shown, end, 0)], begin + shown
+        last = max((b for _, b, flags in naps if not flags & schema.PREEMPTED), default=0)
+        for start, until, flags in [*naps, (end, end, schema.PREEMPTED)]:
+            start, until = max(start, at), min(until, end)
+            work = max(start - at - gap, 0)
+            gap = max(gap - max(start - at, 0), 0)
+            if work:
+                self.thought.setdefault(tid, []).append((at, start, len(self.p)))
+                self.p.append((d.DO_THINK, 0, work * TICKS, 0, 0))
+            nap = 0 if flags & schema.PREEMPTED else max(until - start, 0)
+            if nap:
+                self.sleep(tid, start, until, until == min(last, end))
+            out, at = out + work + nap, max(at, until)
+        return out
+
+    def sleep(self, tid: int, start: int, until: int, last: bool) -> None:
+        other = self.joined(tid, until - start, until) if last or until - start > JOIN else None
+        if other is not None:
+            self.p.append((d.DO_WAIT, 0, other, 1, 0))
+            return
+        self.slept.append((tid, len(self.p), start, until))
+        self.p.append((d.DO_SLEEP, 0, (until - start) * TICKS, 0, 0))
 
     # -- events
     def add(self, e: dict[str, Any]) -> None:
         kind, tid, time = e["kind"], e["tid"], e["time_ns"]
         self.on = e["cpu"]
-        if not self.first:
-            self.first = time
-            if self.heap is not None:
-                self.begin_heap(self.heap)
-        took = e["duration_ns"] or 0
+        if self.heap is not None and not self.heap_parts:
+            self.begin_heap(self.heap)
+        if not self.first and kind != schema.AREA:
+            self.first = time  # before that the program was held, until the recorder was ready
+        took = self.took = e["duration_ns"] or 0
         if kind == schema.OFF:
+            self.away.setdefault(tid, []).append((time, time + took))
             if time < self.at.get(tid, 0):
                 # inside a call or a fault, whose own waiting the replay has, but for a disk's
                 if tid in self.syncing and not (e["flags"] or 0) & schema.PREEMPTED:
                     self.programs[tid].append((d.DO_SLEEP, 0, took * TICKS, 0, 0))
+                self.unusual.forget(tid, len(self.programs[tid]) - 1)
                 return
-            which = self.lost if (e["flags"] or 0) & schema.PREEMPTED else self.off
-            which[tid] = which.get(tid, 0) + took
-            if which is self.off:
-                self.awake[tid] = time + took
+            naps = self.naps.setdefault(tid, [])
+            if naps and naps[-1][2] & schema.CONTINUED:
+                time = naps.pop()[0]
+            naps.append((time, e["time_ns"] + took, e["flags"] or 0))
             return
         if e["address"] is None and kind in (schema.AREA, schema.FAULT):
             self.left_out[f"{kind}s without an address"] += 1
@@ -275,6 +340,11 @@ class Converter:
         self.pause(tid, time, schema.FAULT)
         how = d.WRITE if (e["flags"] or 0) & schema.WRITING else 0
         self.touch(*found, how | (d.BY_KERNEL if e["name"] == "kernel" else 0))
+        if e["a2"] == 0 and self.took:  # one that took mmap_lock may have waited
+            p = self.programs[tid]
+            for who, k, more in self.unusual.add(e["cpu"] or 0, self.took, tid, len(p) - 1):
+                row = self.programs[who][k]
+                self.programs[who][k] = (*row[:4], row[4] | more * TICKS << d.MORE)
 
     def call(self, e: dict[str, Any], tid: int, time: int, name: str) -> bool:
         """False: it is left out."""
@@ -447,6 +517,7 @@ class Converter:
 
     def make(self, m: int, n: int, prot: int, kind: int, fixed: bool, place: int) -> None:
         self.p.append((d.DO_MMAP, self.number(m), n, 0 if kind & ANON else 1, prot | kind << 8, place))
+        self.made[m] = self.tid, self.time + self.took
 
     def unmap(self, m: int, off: int, part: int, place: int) -> None:
         self.p.append((d.DO_MUNMAP, self.number(m), part, self.within(m) + off, 0, place))

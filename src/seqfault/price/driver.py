@@ -38,10 +38,21 @@ from seqfault.mm.types import (
     vpn_t,
 )
 from seqfault.mm.x86_fault import do_page_fault as do_page_fault_of_text
-from seqfault.price.clock import TICKS, task_t, ticks_t, vclock, vt_migrate, vt_preempt, vt_sleep, vt_sync, vtask
+from seqfault.price.clock import (
+    TICKS,
+    task_t,
+    ticks_t,
+    vclock,
+    vt_migrate,
+    vt_preempt,
+    vt_sleep,
+    vt_sync,
+    vtask,
+)
 from seqfault.price.locks import callback_due
-from seqfault.price.mapping import mapping_costs, prefetch_mmap_sem, user_access_of
+from seqfault.price.mapping import mapping_costs, more_than_usual, prefetch_mmap_sem, user_access_of
 from seqfault.price.memory import my_batches
+from seqfault.price.waits import it_is_so, wait_for
 
 NR_STEPS = Size("NR_STEPS", 16)
 NR_DRAWS = Size("NR_DRAWS", 16)
@@ -49,15 +60,15 @@ NR_MAPS = Size("NR_MAPS", 16)
 NR_PLACES = Size("NR_PLACES", 1)
 NR_RECENT = 1024  # operations that are remembered; who began before is too long ago to be the one that a fault met
 NR_REGS = 64
-PATIENCE = 2000  # how often a thread looks whether another one has mapped what it is about to touch
-LOOK = 20_000 * TICKS
-MEET = 2_000 * TICKS  # the same of one that is about to move the break; 10 times as often
 DO_END, DO_THINK, DO_MMAP, DO_MUNMAP, DO_TOUCH, DO_PROTECT, DO_ADVISE, DO_REMAP, DO_UNIT, DO_SLEEP = range(10)
 DO_RANDOM, DO_AT, DO_UNTIL, DO_STOP, DO_POST, DO_WAIT, DO_CPU, DO_LOCKALL, DO_BRK, DO_WHERE = range(10, 20)
-DO_LOCK, DO_SYNC, DO_SEAL, DO_POPULATE, DO_MARK, DO_MEET = range(20, 26)
+DO_LOCK, DO_SYNC, DO_SEAL, DO_POPULATE, DO_MARK, DO_MEET, DO_WOKEN = range(20, 27)
 UNLOCK, LOCK, LOCK_ON_FAULT = 0, 1, 2  # of DO_LOCK, in d
-WAIT = 20_000 * TICKS  # between looks at whether a thread that is waited for has come so far
-WRITE, COUNTED, BY_KERNEL = 1, 2, 4  # of DO_TOUCH, in d
+# what threads wait for: a mapping's place, a mark, and a thread that was made or is over
+BASE, MARK, POSTED = 1, 1 + NR_MAPS, 1 + 2 * NR_MAPS
+LATE = 20_000 * TICKS  # a thread that was made begins so much later at most, by its seed
+# of DO_TOUCH, in d; from bit MORE on what the fault takes beyond the usual
+WRITE, COUNTED, BY_KERNEL, MORE = 1, 2, 4, 8
 NR_KINDS, NR_BUCKETS = 16, 512  # kinds of operation; durations, eight to an octave
 FAULT, MMAP, MUNMAP, MPROTECT, MADVISE, MREMAP, BRK, MLOCK, MSYNC, MSEAL = range(10)
 big_t = integer(0, (1 << 62) - 1)
@@ -79,11 +90,11 @@ class step:
 
 @struct(pool=1, private=True)
 class recorded:
-    """`base`: where the mappings are that all threads know, plus one; 0: not there yet.  `mark`: when a thread was
-    about to make one by brk.  `writer`: which place of the program changed each address space last; `blame`: how many
-    faults took mmap_sem after it.  `moved`: how many of them had speculated and gave up because something had changed,
-    by the place that was at it, and `moved_for`: how long they took; `vain`, `vain_for`: of these, those whose page
-    nobody was at.  `kept`, `kept_for`: how many waited, and how long."""
+    """`base`: where the mappings are that all threads know, plus one; 0: not there yet.  `mark`: when one was made or,
+    by brk, about to be made; or when a thread had let another one go on.  `writer`: which place of the program changed
+    each address space last; `blame`: how many faults took mmap_sem after it.  `moved`: how many of them had speculated
+    and gave up because something had changed, by the place that was at it, and `moved_for`: how long they took; `vain`,
+    `vain_for`: of these, those whose page nobody was at.  `kept`, `kept_for`: how many waited, and how long."""
 
     base: array[s64, NR_MAPS]
     mark: array[ticks_t, NR_MAPS]
@@ -288,7 +299,7 @@ def do_page_fault(mm: ptr[mm_struct], address: vpn_t, write: bool) -> signal_t:
     signal: signal_t = do_page_fault_of_text(mm, address, write)
     if task.owes:  # no handle_mm_fault
         task.owes = False
-        m.now += the(mapping_costs).fault_inside + the(mapping_costs).traced_account
+        m.now += the(mapping_costs).fault_inside + the(mapping_costs).traced_account + more_than_usual()
     io: ticks_t = my_batches().io
     if io != 0:
         my_batches().io = 0
@@ -325,16 +336,21 @@ def base_of(p: ptr[program], a: s64) -> s64:
     if a < NR_REGS:
         return p.reg[a & (NR_REGS - 1)]
     rec = the(recorded)
-    tries: s64 = 0
-    while rec.base[a - NR_REGS] == 0 and tries < PATIENCE:
-        vt_sleep(LOOK)
-        tries += 1
+    if rec.base[a - NR_REGS] == 0:
+        vt_sync()  # who is behind may make it
+        if rec.base[a - NR_REGS] == 0:
+            wait_for(BASE + a - NR_REGS)
     return rec.base[a - NR_REGS] - 1
 
 
 def note_base(number: s64, at: s64):
     """Where mapping `number` is; nobody waits for one that could not be made."""
-    the(recorded).base[number] = at + 1 if at >= 0 else NR_PAGES + 2
+    rec = the(recorded)
+    rec.base[number] = at + 1 if at >= 0 else NR_PAGES + 2
+    it_is_so(BASE + number)
+    if rec.mark[number] == 0:
+        rec.mark[number] = the(vclock).now
+        it_is_so(MARK + number)
 
 
 def touch_pages(p: ptr[program], start: s64, n: s64, write: bool, counted: bool) -> s64:
@@ -395,6 +411,7 @@ def run_step(p: ptr[program], s: ptr[step], task: s64):
         n = max(p.reg[-n & (NR_REGS - 1)], 0)
     if op == DO_TOUCH:
         the(user_access_of).kernel[task] = s.d & BY_KERNEL != 0
+        the(user_access_of).more[task] = s.d >> MORE
         if touch_pages(p, min(at + s.c, NR_PAGES), n, s.d & WRITE != 0, s.d & COUNTED != 0) != 0:
             p.failed += 1
         return
@@ -512,29 +529,38 @@ def price_main():
         elif s.op == DO_STOP:
             vt_sync()
             the(posted).it[NR_TASKS + me] = True
+            it_is_so(POSTED + NR_TASKS + me)
             return
         elif s.op == DO_CPU:
             vt_migrate(s.b)
         elif s.op == DO_POST:
             vt_sync()
             the(posted).it[s.b] = True
+            it_is_so(POSTED + s.b)
         elif s.op == DO_WAIT:
             vt_sync()
             at: s64 = s.b + (NR_TASKS if s.c != 0 else 0)
+            if s.c == 0 and not the(posted).it[at]:
+                wait_for(POSTED + at)
+                vt_sleep(random(p, LATE))
             while not the(posted).it[at]:
-                vt_sleep(WAIT)
+                wait_for(POSTED + at)
         elif s.op == DO_MARK:
             vt_sync()
             the(recorded).mark[s.b] = m.now
+            it_is_so(MARK + s.b)
         elif s.op == DO_MEET:
             vt_sync()
-            tries: s64 = 0
-            while the(recorded).mark[s.b] == 0 and tries < 10 * PATIENCE:
-                vt_sleep(MEET)
-                tries += 1
+            if the(recorded).mark[s.b] == 0:
+                wait_for(MARK + s.b)
             when: ticks_t = the(recorded).mark[s.b] + s.c
-            if m.now < when and tries < 10 * PATIENCE:
+            if m.now < when:
                 vt_sleep(when - m.now)
+        elif s.op == DO_WOKEN:
+            vt_sync()
+            if the(recorded).mark[s.b] == 0:
+                wait_for(MARK + s.b)
+                vt_sleep(s.c)
         elif s.op == DO_UNTIL:
             vt_sync()
             if m.now < s.b:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import platform
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ class TimedMachine(NativeMachine):
         self.tasks = tasks
         self.limit_loops(1 << 62)
         self._stacks = mmap.mmap(-1, STACK * (tasks + 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+        large_pages(self._stacks)  # else each switch from one stack to another misses a TLB
         self._at = self.ctx.ctypes.data, self._at[1]
         self.ctx[C_SWAP] = program.address("vt_swap")
         self.ctx[C_THREAD] = program.address("vt_thread")
@@ -64,6 +66,10 @@ class TimedMachine(NativeMachine):
         t[:, at["cpu"]] = np.arange(tasks + 1) % (cpus or tasks + 1)
         self.task_cells, self.task_field = t, at
         self._first_frames()
+
+    def use_large_pages(self) -> None:
+        """For memory most of which is touched; that of an mm text mostly is not."""
+        large_pages(self._mapping)
 
     def _first_frames(self) -> None:
         start = np.frombuffer(self._stacks, np.int64)
@@ -138,6 +144,12 @@ class TimedMachine(NativeMachine):
                 return
             if progress is not None:
                 progress(at)
+
+
+def large_pages(memory: mmap.mmap) -> None:
+    """Where the kernel has them."""
+    with suppress(OSError, AttributeError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
 
 
 COSTED = ("vclock", "lock_costs", "memory_costs", "mapping_costs", "driver_costs", "model")

@@ -27,7 +27,7 @@ from seqfault.mm.places import (
 )
 from seqfault.mm.types import LINUX, current_mm, errno_t, fault_flags_t, fault_t, mm_struct, vm_area_struct, vpn_t
 from seqfault.mm.vma import __vma_link_rb as __vma_link_rb_of_text
-from seqfault.price.clock import ticks_t, vclock, vt_prefetch, vt_read, vt_read_ahead, vtask
+from seqfault.price.clock import task_t, ticks_t, vclock, vt_prefetch, vt_read, vt_read_ahead, vtask
 from seqfault.price.locks import lock_costs
 from seqfault.price.words import line_of
 from seqfault.protocols import spf_v11, spf_v12, vm_refcnt
@@ -54,9 +54,10 @@ class mapping_costs:
 
 @struct(pool=1, private=True)
 class user_access_of:
-    """Which tasks' accesses are made by kernel code."""
+    """Which tasks' accesses are made by kernel code; what their next fault takes beyond the usual."""
 
     kernel: array[bool, NR_TASKS + 1]
+    more: array[ticks_t, NR_TASKS + 1]
 
 
 def tree_changes():
@@ -80,6 +81,15 @@ def detach_vmas_to_be_unmapped(mm: ptr[mm_struct], vma: ptr[vm_area_struct], pre
     detach_vmas_to_be_unmapped_of_text(mm, vma, prev, end)
 
 
+def more_than_usual() -> ticks_t:
+    """Of a recorded fault: a page that the host has not backed, a large one, a copy.  Once for each access."""
+    u = the(user_access_of)
+    me: task_t = the(vclock).me
+    more: ticks_t = u.more[me]
+    u.more[me] = 0
+    return more
+
+
 def handle_mm_fault(vma: ptr[vm_area_struct], address: vpn_t, flags: fault_flags_t) -> fault_t:
     """Of an exception's first try also what the text leaves out, and mm_account_fault (5.9), which a recorder sees."""
     m = the(vclock)
@@ -88,7 +98,7 @@ def handle_mm_fault(vma: ptr[vm_area_struct], address: vpn_t, flags: fault_flags
     owes: bool = task.owes
     task.owes = False
     if owes:
-        m.now += k.fault_inside
+        m.now += k.fault_inside + more_than_usual()
     ret: fault_t = handle_mm_fault_of_text(vma, address, flags)
     if owes:
         m.now += k.traced_account

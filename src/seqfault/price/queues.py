@@ -59,6 +59,7 @@ def machine(
         tasks,
         {"think": think, "hold": hold, "hold_write": hold if hold_write is None else hold_write, **costs},
     )
+    m.use_large_pages()
     m.put("model", "kind", kind)
     m.put("model", "servers", servers)
     m.put("model", "nr_writers", round(writers * 65536))

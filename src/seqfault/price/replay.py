@@ -7,7 +7,6 @@ recording began is mapped before the replay does.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +16,9 @@ import pyarrow.compute as pc
 
 from seqfault.mm.fullsize import RELEASES, release_number
 from seqfault.price import driver as d
-from seqfault.price.clock import TICKS
-from seqfault.price.converter import PAGE, Converter, Heap, ReplayError, Row
+from seqfault.price.converter import PAGE, Converter, Heap, ReplayError
 from seqfault.price.rewrites import REWRITES, Processes, notes
+from seqfault.price.together import Together
 from seqfault.trace import schema
 from seqfault.trace.calls import CLONE
 from seqfault.trace.store import Trace
@@ -130,10 +129,15 @@ def heap_of(trace: Trace, pid: int) -> Heap | None:
 
 
 def convert(
-    trace: Trace, pid: int | None = None, rewrite: str = "", recorder: Mapping[str, float] | None = None
+    trace: Trace,
+    pid: int | None = None,
+    rewrite: str = "",
+    recorder: Mapping[str, float] | None = None,
+    latency: float = 0.0,
 ) -> Replay:
     """Steps of the threads of a process (that with the most events, unless it is named), as a rewrite has them.
-    `recorder`: what recording cost (price/recorder.py), which is taken out of the pauses.
+    `recorder`: what recording cost (price/recorder.py), which is taken out of the pauses; `latency`: from waking a
+    thread until it runs, ns.
 
     Events behind what there is room for are left out, and counted.  Raises `ReplayError`.
     """
@@ -157,8 +161,12 @@ def convert(
     if c.pages > MOST_PAGES:
         shrink(c)
     seconds = (c.last - c.first) / 1e9
+    t = Together(c)
+    t.wake(round(latency))
+    t.hand()
     if not isinstance(c, Processes):
-        meet(c)
+        t.meet()
+    t.done()
     number = {tid: i for i, tid in enumerate(c.programs)}
     return Replay(
         numbered(c.programs),
@@ -177,33 +185,6 @@ def convert(
         [number[tid] for tid in c.owners] if isinstance(c, Processes) else None,
         notes(c),
     )  # fmt: skip
-
-
-def meet(c: Converter) -> None:
-    """Threads that move one break are held together.
-
-    Each brk waits for the one before it (price/converter.py).  A thread that is ahead would do nothing exactly while
-    another one moves the break, which the recording had it fault beside; so it waits before, at what it did next when
-    the other one was about to, and goes on as long after as it did.
-    """
-    who = {tid for tid, *_ in c.marks}
-    if len(who) < 2:
-        return
-    new: dict[int, list[tuple[int, int, Row]]] = {tid: [] for tid in who}
-    for tid, k, when, m in c.marks:
-        new[tid].append((k, 0, (d.DO_MARK, 0, m, 0, 0)))
-        for other in who - {tid}:
-            events = c.begun[other]
-            i = bisect_right(events, (when, 1 << 62))
-            if i < len(events):
-                time, at, pause = events[i]
-                new[other].append((at, 1, (d.DO_MEET, 0, m, min(time - when, pause) * TICKS, 0)))
-    for tid, rows in new.items():
-        p, out, at = c.programs[tid], [], 0
-        for k, _, row in sorted(rows):
-            out += [*p[at:k], row]
-            at = k
-        c.programs[tid] = out + p[at:]
 
 
 def numbered(programs: Mapping[int, Sequence[tuple[int, ...]]]) -> list[list[tuple[int, ...]]]:

@@ -39,11 +39,15 @@ class Keep(Parts):
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        self.spare: dict[int, list[int]] = {}  # mappings to take again, by size
+        # mappings to take again, by size; who let go of them, and at which of his steps
+        self.spare: dict[int, list[tuple[int, int, int]]] = {}
 
     def make(self, m: int, n: int, prot: int, kind: int, fixed: bool, place: int) -> None:
         if kind & ANON and m not in self.locked and self.spare.get(n):
-            self.alias[m] = self.spare[n].pop(), 0
+            real, tid, at = self.spare[n].pop()
+            self.alias[m] = real, 0
+            if tid != self.tid:
+                self.handed.append((tid, at, self.tid, len(self.p)))
             self.fill(m, n, kind)
         else:
             super().make(m, n, prot, kind, fixed, place)
@@ -53,9 +57,9 @@ class Keep(Parts):
             super().unmap(m, off, part, place)
             return
         real = self.alias.get(m, (m, 0))[0]
-        self.spare.setdefault(part, []).append(real)
         if self.advises:
             self.p.append((d.DO_ADVISE, d.NR_REGS + real, part, 0, MADV_DONTNEED, place))
+        self.spare.setdefault(part, []).append((real, self.tid, len(self.p)))
 
 
 class DontNeed(Keep):

@@ -169,8 +169,9 @@ def ask(
                 )
             mach = machine_of(machine, meta)
             slow = recorder.of(mach.recorder, mach.recorded, meta)
-            r = convert(t, pid, recorder=slow)
-            others = {x: convert(t, pid, x, slow) for x in rewrite}
+            latency = mach.costs["latency"] + mach.costs["schedule"]
+            r = convert(t, pid, recorder=slow, latency=latency)
+            others = {x: convert(t, pid, x, slow, latency) for x in rewrite}
     except TraceError as e:
         raise BadInput(str(e)) from None
     except ReplayError as e:
