@@ -208,7 +208,7 @@ def judge(B, S, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, s
         ctl[C_LOST] = 1
     learn(S, B, P, W, N, Y, Q, known, own_, at[p], X, before, after, status == DISABLED, waits, p, nproc)
     if status == OK:
-        leads(Q, known, edges, at[p], control(B, P, Q, keys, p), fenced(P, X))
+        leads(Q, known, edges, at[p], control(B, P, Q, keys, p), fenced(P, X, before, after))
     return moves(S, B, P, W, R, Y, Q, known, at, Z, X, before, after, p, nproc, waits), after
 
 
@@ -260,7 +260,7 @@ def follow(  # type: ignore[no-untyped-def]
             ctl[C_LOST] = 1
         learn(C, B, P, W, N, Y, Q, known, own_, at[p], X, before, after, False, waits, p, nproc)
         j = control(B, P, Q, keys, p)
-        leads(Q, known, edges, at[p], j, fenced(P, X))
+        leads(Q, known, edges, at[p], j, fenced(P, X, before, after))
         at[p] = j
         for k in range(X[X_COUNTED]):
             counts[X[X_COUNTS + k]] += 1
