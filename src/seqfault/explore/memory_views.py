@@ -121,6 +121,14 @@ def entries(B, P):  # type: ignore[no-untyped-def]
 
 
 @jit
+def level(B, P):  # type: ignore[no-untyped-def]
+    """The last store of each cell is what memory holds, where that was changed by no step."""
+    for i in range(entries(B, P)):
+        if B[entry_at(P, i)] & LAST:
+            B[entry_at(P, i) + E_VALUE] = sc_load(B, P, cell_of(B, P, i), 0)
+
+
+@jit
 def first_of(B, P, cell):  # type: ignore[no-untyped-def]
     """The number of the first entry of a cell, or of the first one behind where they would be."""
     n = entries(B, P)

@@ -29,7 +29,7 @@ from seqfault.explore.levels import (
     WHY_TABLE,
 )
 from seqfault.explore.memory_buffers import buffer_of, count, is_buffer
-from seqfault.explore.memory_views import U_STANDS, U_STOOD
+from seqfault.explore.memory_views import U_STANDS, U_STOOD, level
 from seqfault.explore.movers import CHAIN, LEFT, RIGHT, TRIES, W_WAITS, close, held, locks_touched, robbed
 from seqfault.explore.movers import TAKES as MOVES_TAKES
 from seqfault.explore.private import own
@@ -172,6 +172,8 @@ def waits_for(B, S, S2, P, W, at, X, p, before, after):  # type: ignore[no-untyp
     for j in range(P[M_NW]):
         S2[j] = S[j]
     close(S2, P, W, before, after, p)
+    if P[M_MEMORY] == VIEWED:
+        level(S2, P)
     waits = run(B, S2, P, at, X, p, np.int64(0)) == DISABLED
     if not waits:
         W[w] = TRIES
