@@ -12,6 +12,7 @@ from seqfault.explore.futures import (
     ASLEEP_ROW,
     ATOMICS,
     EARLY,
+    EARLY_STORES,
     LOADS,
     Q_NEWS,
     STORES,
@@ -26,7 +27,7 @@ from seqfault.explore.locksets import against
 from seqfault.explore.memory_barriers import pending
 from seqfault.explore.memory_buffers import is_buffer, together
 from seqfault.explore.memory_buffers import own as waiting
-from seqfault.explore.memory_views import U_MET, U_PENDED, U_RACED, U_WOKE, racy, unit_of
+from seqfault.explore.memory_views import U_FIRST, U_IDLE, U_MET, U_PENDED, U_RACED, U_WOKE, racy, unit_of
 from seqfault.explore.movers import KINDS, LEFT, NEVER, RIGHT, W_STRIDE, W_WHOSE
 from seqfault.explore.movers import TAKES as MOVES_TAKES
 from seqfault.explore.private import Y_STATE, believed, disowned, private
@@ -134,8 +135,16 @@ def known_way(S, P, W, R, Q, known, at, Z, before, p, nproc):  # type: ignore[no
     u = P[O_MEMORY]
     knows, wakes = P[M_CELLS] + KNOWS, P[M_CELLS] + WAKES
     says = RIGHT | LEFT
-    if P[u + U_RACED] & 2 and others_may(S, P, W, R, Q, known, at, Z, wakes, STORES, before, p, nproc):
-        return 0
+    if P[u + U_RACED] & 2:
+        unit = unit_of(P, p)
+        main = P[u + P[u + U_IDLE] + 2 * unit] == p and P[u + U_WOKE] == 0
+        for q in range(nproc):
+            if q == p or (main and unit_of(P, q) == unit):
+                continue  # its unit is not idle before `p` has finished
+            if may(Q, known, at[q], wakes, STORES) and not alone_wakes(
+                S, P, W, R, Q, known, at, Z, before, q, p, nproc
+            ):
+                return 0
     if P[u + U_MET] | P[u + U_PENDED] and (
         pending(S, P) & ~(np.int64(1) << unit_of(P, p)) != 0
         or others_may(S, P, W, R, Q, known, at, Z, knows, TAKES, before, p, nproc)
@@ -240,8 +249,12 @@ def drains(X):  # type: ignore[no-untyped-def]
 
 
 @jit
-def fenced(P, X):  # type: ignore[no-untyped-def]
-    """Whether nothing waits in the buffer when the next step is taken."""
+def fenced(P, X, before, after):  # type: ignore[no-untyped-def]
+    """Whether what comes behind a step is not EARLY to what comes before: nothing waits in the buffer then, or the step
+    took the lock that is meant."""
+    if P[M_MEMORY] == VIEWED:
+        k = P[P[O_MEMORY] + U_FIRST]
+        return k >= 0 and (before >> (2 * k)) & 3 == 0 and (after >> (2 * k)) & 3 != 0
     if P[M_MEMORY] != BUFFERED:
         return False
     for j in range(min(X[X_ACCESSED], np.int64(MAX_ACCESSED))):
@@ -294,6 +307,10 @@ def learn(S, B, P, W, N, Y, Q, known, own_, i, X, before, after, blocked, waits,
             if P[M_MEMORY] == VIEWED:
                 if code >> 2 != cell or state:
                     touches(Q, known, own_, i, c, ATOMICS)
+                if how == READ and (code >> 2 == cell or (code >> 2) & RMW_CELL != 0):
+                    touches(Q, known, own_, i, c, EARLY)
+                if how == WRITE and code >> 2 == cell:
+                    touches(Q, known, own_, i, c, EARLY_STORES)
                 if state:  # who frees or allocates knows what who did before it knew
                     touches(Q, known, own_, i, c, LOADS)
             elif early and (kind == LOADS or (state and code >> 2 == cell)):

@@ -19,11 +19,10 @@ from seqfault.explore.movers import W_WHOSE
 from seqfault.explore.slots import mix
 from seqfault.explore.tables import O_PROCS, P_BASE, P_WORDS, PROCESS_ROW
 
-# EARLY: loads before the process's next full barrier or locked operation (tso); ATOMICS: loads and stores that are no
-# plain ones (lkmm)
-LOADS, STORES, TAKES, EARLY = range(4)
-ATOMICS = EARLY
-SETS = 4
+# ATOMICS: loads and stores that are no plain ones (lkmm).  EARLY: loads before the process's next full barrier or
+# locked operation (tso); plain ones before it takes one lock (lkmm, memory_spared.py).  EARLY_STORES: such stores
+LOADS, STORES, TAKES, ATOMICS, EARLY, EARLY_STORES = range(6)
+SETS = 6
 IDS = 1 << 15
 EDGES = 1 << 18
 # Q: numbers, then of each process which bits of its region make up its control
@@ -111,7 +110,7 @@ def control(S, P, Q, keys, p):  # type: ignore[no-untyped-def]
 
 @jit
 def leads(Q, known, edges, i, j, drained):  # type: ignore[no-untyped-def]
-    """A step leads from control `i` to `j`; `drained`: nothing that was stored before is waiting in a buffer then."""
+    """A step leads from control `i` to `j`; `drained`: what the process does there is not EARLY to it."""
     if i == j:
         return
     e = (np.int64(i) << 32 | np.int64(j) << 1 | np.int64(1 if drained else 0)) + 1
@@ -160,7 +159,7 @@ def classify(Q, keys, known, racy, classes):  # type: ignore[no-untyped-def]
     for k in range(Q[Q_IDS]):
         i = keys[IDS + k]
         h = np.uint64(0)
-        for kind in range(EARLY):
+        for kind in range(SETS):
             for w in range(width):
                 x = known[(i * SETS + kind) * width + w] & mask[w]
                 if x:

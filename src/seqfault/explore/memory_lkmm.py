@@ -19,8 +19,10 @@ from seqfault.explore.memory_barriers import barrier, due, effective, fence
 from seqfault.explore.memory_sc import load as sc_load
 from seqfault.explore.memory_sc import store as sc_store
 from seqfault.explore.memory_settle import drop_dead, settle, wake
+from seqfault.explore.memory_spared import begun, lock_loaded, lock_stored
 from seqfault.explore.memory_views import (
     U_KEPT,
+    U_LOOKED,
     U_TAGS,
     U_UNITS,
     behind_read,
@@ -47,7 +49,7 @@ from seqfault.explore.memory_views import (
 )
 from seqfault.explore.orders import ATOMIC, FULL_RMW, is_rmw
 from seqfault.explore.raw import numbers_at
-from seqfault.explore.slots import alternative
+from seqfault.explore.slots import alternative, get
 from seqfault.explore.tables import (
     FULL,
     MANY,
@@ -127,6 +129,7 @@ def put_in_cell(B, P, cell, p, view):  # type: ignore[no-untyped-def]
 def begin_object(B, P, cell, raw, zeroed, p):  # type: ignore[no-untyped-def]
     """A cell of an object that is allocated: what it held is a store that others may see still if it is `zeroed`; else
     what it holds now, being undefined, is nobody's.  False: there is no room."""
+    begun(P, cell)
     if not racy(P, cell):
         sc_store(B, P, cell, raw, p)
         return put_in_cell(B, P, cell, p, np.int64(0))
@@ -134,7 +137,7 @@ def begin_object(B, P, cell, raw, zeroed, p):  # type: ignore[no-untyped-def]
     end = end_of(B, P, cell, first)
     if zeroed and (first != end or sc_load(B, P, cell, p) != raw):
         record(B, P, cell, p, True)
-        n = places(B, P, cell, np.int64(1), p, np.int64(0))
+        n = places(B, P, cell, ATOMIC, p, np.int64(0))  # it is the last
         if n < 0:
             return False
         store(B, P, cell, raw, np.int64(1), p, np.int64(0), np.int64(0), np.int64(1))
@@ -151,6 +154,7 @@ def begin(b, pp, xx, p, pc, depth, u4, u5):  # type: ignore[no-untyped-def]
     B, P, X = numbers_at(b), numbers_at(pp), numbers_at(xx)
     X[X_AGED] = 0
     X[X_WITHIN] = 0
+    P[P[O_MEMORY] + U_LOOKED] = 0
     wake(B, P, p)
     X[X_USED] = due(B, P, X, p, np.int64(0), depth)
     return 0
@@ -174,6 +178,7 @@ def do_load(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def]
     if order == FULL_RMW:
         P[P[O_MEMORY] + U_KEPT] = everything(B, P, unit_of(P, p))
     know = address_tag(B, P, q, p)
+    lock_loaded(P, cell, order)
     many = readable(B, P, cell, order, p, know)
     age = np.int64(0)
     if many > 1:
@@ -220,7 +225,9 @@ def do_store(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def
             return MANY
         back = skipped(B, P, cell, alternative(X, used, depth, many))
         used += 1
+    old = get(B, P, cell, 0)
     store(B, P, cell, X[X_VALUE], order, p, know, back, many)
+    lock_stored(B, P, cell, order, p, old)
     if order == FULL_RMW:
         barrier(B, P, unit_of(P, p))
     X[X_USED], X[X_BEHIND] = used, back

@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
-from seqfault.explore.futures import LOADS, STORES, TAKES, control, may
+from seqfault.explore.futures import EARLY, EARLY_STORES, LOADS, STORES, TAKES, control, may
 from seqfault.explore.jit import jit_views as jit
 from seqfault.explore.layers import units_of, widened
 from seqfault.explore.locksets import lock_rows
 from seqfault.explore.memory_barriers import pending, took_effect
+from seqfault.explore.memory_spared import no_gains, spared
 from seqfault.explore.memory_views import (
     BARRIER_AT,
     E_CARRIED,
@@ -23,25 +24,33 @@ from seqfault.explore.memory_views import (
     TAG,
     U_AHEAD,
     U_BASE,
+    U_BITS,
     U_CHANGED,
     U_CLASS,
     U_CLASSES,
+    U_EARLY,
+    U_FIRST,
     U_FIRST_ENTRY,
     U_FOUND,
+    U_GAINS,
     U_HEADER,
     U_IDLE,
     U_KEYS,
     U_KNOWN,
     U_LACKS,
+    U_LOOSE,
     U_MET,
     U_NEEDS,
     U_NEWS,
+    U_PART_OF,
     U_PENDED,
+    U_PLAINS,
     U_Q,
     U_RACED,
     U_RACY,
     U_STANDS,
     U_STOOD,
+    U_UNIT_OF,
     U_UNITS,
     U_WOKE,
     V_CARRIED,
@@ -54,12 +63,15 @@ from seqfault.explore.memory_views import (
     V_STRONG,
     V_UNLOCKED,
     VIEWS,
+    bits,
     cell_of,
     drop_tag,
     entries,
     entry_at,
     everything,
     is_lock,
+    mask,
+    plain_at,
     remove,
     tag_at,
     tagged,
@@ -112,10 +124,7 @@ def wake(B, P, p):  # type: ignore[no-untyped-def]
         if entries(B, P) == 0:
             return
         P[P[O_MEMORY] + U_CHANGED] = 1
-        know = np.int64(0)
-        for i in range(entries(B, P)):
-            if B[entry_at(P, i)] & LAST == 0:
-                know |= np.int64(1) << i
+        know = mask(0, bits(B, P))
         B[view_at(P, unit, V_LOADS)] = know
         B[view_at(P, unit, V_STORES)] = know
         B[view_at(P, unit, V_STRONG)] = know
@@ -163,8 +172,9 @@ def class_of(B, P, p, stood):  # type: ignore[no-untyped-def]
 
 
 @jit
-def ahead(B, P, cell):  # type: ignore[no-untyped-def]
-    """As `touched`, of what the units may do from where they stand, if that is known."""
+def ahead(B, P, cell, early):  # type: ignore[no-untyped-def]
+    """As `touched`, of what the units may do from where they stand, if that is known; `early`: only plain accesses, and
+    not what comes behind the taking of one lock (memory_spared.py)."""
     u = P[O_MEMORY]
     how = touched(P, cell)
     if P[u + U_Q] == 0 or how == 0:
@@ -176,11 +186,11 @@ def ahead(B, P, cell):  # type: ignore[no-untyped-def]
         bits = (how >> (2 * unit)) & 3
         if bits and (out >> (2 * unit)) & 3 != bits:
             i = P[u + P[u + U_STANDS] + p]
-            if may(Q, known, i, cell, TAKES):
+            if not early and may(Q, known, i, cell, TAKES):
                 out |= bits << (2 * unit)
-            if may(Q, known, i, cell, LOADS):
+            if may(Q, known, i, cell, EARLY if early else LOADS):
                 out |= (bits & 1) << (2 * unit)
-            if may(Q, known, i, cell, STORES):
+            if may(Q, known, i, cell, EARLY_STORES if early else STORES):
                 out |= (bits & 2) << (2 * unit)
     return out
 
@@ -212,10 +222,12 @@ def settle(B, P, p, pc):  # type: ignore[no-untyped-def]
 def look_ahead(B, P):  # type: ignore[no-untyped-def]
     """Of each entry what the units may yet do to its cell."""
     at = P[O_MEMORY] + P[P[O_MEMORY] + U_AHEAD]
+    early = P[O_MEMORY] + P[P[O_MEMORY] + U_EARLY]
     last = np.int64(-1)
     for i in range(entries(B, P)):
         c = cell_of(B, P, i)
-        P[at + i] = P[at + i - 1] if c == last else ahead(B, P, c)
+        P[at + i] = P[at + i - 1] if c == last else ahead(B, P, c, False)
+        P[early + i] = P[early + i - 1] if c == last else ahead(B, P, c, True)
         last = c
 
 
@@ -223,16 +235,18 @@ def look_ahead(B, P):  # type: ignore[no-untyped-def]
 def drop(B, P, i):  # type: ignore[no-untyped-def]
     """Remove an entry of those that there are in `look_ahead`."""
     at = P[O_MEMORY] + P[P[O_MEMORY] + U_AHEAD]
+    early = P[O_MEMORY] + P[P[O_MEMORY] + U_EARLY]
     for k in range(i, entries(B, P) - 1):
         P[at + k] = P[at + k + 1]
+        P[early + k] = P[early + k + 1]
     remove(B, P, i)
 
 
 @jit
-def narrow(B, w, mask):  # type: ignore[no-untyped-def]
-    """Of the view at word `w` only `mask`; whether that was less."""
+def narrow(B, w, keep):  # type: ignore[no-untyped-def]
+    """Of the view at word `w` only `keep`; whether that was less."""
     old = B[w]
-    B[w] = old & mask
+    B[w] = old & keep
     return B[w] != old
 
 
@@ -255,7 +269,7 @@ def simplify(B, P):  # type: ignore[no-untyped-def]
     less = False
     n = entries(B, P)
     units = P[u + U_UNITS]
-    every = (np.int64(1) << n) - 1
+    every = mask(0, bits(B, P))
     gone = every  # overwritten for everybody
     lacking = np.int64(0)  # some unit lacks it
     for v in range(units):
@@ -268,15 +282,27 @@ def simplify(B, P):  # type: ignore[no-untyped-def]
             P[u + P[u + U_LACKS] + v] = 0
             less = narrow(B, P[u + U_BASE], ~(np.int64(1) << (BARRIER_AT + v))) or less
             continue
-        loads = np.int64(0)
+        loads = np.int64(0)  # that may take an older one than the last, and are not spared
         stores = np.int64(0)
+        needs = np.int64(0)
+        no_gains(P)
+        bit = np.int64(1)
         for i in range(n):
+            if B[entry_at(P, i)] & LAST:
+                continue
             how = P[u + P[u + U_AHEAD] + i] >> (2 * v)
-            loads |= (how & 1) << i
-            stores |= ((how >> 1) & 1) << i
+            early = P[u + P[u + U_EARLY] + i] >> (2 * v)
+            c = cell_of(B, P, i)
+            if how & 1 and not spared(B, P, v, c, 0, bit, early & 1 != 0):
+                loads |= bit
+            if how & 2 and plain_at(P, v, c, 1) != NEVER:
+                stores |= bit
+                if not spared(B, P, v, c, 1, bit, early & 2 != 0):
+                    needs |= bit
+            bit <<= 1
         a = view_at(P, v, 0)
         seen = B[a + V_SEEN]
-        known = (seen | B[a + V_LOADS] | ~loads) & (seen | B[a + V_STORES] | ~stores)
+        known = (seen | B[a + V_LOADS] | ~loads) & (seen | B[a + V_STORES] | ~needs)
         gone &= known
         lack = every & ~((seen | B[a + V_LOADS]) & (seen | B[a + V_STORES] | ~stores))
         lacking |= lack
@@ -324,10 +350,13 @@ def simplify(B, P):  # type: ignore[no-untyped-def]
             less = narrow(B, w + E_DEP, lacking) or less
         elif writer >= 0:
             less = narrow(B, w + E_DEP, P[u + P[u + U_LACKS] + writer]) or less
+    b = bits(B, P)
     for i in range(n - 1, -1, -1):
-        if (gone >> i) & 1 and B[entry_at(P, i)] & LAST == 0:
-            drop(B, P, i)
-            less = True
+        if B[entry_at(P, i)] & LAST == 0:
+            b -= 1
+            if (gone >> b) & 1:
+                drop(B, P, i)
+                less = True
     for i in range(entries(B, P) - 1, -1, -1):
         w = entry_at(P, i)
         alone = i == 0 or cell_of(B, P, i - 1) != cell_of(B, P, i)
@@ -342,7 +371,8 @@ TAGS = 16  # registers and cells of a unit that have tags, at most
 
 
 def viewed(a: Automaton, capacity: int) -> Automaton:
-    """`a` under the kernel's memory model, with room for `capacity` entries as words of the state.
+    """`a` under the kernel's memory model, with room for `capacity` stores that were overwritten and for as many that
+    were not, as words of the state.
 
     Raises `ValueError` for a capacity outside 2 to 60.
     """
@@ -360,16 +390,25 @@ def viewed(a: Automaton, capacity: int) -> Automaton:
     locks = [0] * a.ncell
     for kind, owner, _ in rows:
         locks[owner] = 1 if kind == 0 else 0
-    more = 2 + len(units) * (VIEWS + TAG * TAGS) + ENTRY * capacity
+    part_of = [0] * a.ncell
+    for k, (kind, owner, readers) in enumerate(rows):
+        part_of[owner] = 2 * k + 1
+        if kind:
+            part_of[readers] = 2 * k + 2
+    more = 2 + len(units) * (VIEWS + TAG * TAGS) + ENTRY * 2 * capacity
     first_tag = 2 + len(units) * VIEWS
     head = [0] * U_HEADER
     parts = [unit_of, idle, [x for r in rows for x in r], [0] * a.ncell, locks, [NEVER] * (2 * len(units) * a.ncell),
-             [0] * a.ncell, [0] * len(units), [0] * a.ncell, [0] * len(a.processes), [0] * MOST,
-             [0] * len(units)]  # fmt: skip
-    head[:9] = [capacity, a.nw, len(units), TAGS, first_tag, first_tag + len(units) * TAG * TAGS, len(rows), 0, 0]
+             [0] * a.ncell, [0] * len(units), [0] * a.ncell, [0] * len(a.processes), [0] * (2 * MOST),
+             [0] * len(units), [NEVER] * (2 * len(units) * a.ncell), part_of, [0] * len(rows),
+             [0] * 2 * len(rows), [0] * (2 * MOST)]  # fmt: skip
+    where = [*range(U_UNIT_OF, U_NEEDS + 1), U_PLAINS, U_PART_OF, U_LOOSE, U_GAINS, U_EARLY]
+    head[U_FIRST] = most_taken(a, rows)
+    head[U_BITS] = capacity
+    head[:9] = [2 * capacity, a.nw, len(units), TAGS, first_tag, first_tag + len(units) * TAG * TAGS, len(rows), 0, 0]
     at = U_HEADER
-    for i, part in enumerate(parts):
-        head[9 + i] = at
+    for i, part in zip(where, parts, strict=True):
+        head[i] = at
         at += len(part)
     return widened(
         a,
@@ -377,6 +416,15 @@ def viewed(a: Automaton, capacity: int) -> Automaton:
         memory="lkmm" + (f":{capacity}" if capacity != MOST else ""),
         memory_table=[*head, *(x for part in parts for x in part)],
     )
+
+
+def most_taken(a: Automaton, rows: list[list[int]]) -> int:
+    """Of the semaphores the one in the largest object, of those that are never allocated if there are any: it is likely
+    taken before most is done.  -1: there is none."""
+    pool = {p.name: p for p in a.pools}
+    of = [pool[a.cells[owner].pool] for _, owner, _ in rows]
+    some = [k for k, r in enumerate(rows) if r[0]]
+    return min(some, key=lambda k: (of[k].state >= 0, -of[k].stride, k), default=-1)
 
 
 def waits_at(a: Automaton, entry: int) -> int:

@@ -6,10 +6,10 @@ take an older store, a store may be put before others' in coherence order, and n
 buffering (a store that passes an earlier load), which is not explored.
 
 State: **entries**, the stores of a location that are not yet the only ones that anybody may see, in coherence order,
-the last of them being what memory holds.  A **view** is a word with a bit for each entry: it is known that this
-entry was overwritten.  A store carries a view; a CPU has six (V_*); a register or a private cell whose value was
-loaded, and so orders what depends on it, has one (a **tag**).  An entry that nobody can read any more is dropped, so
-that two states that behave alike are one.
+the last of them being what memory holds.  A **view** is a word with a bit for each entry but the last one of a
+location: it is known that this entry was overwritten.  A store carries a view; a CPU has nine (V_*); a register or a
+private cell whose value was loaded, and so orders what depends on it, has one (a **tag**).  An entry that nobody can
+read any more is dropped, so that two states that behave alike are one.
 
 Only cells that two CPUs touch otherwise than under one lock have entries: of all others every load sees the last store.
 Which these are is learned, as are the cells that a CPU loads or stores at all (`record`): docs/engine.md, "Why records
@@ -27,7 +27,7 @@ from seqfault.explore.memory_sc import store as sc_store
 from seqfault.explore.orders import ACQUIRE, ATOMIC, FULL_RMW, RELAXED, RELEASE, RMW_ACQUIRE, RMW_RELEASE
 from seqfault.explore.tables import O_MEMORY, O_TAB, SLOT
 
-MOST = 60  # entries: a bit each of a view
+MOST = 60  # entries that were overwritten: a bit each of a view
 VIEWS = 9
 # what a unit (a CPU, or a process bound to none) knows.  V_SEEN: of each location, by its own accesses to it; V_LOADS:
 # what its later loads have to respect; V_READ: all that its loads have shown it; V_STORES: what its later stores come
@@ -52,11 +52,13 @@ TAG = 2  # words: of what, the view
     U_AHEAD, U_NEEDS, U_RACED, U_MET, U_WOKE, U_Q, U_KEYS, U_KNOWN,
     U_CLASSES, U_CLASS, U_STOOD, U_PENDED, U_KEPT,
 ) = range(32)  # fmt: skip
+# behind V_CALLS: of memory_spared.py
+U_PLAINS, U_PART_OF, U_LOOSE, U_GAINS, U_LOOKED, U_FIRST, U_EARLY, U_BITS = range(41, 49)
 # U_RACED, U_MET, U_PENDED, U_WOKE: what a step did, for movers: an access to a racy cell (1: loaded, 2: stored); a full
 # barrier took effect; one came that may take effect later; it began where nothing was known.  U_Q ...: addresses
 # of what processes may yet do (futures.py), if that is known.  U_STOOD: before the step processes were where U_STANDS
 # says.  U_KEPT: what a read-modify-write's unit knew before it
-U_HEADER = 48  # above the numbers: V_CALLS
+U_HEADER = 49  # above the numbers: V_CALLS
 NEVER = -1  # in a record: no such access
 REMOVED, INSERTED, BETWEEN = range(3)  # what becomes of an entry
 
@@ -119,6 +121,14 @@ def entries(B, P):  # type: ignore[no-untyped-def]
 
 
 @jit
+def level(B, P):  # type: ignore[no-untyped-def]
+    """The last store of each cell is what memory holds, where that was changed by no step."""
+    for i in range(entries(B, P)):
+        if B[entry_at(P, i)] & LAST:
+            B[entry_at(P, i) + E_VALUE] = sc_load(B, P, cell_of(B, P, i), 0)
+
+
+@jit
 def first_of(B, P, cell):  # type: ignore[no-untyped-def]
     """The number of the first entry of a cell, or of the first one behind where they would be."""
     n = entries(B, P)
@@ -137,6 +147,28 @@ def end_of(B, P, cell, i):  # type: ignore[no-untyped-def]
 
 
 @jit
+def lasts(B, P, i):  # type: ignore[no-untyped-def]
+    """How many of the entries before number `i` are the last ones of their cells, which have no bit."""
+    n = np.int64(0)
+    for k in range(i):
+        if B[entry_at(P, k)] & LAST:
+            n += 1
+    return n
+
+
+@jit
+def bit_of(B, P, i):  # type: ignore[no-untyped-def]
+    """Which bit of a view is that of entry `i`."""
+    return i - lasts(B, P, i)
+
+
+@jit
+def bits(B, P):  # type: ignore[no-untyped-def]
+    """How many bits of a view there are."""
+    return bit_of(B, P, entries(B, P))
+
+
+@jit
 def mask(first, end):  # type: ignore[no-untyped-def]
     """Bits first to end - 1."""
     return (np.int64(1) << end) - (np.int64(1) << first)
@@ -145,7 +177,7 @@ def mask(first, end):  # type: ignore[no-untyped-def]
 # -- entries come and go
 @jit
 def moved(v, i, how):  # type: ignore[no-untyped-def]
-    """A view when an entry becomes number `i`, or when that one goes.  Who knows that the entry before it was
+    """A view when an entry gets bit `i`, or when the one that has it goes.  Who knows that the entry before it was
     overwritten knew the same of one that is put BETWEEN two."""
     low = (np.int64(1) << i) - 1
     if how == REMOVED:
@@ -158,7 +190,7 @@ def moved(v, i, how):  # type: ignore[no-untyped-def]
 
 @jit
 def renumber(B, P, i, how):  # type: ignore[no-untyped-def]
-    """Every view when an entry becomes number `i`, or goes."""
+    """Every view when an entry gets bit `i`, or the one that has it goes."""
     u = P[O_MEMORY]
     units = P[u + U_UNITS]
     first = P[u + U_BASE] + 1
@@ -179,10 +211,11 @@ def renumber(B, P, i, how):  # type: ignore[no-untyped-def]
 
 
 @jit
-def insert(B, P, i, how):  # type: ignore[no-untyped-def]
-    """Make room for an entry number `i`."""
+def insert(B, P, i, bit, how):  # type: ignore[no-untyped-def]
+    """Make room for an entry number `i`, and for a `bit` (-1: none)."""
     P[P[O_MEMORY] + U_CHANGED] = 1
-    renumber(B, P, i, how)
+    if bit >= 0:
+        renumber(B, P, bit, how)
     n = entries(B, P)
     for w in range(entry_at(P, n) - 1, entry_at(P, i) - 1, -1):
         B[w + ENTRY] = B[w]
@@ -195,13 +228,15 @@ def insert(B, P, i, how):  # type: ignore[no-untyped-def]
 @jit
 def remove(B, P, i):  # type: ignore[no-untyped-def]
     n = entries(B, P)
+    bit = bit_of(B, P, i) if B[entry_at(P, i)] & LAST == 0 else np.int64(-1)
     for w in range(entry_at(P, i), entry_at(P, n - 1)):
         B[w] = B[w + ENTRY]
     w = entry_at(P, n - 1)
     for k in range(ENTRY):
         B[w + k] = 0
     B[P[P[O_MEMORY] + U_BASE]] -= 1
-    renumber(B, P, i, REMOVED)
+    if bit >= 0:
+        renumber(B, P, bit, REMOVED)
 
 
 # -- tags: what a register's value depended on
@@ -338,6 +373,28 @@ def record(B, P, cell, p, store):  # type: ignore[no-untyped-def]
 
 
 @jit
+def plain_at(P, unit, cell, kind):  # type: ignore[no-untyped-def]
+    """The locks that a unit holds at each load of a cell that may take an older store than the last (`kind` 0), at each
+    store that may be put before others; NEVER: there is none."""
+    u = P[O_MEMORY]
+    return P[u + P[u + U_PLAINS] + 2 * P[u + U_UNITS] * cell + 2 * unit + kind]
+
+
+@jit
+def plain(B, P, cell, p, kind):  # type: ignore[no-untyped-def]
+    """Enter a load that may take an older store than the last (`kind` 0), or a store that may be put before others."""
+    u = P[O_MEMORY]
+    at = u + P[u + U_PLAINS] + 2 * P[u + U_UNITS] * cell + 2 * unit_of(P, p) + kind
+    old = P[at]
+    if old:
+        now = held(B, P, p, old)
+        if now != old:
+            P[at] = now
+            if racy(P, cell):
+                P[u + U_NEWS] += 1
+
+
+@jit
 def touched(P, cell):  # type: ignore[no-untyped-def]
     """Two bits for each unit: whether it loads, stores the cell."""
     return P[P[O_MEMORY] + P[P[O_MEMORY] + U_TOUCHED] + cell]
@@ -365,6 +422,8 @@ def readable(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
     if order == 0:
         return np.int64(0)
     record(B, P, cell, p, False)
+    if order != ATOMIC:
+        plain(B, P, cell, p, 0)
     if not racy(P, cell):
         return np.int64(0)
     P[P[O_MEMORY] + U_RACED] |= 1
@@ -376,7 +435,9 @@ def readable(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
         return np.int64(1)
     unit = unit_of(P, p)
     know = B[view_at(P, unit, V_SEEN)] | B[view_at(P, unit, V_LOADS)] | dep
-    while i < end - 1 and (know >> i) & 1:
+    know >>= bit_of(B, P, i)
+    while i < end - 1 and know & 1:
+        know >>= 1
         i += 1
     return end - i
 
@@ -385,7 +446,7 @@ def readable(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
 def overtaken(B, P, unit, i, know):  # type: ignore[no-untyped-def]
     """A load has taken entry `i`, of which an earlier one of its unit may have shown that it was overwritten: then it
     comes before that one ((prop \\ id) & int), and what comes after that one knows what it does, too."""
-    bit = np.int64(1) << i
+    bit = np.int64(1) << bit_of(B, P, i)
     for k in (V_STORES, V_UNLOCKED):
         w = view_at(P, unit, k)
         if B[w] & bit:
@@ -417,7 +478,7 @@ def load(B, P, cell, order, p, dep, age, choices):  # type: ignore[no-untyped-de
     j = end_of(B, P, cell, first) - 1 - age
     w = entry_at(P, j)
     raw = B[w + E_VALUE]
-    older = mask(first, j)
+    older = mask(bit_of(B, P, first), bit_of(B, P, j))
     know = dep
     if writer_of(B, w) == unit:
         if not is_lock(P, cell):
@@ -442,13 +503,16 @@ def places(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
     if order == 0:
         return np.int64(0)
     record(B, P, cell, p, True)
+    if order < RELAXED and not is_lock(P, cell):
+        plain(B, P, cell, p, 1)
     if not racy(P, cell):
         return np.int64(0)
     P[P[O_MEMORY] + U_RACED] |= 2
     n = entries(B, P)
     first = first_of(B, P, cell)
     end = end_of(B, P, cell, first)
-    if n + 1 + (1 if first == end else 0) > P[P[O_MEMORY] + U_CAPACITY]:
+    u = P[O_MEMORY]
+    if n + 1 + (1 if first == end else 0) > P[u + U_CAPACITY] or bits(B, P) >= P[u + U_BITS]:
         return np.int64(-1)
     if order >= RELAXED or is_lock(P, cell):
         return np.int64(1)
@@ -457,8 +521,9 @@ def places(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
     if order == RELEASE:
         know |= everything(B, P, unit)
     k = np.int64(1)
+    before = lasts(B, P, first)
     for j in range(end - 1, first, -1):
-        if (know >> (j - 1)) & 1:
+        if (know >> (j - 1 - before)) & 1:
             break
         if B[entry_at(P, j)] & AFTER == 0:
             k += 1
@@ -472,7 +537,7 @@ def behind_read(B, P, cell, order, p, age):  # type: ignore[no-untyped-def]
     if is_lock(P, cell):
         return False
     at = end_of(B, P, cell, first_of(B, P, cell)) - age
-    if order in (FULL_RMW, RMW_RELEASE) and (everything(B, P, unit_of(P, p)) >> (at - 1)) & 1:
+    if order in (FULL_RMW, RMW_RELEASE) and (everything(B, P, unit_of(P, p)) >> bit_of(B, P, at - 1)) & 1:
         return False
     return B[entry_at(P, at)] & AFTER == 0
 
@@ -521,7 +586,7 @@ def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-unt
     first = first_of(B, P, cell)
     end = end_of(B, P, cell, first)
     if first == end:
-        insert(B, P, first, INSERTED)
+        insert(B, P, first, -1, INSERTED)
         w = entry_at(P, first)
         B[w + E_CELL] = cell | LAST
         B[w + E_VALUE] = sc_load(B, P, cell, p)
@@ -532,12 +597,15 @@ def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-unt
     carried = B[view_at(P, unit, V_CARRIED)]
     if order in (RELEASE, ATOMIC, RMW_RELEASE):
         carried |= everything(B, P, unit) | dep
-    insert(B, P, at, how)  # numbers of what comes behind it change
+    before = lasts(B, P, first)
+    bit = (at if at < end else end - 1) - before
+    insert(B, P, at, bit, how)  # numbers of what comes behind it change
     if at == end:
         B[entry_at(P, at - 1)] &= ~np.int64(LAST)
         sc_store(B, P, cell, raw, p)
-    dep, own, carried = moved(dep, at, how), moved(own, at, how), moved(carried, at, how)
-    carried |= mask(first, at)
+    dep, own, carried = moved(dep, bit, how), moved(own, bit, how), moved(carried, bit, how)
+    older = mask(first - before, at - before)
+    carried |= older
     w = entry_at(P, at)
     B[w + E_CELL] = cell | (unit + 1) << UNIT_AT
     if at == end:
@@ -551,6 +619,6 @@ def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-unt
     else:
         B[w + E_DEP] = dep
     # not that it was overwritten itself: who has shown that to its unit does not come before it
-    B[w + E_STRONG] = B[view_at(P, unit, V_STRONG)] & ~mask(at, end + 1)
+    B[w + E_STRONG] = B[view_at(P, unit, V_STRONG)] & ~mask(at - before, end - before)
     B[view_at(P, unit, V_OWN)] |= carried
-    B[view_at(P, unit, V_SEEN)] |= mask(first, at)
+    B[view_at(P, unit, V_SEEN)] |= older

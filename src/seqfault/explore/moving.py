@@ -29,7 +29,7 @@ from seqfault.explore.levels import (
     WHY_TABLE,
 )
 from seqfault.explore.memory_buffers import buffer_of, count, is_buffer
-from seqfault.explore.memory_views import U_STANDS, U_STOOD
+from seqfault.explore.memory_views import U_STANDS, U_STOOD, level
 from seqfault.explore.movers import CHAIN, LEFT, RIGHT, TRIES, W_WAITS, close, held, locks_touched, robbed
 from seqfault.explore.movers import TAKES as MOVES_TAKES
 from seqfault.explore.private import own
@@ -172,6 +172,8 @@ def waits_for(B, S, S2, P, W, at, X, p, before, after):  # type: ignore[no-untyp
     for j in range(P[M_NW]):
         S2[j] = S[j]
     close(S2, P, W, before, after, p)
+    if P[M_MEMORY] == VIEWED:
+        level(S2, P)
     waits = run(B, S2, P, at, X, p, np.int64(0)) == DISABLED
     if not waits:
         W[w] = TRIES
@@ -208,7 +210,7 @@ def judge(B, S, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, s
         ctl[C_LOST] = 1
     learn(S, B, P, W, N, Y, Q, known, own_, at[p], X, before, after, status == DISABLED, waits, p, nproc)
     if status == OK:
-        leads(Q, known, edges, at[p], control(B, P, Q, keys, p), fenced(P, X))
+        leads(Q, known, edges, at[p], control(B, P, Q, keys, p), fenced(P, X, before, after))
     return moves(S, B, P, W, R, Y, Q, known, at, Z, X, before, after, p, nproc, waits), after
 
 
@@ -260,7 +262,7 @@ def follow(  # type: ignore[no-untyped-def]
             ctl[C_LOST] = 1
         learn(C, B, P, W, N, Y, Q, known, own_, at[p], X, before, after, False, waits, p, nproc)
         j = control(B, P, Q, keys, p)
-        leads(Q, known, edges, at[p], j, fenced(P, X))
+        leads(Q, known, edges, at[p], j, fenced(P, X, before, after))
         at[p] = j
         for k in range(X[X_COUNTED]):
             counts[X[X_COUNTS + k]] += 1
