@@ -9,7 +9,7 @@ import pytest
 
 from seqfault.compile.program import compile_program
 from seqfault.explore import layout, tiers
-from seqfault.explore.entering import hash_of, sift
+from seqfault.explore.entering import hash_of, hash_of_few, sift
 from seqfault.explore.frontier import FULL, Search, run
 from seqfault.explore.rehash import close_ranks, enter_at
 from seqfault.models import record, seq
@@ -47,10 +47,21 @@ def test_a_state_of_less_than_a_word_is_its_fingerprint():
     s = Search(a, init, rom, mode="full", dead=False, exact=True)
     assert s.code.packing.bits < 64 and not s.exact
     ex = run(s)
-    packed = np.arange(1000).reshape(-1, 1)
-    assert len({int(hash_of(packed, i, 1)) for i in range(1000)}) == 1000
     assert ex.states == tiers.explore(a, init, rom, mode="full", dead=False, tier=0).states
     s.close()
+
+
+def test_the_short_way_to_a_fingerprint():
+    """Is the same one; and one word's is its own."""
+    r = random.Random(8)
+    states = np.array([[r.getrandbits(63) >> r.randrange(63), i] for i in range(1000)], np.int64)
+    for n in (1, 2):
+        h = [int(hash_of(states, i, n)) for i in range(len(states))]
+        assert h == [int(hash_of_few(x[0], x[n - 1], n)) for x in states]
+        assert len(set(h)) == len(np.unique(states[:, :n], axis=0))
+    zero = -2 * 0x9E3779B97F4A7C15 % 2**64 - 2**64  # the one word of all with fingerprint 0, which means an empty slot
+    both = np.array([[zero, 0], [0, 0]], np.int64)
+    assert [int(hash_of(both, 0, 1)), int(hash_of_few(np.int64(zero), np.int64(zero), 1))] == [1, 1]
 
 
 @pytest.mark.parametrize("expect", [0, 4_157_242])

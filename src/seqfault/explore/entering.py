@@ -19,6 +19,7 @@ from seqfault.explore.layout import (
     T_GRAPH,
     T_PENDING,
     T_ROWS,
+    T_SHARED,
     T_TAIL,
     T_TRACED,
     TO_SIFT,
@@ -26,14 +27,16 @@ from seqfault.explore.layout import (
 from seqfault.explore.raw import compare_and_swap, fetch_add, high, prefetch
 from seqfault.explore.slots import mix
 
+SEED = np.uint64(0x9E3779B97F4A7C15)
+
 
 @jit
 def hash_of(words, row, n):  # type: ignore[no-untyped-def]
     """64-bit fingerprint of a packed state; one of a single word is unique."""
     h = np.uint64(0)
-    k = np.uint64(0x9E3779B97F4A7C15)
+    k = SEED
     for w in range(n):
-        k += np.uint64(0x9E3779B97F4A7C15)
+        k += SEED
         h += mix(np.uint64(words[row, w]) + k)
     if n > 1:
         h = mix(h)
@@ -43,12 +46,32 @@ def hash_of(words, row, n):  # type: ignore[no-untyped-def]
 
 
 @jit
+def hash_of_few(first, last, n):  # type: ignore[no-untyped-def]
+    """As `hash_of`, of a state of one word or two.  A call would cost as much as the rest of it: small models spend a
+    fifth of their time in `hash_of`."""
+    h = mix(np.uint64(first) + SEED + SEED)
+    if n > 1:
+        h = mix(h + mix(np.uint64(last) + SEED + SEED + SEED))
+    return h if h != 0 else np.uint64(1)
+
+
+@jit
 def less(a, i, b, j, n):  # type: ignore[no-untyped-def]
     """Whether packed state a[i] comes before b[j]."""
     for w in range(n):
         if a[i, w] != b[j, w]:
             return a[i, w] < b[j, w]
     return False
+
+
+@jit
+def claim(table, s, entry, alone):  # type: ignore[no-untyped-def]
+    """Put `entry` in a free slot, unless another thread was first; what is there instead, or 0.  An atomic operation
+    waits for all loads before it, and keeps those behind it from being early."""
+    if alone:
+        table[s] = entry
+        return np.uint64(0)
+    return compare_and_swap(table, s, np.uint64(0), entry)
 
 
 @jit
@@ -98,6 +121,7 @@ def enter(buf, rec, hashes, n, table, store, nxt, th, G, parent, action, number,
     slots = np.uint64(table.shape[0])
     tail = th[T_TAIL]
     rows = th[T_ROWS]
+    alone = th[T_SHARED] == 0
     new = np.int64(0)
     for k in range(th[T_PENDING]):
         h = hashes[k]
@@ -105,7 +129,7 @@ def enter(buf, rec, hashes, n, table, store, nxt, th, G, parent, action, number,
         while True:
             e = table[s]
             if e == 0:
-                e = compare_and_swap(table, s, np.uint64(0), h)
+                e = claim(table, s, h, alone)
                 if e == 0:
                     if tail == rows:
                         tail = fetch_add(G, 0 + G_TAIL, np.int64(CHUNK))
@@ -144,6 +168,7 @@ def enter_exact(buf, rec, hashes, n, table, store, nxt, th, G, parent, action, n
     low = np.uint64((1 << 40) - 1)
     tail = th[T_TAIL]
     rows = th[T_ROWS]
+    alone = th[T_SHARED] == 0
     begin = th[T_BASE] + th[T_FRONTIER] + 1
     new = np.int64(0)
     many = th[T_PENDING]
@@ -167,7 +192,7 @@ def enter_exact(buf, rec, hashes, n, table, store, nxt, th, G, parent, action, n
                         rows = tail + CHUNK
                     for w in range(n):
                         nxt[tail, w] = buf[k, w]
-                e = compare_and_swap(table, s, np.uint64(0), tag | np.uint64(begin + tail))
+                e = claim(table, s, tag | np.uint64(begin + tail), alone)
                 if e == 0:
                     if th[T_TRACED]:
                         at = G[G_STORED] + new

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from seqfault.explore.entering import enter, enter_exact, hash_of, less, queue, sift
+from seqfault.explore.entering import enter, enter_exact, hash_of, hash_of_few, less, queue, sift
 from seqfault.explore.interp import get, violate
 from seqfault.explore.jit import jit_search as jit
 from seqfault.explore.layout import (
@@ -401,10 +401,16 @@ def work(  # type: ignore[no-untyped-def]
                     one_by_one(X, distinct, dstate, th, front, head, n)
                 begun = m
                 for j in range(z & 0xFFFF):
-                    h = hash_of(buf, begun + j, n)
-                    if m != begun + j:
-                        for w in range(n):
-                            buf[m, w] = buf[begun + j, w]
+                    i = begun + j
+                    if n <= 2:
+                        h = hash_of_few(buf[i, 0], buf[i, n - 1], n)
+                        buf[m, 0] = buf[i, 0]
+                        buf[m, n - 1] = buf[i, n - 1]
+                    else:
+                        h = hash_of(buf, i, n)
+                        if m != i:
+                            for w in range(n):
+                                buf[m, w] = buf[i, w]
                     m += queue(h, table, number, hashes, fresh, rec, m, head, who[j], how)
                 head += 1
                 continue
