@@ -72,6 +72,14 @@ def test_states_of_two_words(expect: int):
     assert ex.states == record.STATES[2, 2, 3, 3]
 
 
+def test_whole_states_with_parents_and_a_graph():
+    a, init, rom = model(record, (1, 2, 4, 4))
+    x, y = (tiers.explore(a, init, rom, mode="full", dead=False, graph=True, exact=e) for e in (False, True))
+    assert x.states == y.states == record.STATES[1, 2, 4, 4] and x.transitions == y.transitions
+    assert x.cyclic is y.cyclic is False and x.outcomes == y.outcomes
+    assert (x.parent == y.parent).all() and (x.action == y.action).all()
+
+
 def test_two_threads_take_little_more_room_than_one():
     """Whoever of them does how much: the rows of the next frontier are for both."""
     size = (1, 2, 2, 2)

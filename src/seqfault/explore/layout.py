@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-BLOCK = 128  # states of the frontier that a thread takes at a time
-ROOM = 4608  # successors that it keeps before it enters them
+SLACK = 4096  # successors of one state, at most; each process has a fair share
+# states of the frontier that a thread takes at a time, and how many successors wait at most while it takes the next one
+# of them: enough for memory to answer, few enough to stay in the cache.  docs/engine.md has what was measured
+BLOCK = 128
+WAITING = 512
+ROOM = WAITING + SLACK  # for all that may wait
 RECENT = 1 << 14  # fingerprints that a thread entered of late, which it need not look for in the table
 RECENT_MASK = np.uint64(RECENT - 1)
 AHEAD = 4  # states of the frontier that are fetched early
-SLACK = 4096  # successors of one state, at most; each process has a fair share
 RECENT_AT = ROOM + SLACK  # in `hashes`, where those are; in `buf`, with whole states, the states
 CHUNK = 256  # rows of the next frontier that a thread takes at a time where threads share it
 

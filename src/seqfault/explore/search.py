@@ -64,6 +64,7 @@ from seqfault.explore.layout import (
     V_POOL,
     V_PROCESS,
     V_STATE,
+    WAITING,
     WHY_DONE,
     WHY_FRONTIER,
     WHY_GROWN,
@@ -351,7 +352,7 @@ def work(  # type: ignore[no-untyped-def]
     transitions = th[T_TRANSITIONS]
     why = WHY_DONE
     while True:
-        if m > 0 and (m > ROOM - SLACK or head >= end):
+        if m > 0 and (m > WAITING or head >= end):
             th[T_PENDING] = m
             full = th[T_GRAPH] and th[T_EDGES] + ROOM > edges.shape[0]
             if not th[T_EXACT]:  # else it is the store's room, which is counted with the table's
