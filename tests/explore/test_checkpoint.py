@@ -21,7 +21,7 @@ from seqfault.explore import checkpoint, frontier, interrupt, tiers
 from seqfault.explore.check import Limits, check_scenario, run_one
 from seqfault.explore.checkpoint import CheckpointError
 from seqfault.explore.forecast import Forecast
-from seqfault.models import seq
+from seqfault.models import record, seq
 from seqfault.protocols import load
 from seqfault.scenarios import find
 
@@ -30,15 +30,16 @@ SIZE = (1, 2, 2, 2)
 TRIALS = int(os.environ.get("SEQFAULT_TRIALS", "1"))
 KILLS = int(os.environ.get("SEQFAULT_KILLS", "3"))
 KILL_SIZE = tuple(map(int, os.environ.get("SEQFAULT_KILL_SIZE", "1,2,2,2").split(",")))
+WHOLE = 1, 2, 4, 4  # of `record`, whose states are more than their fingerprints
 CHILD = """
 import sys
 from pathlib import Path
 from seqfault.compile.program import compile_program
 from seqfault.explore import checkpoint, frontier, tiers
-from seqfault.models import seq
+from seqfault.models import record, seq
 checkpoint.COST = 0
 frontier.CHUNK_S = 0.02
-p = seq.program(*map(int, sys.argv[2].split(",")))
+p = (record if sys.argv[4] == "1" else seq).program(*map(int, sys.argv[2].split(",")))
 a = compile_program(p, "full")
 print("begun", flush=True)
 ex = tiers.explore(a, a.pack(p.layout().start), a.rom(p.layout().start), mode="full", dead=False, threads=int(sys.argv[3]),
@@ -47,8 +48,8 @@ print(ex.complete, ex.states, ex.transitions, ex.finals, ex.depth, sorted(ex.out
 """
 
 
-def model(size=SIZE):
-    p = seq.program(*size)
+def model(size=SIZE, module=seq):
+    p = module.program(*size)
     a = compile_program(p, "full")
     return a, a.pack(p.layout().start), a.rom(p.layout().start)
 
@@ -58,9 +59,10 @@ def child(path, size, threads, exact):
     return subprocess.Popen(args, stdout=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize(("threads", "exact"), [(1, False), (2, False), (1, True)])
+@pytest.mark.parametrize(("threads", "exact"), [(1, False), (2, False), (1, True), (2, True)])
 def test_killed_at_random_moments(tmp_path, threads: int, exact: bool):
-    a, init, rom = model(KILL_SIZE)
+    size = WHOLE if exact else KILL_SIZE
+    a, init, rom = model(size, record if exact else seq)
     want = tiers.explore(a, init, rom, mode="full", dead=False)
     rng = random.Random(threads * 2 + exact)
     kills = resumed = 0
@@ -68,7 +70,7 @@ def test_killed_at_random_moments(tmp_path, threads: int, exact: bool):
         path = tmp_path / "run.checkpoint"
         mine = 0
         while True:
-            c = child(path, KILL_SIZE, threads, exact)
+            c = child(path, size, threads, exact)
             resumed += path.exists()
             assert c.stdout is not None and c.stdout.readline() == "begun\n"
             before = path.stat().st_mtime_ns if path.exists() else 0
@@ -90,8 +92,8 @@ def test_killed_at_random_moments(tmp_path, threads: int, exact: bool):
     print(f"{TRIALS} explorations killed {kills} times, {resumed} starts found a checkpoint")
 
 
-def stopped(path, **options):
-    a, init, rom = model()
+def stopped(path, size=SIZE, module=seq, **options):
+    a, init, rom = model(size, module)
     ex = tiers.explore(a, init, rom, mode="full", dead=False, checkpoint=path, max_states=200_000, **options)
     assert not ex.complete and path.exists()
     return a, init, rom
@@ -106,6 +108,19 @@ def test_a_limit_keeps_what_was_done(tmp_path, options):
     assert (got.states, got.transitions, got.depth, got.outcomes) == (want.states, want.transitions, want.depth, want.outcomes)
     assert got.cyclic == want.cyclic
     assert not path.exists()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_limit_keeps_whole_states(tmp_path, threads: int):
+    path = tmp_path / "x"
+    options = {"exact": True, "threads": threads}
+    a, init, rom = stopped(path, WHOLE, record, **options)
+    want = tiers.explore(a, init, rom, mode="full", dead=False)
+    got = tiers.explore(a, init, rom, mode="full", dead=False, checkpoint=path, **options)
+    assert got.states == want.states == record.STATES[WHOLE]
+    assert (got.transitions, got.depth, set(got.outcomes)) == (want.transitions, want.depth, set(want.outcomes))
+    v, first = got.violations, {(v.kind, v.pc): v for v in want.violations}
+    assert [len(got.path_of(x)) for x in v] == [len(want.path_of(first[x.kind, x.pc])) for x in v]
 
 
 def path_of(data: bytes, folder):
@@ -125,10 +140,12 @@ def test_what_cannot_be_used_is_named(tmp_path):
             go()
         assert path.read_bytes() == damage  # nothing is thrown away
     future = dict(np.load(path_of(whole, tmp_path)))
-    future["meta"] = np.frombuffer(future["meta"].tobytes().replace(b'"format": 2', b'"format": 3'), np.uint8)
+    now, later = checkpoint.FORMAT, checkpoint.FORMAT + 1
+    meta = future["meta"].tobytes().replace(f'"format": {now}'.encode(), f'"format": {later}'.encode())
+    future["meta"] = np.frombuffer(meta, np.uint8)
     with path.open("wb") as f:
         np.savez(f, **future)
-    with pytest.raises(CheckpointError, match=f"{path} has format 3, and this seqfault reads 2; "):
+    with pytest.raises(CheckpointError, match=f"{path} has format {later}, and this seqfault reads {now}; "):
         go()
     path.unlink()
     path.mkdir()

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from seqfault.explore import search as k
+from seqfault.explore import layout as k
+from seqfault.explore.entering import hash_of
 from seqfault.explore.interp import get
 from seqfault.explore.jit import jit_search as jit
-from seqfault.explore.movers import NEVER, W_ON
-from seqfault.explore.raw import call2, call7, fetch_add, high
-from seqfault.explore.search import (
+from seqfault.explore.layout import (
     A_ADVANCE,
     A_PACK,
     A_UNPACK,
-    G_INDEX,
     G_NEXT,
     G_STORED,
+    G_UPTO,
     MAX_DISTINCT,
     O_STATE,
     T_BASE,
@@ -34,7 +33,8 @@ from seqfault.explore.search import (
     T_OUTCOMES,
     T_PARITY,
     T_PENDING,
-    T_SPARE,
+    T_ROWS,
+    T_SHARED,
     T_TAIL,
     T_TRANSITIONS,
     T_WHY,
@@ -42,6 +42,9 @@ from seqfault.explore.search import (
     WHY_GROWN,
     WHY_PAUSE,
 )
+from seqfault.explore.movers import NEVER, W_ON
+from seqfault.explore.raw import call2, call7, fetch_add, high
+from seqfault.explore.search import follow, work
 from seqfault.explore.tables import (
     M_CLASSES,
     M_NW,
@@ -69,35 +72,45 @@ B_VIOLATIONS, B_OUTCOMES = range(2)  # how much of the lists is filled
 
 
 @jit
+def deeper(th, G, n):  # type: ignore[no-untyped-def]
+    """On to the next depth, which has `n` states; whether there are any."""
+    th[T_BASE] += th[T_FRONTIER]
+    th[T_FRONTIER] = n
+    th[T_HEAD] = th[T_END] = th[T_TAIL] = 0
+    G[G_NEXT] = 0
+    if n == 0:
+        return False
+    th[T_LEVEL] += 1
+    th[T_PARITY] = 1 - th[T_PARITY]
+    return True
+
+
+@jit
 def drive(  # type: ignore[no-untyped-def]
     A, P, W, R, fa, fb, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate, outcomes, ostate,
     N,
     parent, action, number, edges,
 ):
-    """`work`, depth after depth; `fa` and `fb` take turns as the frontier.  th[T_WHY] is WHY_DONE when nothing is
-    left."""
-    front, nxt = fa, fb
-    if th[T_PARITY]:
-        front, nxt = fb, fa
+    """`work`, depth after depth; `fa` and `fb` take turns as the frontier, unless it is in the store.  th[T_WHY] is
+    WHY_DONE when nothing is left."""
     left = th[T_BUDGET]
     while True:
-        th[T_BUDGET] = left
+        G[G_UPTO] = G[G_NEXT] + left
         n = th[T_FRONTIER]
-        k.work(
-            A, P, W, R, front, n, nxt, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate,
+        if th[T_EXACT]:
+            front, nxt = store[th[T_BASE] :], store[th[T_BASE] + n :]
+        elif th[T_PARITY]:
+            front, nxt = fb, fa
+        else:
+            front, nxt = fa, fb
+        work(
+            A, P, W, R, front, nxt, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate,
             outcomes, ostate, N, parent, action, number, edges,
         )  # fmt: skip
         if th[T_WHY] != WHY_DONE:
             return
-        th[T_BASE] += n
-        th[T_FRONTIER] = th[T_TAIL]
-        th[T_HEAD] = th[T_END] = th[T_TAIL] = 0
-        G[G_NEXT] = 0
-        if th[T_FRONTIER] == 0:
+        if not deeper(th, G, th[T_TAIL]):
             return
-        th[T_LEVEL] += 1
-        th[T_PARITY] = 1 - th[T_PARITY]
-        front, nxt = nxt, front
         left -= n
         if left <= 0:
             th[T_WHY] = WHY_PAUSE
@@ -140,7 +153,7 @@ def begin(A, P, W, R, N, init, fa, table, store, G, th, S, T, E, X, buf, counts,
     for j in (T_HEAD, T_END, T_PENDING, T_TAIL, T_TRANSITIONS, T_FINALS, T_DISTINCT, T_OUTCOMES, T_LEVEL, T_BASE,
         T_PARITY, T_EDGES, T_MOVED):
         th[j] = 0
-    th[T_SPARE] = -1
+    th[T_ROWS] = 0 if th[T_SHARED] else np.int64(1) << 60
     th[T_FRONTIER] = 1
     if W[W_ON] and not th[T_EXCLUSIVE]:
         for w in range(n):
@@ -148,7 +161,7 @@ def begin(A, P, W, R, N, init, fa, table, store, G, th, S, T, E, X, buf, counts,
         for p in range(P[M_PROCESSES]):
             i = P[O_PROCS] + p * PROCESS_ROW
             if P[i + P_ROLE] <= 1:
-                th[T_MOVED] += k.follow(
+                th[T_MOVED] += follow(
                     A, P, W, R, N, G, S[P[M_NW] + 1 :], S[2 * (P[M_NW] + 1) :], T, E, X, buf, np.int64(0), n,
                     np.int64(p),
                     P[i + P_BASE], counts, np.int64(0),
@@ -156,7 +169,7 @@ def begin(A, P, W, R, N, init, fa, table, store, G, th, S, T, E, X, buf, counts,
         for w in range(n):
             fa[0, w] = buf[0, w]
     G[G_STORED] = 1
-    h = k.hash_of(fa, 0, n)
+    h = hash_of(fa, 0, n)
     s = np.int64(high(h, np.uint64(table.shape[0])))
     table[s] = h
     if th[T_GRAPH]:
@@ -165,7 +178,6 @@ def begin(A, P, W, R, N, init, fa, table, store, G, th, S, T, E, X, buf, counts,
         table[s] = ((h & np.uint64(0xFFFFFF)) << np.uint64(40)) | np.uint64(1)
         for w in range(n):
             store[0, w] = fa[0, w]
-        G[G_INDEX] = 1
 
 
 @jit

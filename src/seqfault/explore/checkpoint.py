@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seqfault.explore import search as k
+from seqfault.explore import layout as k
 from seqfault.explore.room import more
 
 if TYPE_CHECKING:
     from seqfault.explore.frontier import Search
 
 Saved = tuple[dict[str, Any], dict[str, NDArray[Any]]]  # what `read` gives
-FORMAT = 2
+FORMAT = 3
 COST = 20  # seconds of exploration for each second of saving, at least
 OWN = ("th", "E", "X", "counts", "N")  # of each thread, whole
-SCALARS = ("base", "level", "traced", "peak", "seconds", "need_table")
+SCALARS = ("traced", "peak", "seconds", "need_table")
 
 
 class CheckpointError(Exception):
@@ -46,9 +46,11 @@ def key_of(s: Search) -> str:
 def save(s: Search, path: Path) -> None:
     """Write `s` to `path`.  Raises `OSError`; what was there stays then."""
     n = s.states
+    first = s.workers[0].th
+    now, then = int(first[k.T_FRONTIER]), int(s.G[k.G_TAIL] if s.threads > 1 else first[k.T_TAIL])
     arrays: dict[str, NDArray[Any]] = {
         "table": s.table,
-        "store": s.store[: int(s.G[k.G_INDEX]) + s.threads] if s.exact else s.store,
+        "store": s.store[: int(first[k.T_BASE]) + now + then] if s.exact else s.store,
         "G": s.G,
         "R": s.R,
         "W": s.W,
@@ -57,8 +59,10 @@ def save(s: Search, path: Path) -> None:
         "parent": s.parent[:n] if s.traced else s.parent,
         "action": s.action[:n] if s.traced else s.action,
     }
-    for i, part in enumerate(s.parts):
-        arrays[f"part{i}"] = part
+    if not s.exact:
+        front, nxt = s.workers[0].front, s.workers[0].part
+        swapped = bool(first[k.T_PARITY])
+        arrays |= {"front": front[: then if swapped else now], "next": nxt[: now if swapped else then]}
     for i, w in enumerate(s.workers):
         th = w.th
         pending, found = int(th[k.T_PENDING]), int(th[k.T_DISTINCT])
@@ -66,11 +70,7 @@ def save(s: Search, path: Path) -> None:
         arrays |= {f"{x}{i}": getattr(w, x)[:pending] for x in ("buf", "rec", "hashes")}
         arrays |= {f"{x}{i}": getattr(w, x)[:found] for x in ("distinct", "dstate")}
         arrays |= {f"outcomes{i}": w.outcomes, f"ostate{i}": w.ostate}
-        now, then = int(th[k.T_FRONTIER]), int(th[k.T_TAIL])
-        swapped = s.threads == 1 and th[k.T_PARITY]
-        arrays[f"front{i}"] = w.front[: then if swapped else now]
-        arrays[f"next{i}"] = w.part[: now if swapped else then]
-    meta = {"format": FORMAT, "key": key_of(s), "parts": len(s.parts)} | {x: getattr(s, x) for x in SCALARS}
+    meta = {"format": FORMAT, "key": key_of(s)} | {x: getattr(s, x) for x in SCALARS}
     text = json.dumps(meta, default=lambda x: x.item())
     new = path.with_name(path.name + ".new")
     try:
@@ -81,9 +81,9 @@ def save(s: Search, path: Path) -> None:
         os.replace(new, path)
     except BaseException as e:
         new.unlink(missing_ok=True)  # gives a full disk its room back
-        first = e.__context__
-        if isinstance(e, ValueError) and isinstance(first, OSError):  # zipfile's own, on the way out of a failed write
-            raise first from None
+        cause = e.__context__
+        if isinstance(e, ValueError) and isinstance(cause, OSError):  # zipfile's own, on the way out of a failed write
+            raise cause from None
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -121,8 +121,9 @@ def restore(s: Search, path: Path, meta: dict[str, Any], arrays: dict[str, NDArr
         setattr(s, x, meta[x])
     for name in ("parent", "action", "edges", "store"):
         setattr(s, name, with_room(arrays[name], getattr(s, name)))
-    s.parts = [arrays[f"part{i}"] for i in range(meta["parts"])]
-    s.wholes = list(s.parts)
+    if not s.exact:
+        w = s.workers[0]
+        w.front, w.part = with_room(arrays["front"], w.front), with_room(arrays["next"], w.part)
     for i, w in enumerate(s.workers):
         for x in OWN:
             getattr(w, x)[:] = arrays[f"{x}{i}"]
@@ -130,8 +131,6 @@ def restore(s: Search, path: Path, meta: dict[str, Any], arrays: dict[str, NDArr
             old = arrays[f"{x}{i}"]
             getattr(w, x)[: len(old)] = old
         w.outcomes, w.ostate = arrays[f"outcomes{i}"], arrays[f"ostate{i}"]
-        w.front = with_room(arrays[f"front{i}"], w.front)
-        w.part = with_room(arrays[f"next{i}"], w.part)
     s.resize()
 
 
@@ -139,7 +138,7 @@ def with_room(saved: NDArray[Any], fresh: NDArray[Any]) -> NDArray[Any]:
     """`saved`, with as much room behind it as there was or is needed next."""
     if len(fresh) <= 1 and len(saved) <= 1:
         return saved
-    return more(saved, len(saved) + max(len(fresh), 2 * k.ROOM), len(saved))
+    return more(saved, max(len(saved) + 2 * k.ROOM, len(fresh)), len(saved))
 
 
 class Keeper:

@@ -186,11 +186,7 @@ def rested(B, S, P, X, distinct, ctl, outcomes, state, finished):  # type: ignor
             outcomes[s, 1] = state
             ctl[C_OUTCOMES] += 1
     else:
-        X[X_VIOL] = P[K_DEADLOCK]
-        X[X_VIOL + 1] = -1
-        X[X_VIOL + 2] = -1
-        X[X_VIOL + 3] = 0
-        X[X_VIOLATIONS] = 1
+        violate(X, P[K_DEADLOCK], -1, -1, 0, -1)
         note(X, distinct, ctl, state, -1, 0)
 
 

@@ -1,7 +1,8 @@
 """Breadth-first exploration on generated steps: the arrays, the rounds, the threads.
 
-The next frontier has a part for each thread.  When a thread needs something (room in the table, in its part of the
-frontier, a pause) it comes back, with the successors that it has not entered yet, and goes on from there.
+Where threads share the work each takes rows of the next frontier, a few hundred at a time.  When a thread needs
+something (room in the table or in the frontier, a pause) it comes back, with the successors that it has not entered
+yet, and goes on from there.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
 from seqfault.explore import interrupt
-from seqfault.explore import search as k
-from seqfault.explore.batch import begin, drive
+from seqfault.explore import layout as k
+from seqfault.explore.batch import begin, deeper, drive
 from seqfault.explore.engine import Exploration, Found
 from seqfault.explore.movers import NEVER, W_WAITS, no_records, with_records
-from seqfault.explore.rehash import acyclic, rehash, rehash_exact
+from seqfault.explore.rehash import acyclic, close_ranks, rehash, rehash_exact
 from seqfault.explore.room import give, more, take, zeros
+from seqfault.explore.search import work
 from seqfault.explore.steps import Steps, steps_of
 from seqfault.explore.tables import X_EDGES, buffer, work_array
 
@@ -37,7 +39,6 @@ CHUNK_S = 0.15
 WORKERS_OWN = 1 << 27  # bytes of a frontier that are kept for the next exploration
 BUDGET = 20_000  # states of the first round
 FIRST_OUTCOMES = 1 << 8
-TURNS = 16  # where in G the parts of the frontier have their counts
 FEW = 4 * k.BLOCK  # states that one thread does alone
 
 
@@ -52,7 +53,7 @@ class Worker:
         self.rom_at = int(a.tab[a.rom_cells[0], 0]) - a.nw if a.rom_cells else 0
         n = len(a.lock_classes)
         self.X = np.concatenate([work_array(a), np.zeros(n + 1, np.int64)])
-        self.buf = np.zeros((k.ROOM + k.SLACK, words), np.int64)
+        self.buf = np.zeros((k.RECENT_AT + k.RECENT, words), np.int64)
         self.rec = np.zeros((k.ROOM + k.SLACK, 2), np.int64)
         self.hashes = np.zeros(k.RECENT_AT + k.RECENT, np.uint64)
         self.counts = np.zeros(max(1, len(a.counters)), np.int64)
@@ -66,8 +67,7 @@ class Worker:
     def reset(self, rom: Int64, exact: bool, exclusive: bool, traced: bool) -> None:
         """As new, for a scenario's data."""
         self.th[:] = 0
-        self.th[k.T_EXACT], self.th[k.T_EXCLUSIVE], self.th[k.T_SPARE] = exact, exclusive, -1
-        self.th[k.T_TRACED] = traced
+        self.th[k.T_EXACT], self.th[k.T_EXCLUSIVE], self.th[k.T_TRACED] = exact, exclusive, traced
         self.E[self.rom_at : self.rom_at + len(rom)] = rom
         self.X[X_EDGES:] = 0
         self.counts[:] = 0
@@ -117,7 +117,8 @@ def _worker(code: Steps) -> Worker:
 class Search:
     """An exploration that can be stopped between rounds, saved, and gone on with.
 
-    `threads`: how many share the work; `exact`: whole states are kept, not fingerprints; `traced`: parents are kept as
+    `threads`: how many share the work; `exact`: whole states are kept, not fingerprints (unless a fingerprint is the
+    whole state: one of less than a word); `traced`: parents are kept as
     long as there are few states; `expect`: states for which there is room from the start; `graph`: whether it can go on
     for ever is found out (one thread); `moves`: records by which movers are told (movers.py), or None.
     """
@@ -138,7 +139,7 @@ class Search:
         graph: bool = False,
         moves: Int64 | None = None,
     ):
-        self.a, self.mode, self.dead, self.exact = a, mode, dead and mode != "full", exact
+        self.a, self.mode, self.dead = a, mode, dead and mode != "full"
         self.init, self.rom, self.exclusive, self.keep = init, rom, exclusive, TRACED
         self.code = steps_of(a, mode, dead, moves is not None)
         self.W = self.code.moving if moves is None else with_records(self.code.moving, moves, len(a.processes))
@@ -147,17 +148,18 @@ class Search:
         self.graph = graph and threads == 1
         self.A = self.code.addresses
         self.words = self.code.packing.words
+        self.exact = exact = exact and self.code.packing.bits >= 64
         self.P = self.code.program
         self.threads = threads
         self.workers = [_worker(self.code) for _ in range(threads)]
         self.traced = traced and threads == 1
         for w in self.workers:
             w.reset(rom, exact, exclusive, self.traced)
-            w.th[k.T_SHARED], w.th[k.T_GRAPH] = threads > 1, self.graph
-        room = max(FIRST_SLOTS, int(expect / FULL * 1.02) + threads * k.ROOM)
-        self.table = zeros(room, np.uint64)
-        self.store = np.zeros((max(2 * k.ROOM, expect) if exact else 1, self.words), np.int64)
-        self.G = np.zeros(TURNS + threads, np.int64)
+            w.th[k.T_SHARED], w.th[k.T_GRAPH] = threads if threads > 1 else 0, self.graph
+        room = max(FIRST_SLOTS, int((expect + threads * k.ROOM) / FULL) + 1)
+        self.table = zeros(room, np.uint64, threads)
+        self.store = take(max(4 * k.ROOM, expect) + threads * (k.ROOM + k.CHUNK) if exact else 1, self.words)
+        self.G = np.zeros(16, np.int64)
         self.parent = take(4 * k.ROOM if self.traced else 1, 0)
         self.action = take(4 * k.ROOM if self.traced else 1, 0)
         self.parent[0] = self.action[0] = 0
@@ -174,11 +176,8 @@ class Search:
         )  # fmt: skip
         for w in self.workers[1:]:
             w.N[:] = self.workers[0].N
-        # of the depth that is being expanded
-        self.parts: list[Int64] = [self.workers[0].front[:1].copy()] if threads > 1 else []
-        self.wholes = list(self.parts)  # with the room behind them
-        self.base = 0  # number of the first state of the depth
-        self.level = 0
+            w.th[k.T_FRONTIER] = 1
+        self.pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
         self.G[k.G_LIMIT] = 1 << 60
         self.resize()
 
@@ -194,34 +193,33 @@ class Search:
 
     def close(self) -> None:
         """Give the threads' arrays back for the next exploration."""
-        for w in self.workers:
+        for w in reversed(self.workers):  # the first one has the frontier, and is the first to be used again
             _spare.setdefault(id(self.code), []).append(w)
         self.workers = []
-        give(self.table, self.number, self.edges, *(() if self.handed else (self.parent, self.action)))
-        self.table = self.number = self.parent = self.action = self.edges = np.zeros(1, np.int64)
+        if self.pool is not None:
+            self.pool.shutdown()
+        give(self.table, self.store, self.number, self.edges, *(() if self.handed else (self.parent, self.action)))
+        self.table = self.store = self.number = self.parent = self.action = self.edges = np.zeros(1, np.int64)
 
     @property
     def depth(self) -> int:
-        return self.level if self.threads > 1 else int(self.workers[0].th[k.T_LEVEL])
+        return int(self.workers[0].th[k.T_LEVEL])
 
     @property
     def width(self) -> int:
         """States of the depth that is being expanded."""
-        return sum(map(len, self.parts)) if self.threads > 1 else int(self.workers[0].th[k.T_FRONTIER])
+        return int(self.workers[0].th[k.T_FRONTIER])
 
     @property
     def counted(self) -> int:
         """States of all depths up to that one."""
-        if self.threads > 1:
-            return self.base + sum(map(len, self.parts))
-        return int(self.workers[0].th[k.T_BASE] + self.workers[0].th[k.T_FRONTIER])
+        return int(self.workers[0].th[k.T_BASE]) + self.width
 
     @property
     def waiting(self) -> int:
         """States that are not expanded yet."""
         if self.threads > 1:
-            begun = sum(min(len(p), int(self.G[TURNS + i])) for i, p in enumerate(self.parts))
-            return sum(map(len, self.parts)) - begun + sum(int(w.th[k.T_TAIL]) for w in self.workers)
+            return self.width - min(self.width, int(self.G[k.G_NEXT])) + int(self.G[k.G_TAIL])
         th = self.workers[0].th
         return int(th[k.T_FRONTIER] - th[k.T_HEAD] + th[k.T_TAIL])
 
@@ -230,7 +228,7 @@ class Search:
         """Tell the threads how much room there is."""
         room = int(len(self.table) * FULL)
         if self.exact:
-            room = min(room, len(self.store) - self.threads * (k.ROOM + 1))
+            room = min(room, len(self.store) - (self.threads * k.CHUNK if self.threads > 1 else 0))
         self.G[k.G_ROOM] = room - (self.threads - 1) * k.ROOM
 
     @property
@@ -241,13 +239,12 @@ class Search:
     def bytes(self) -> int:
         """Of everything that grows with the states."""
         own = sum(w.part.nbytes + w.front.nbytes + w.outcomes.nbytes + w.ostate.nbytes for w in self.workers)
-        front = sum(p.nbytes for p in self.wholes)
         mine = (self.table, self.store, self.parent, self.action, self.number, self.edges)
-        return int(sum(x.nbytes for x in mine) + own + front)
+        return int(sum(x.nbytes for x in mine) + own)
 
     def grow_needs(self) -> int:
         """Bytes that growing the table takes while both are there."""
-        return self._next_slots() * 8 + (self.store.nbytes if self.exact else 0)
+        return self._next_slots() * 8 + (larger(self.store) * self.words * 8 - self.store.nbytes if self.exact else 0)
 
     def _next_slots(self) -> int:
         n = len(self.table)
@@ -255,13 +252,10 @@ class Search:
 
     def grow(self) -> None:
         """Make room for more states."""
-        if self.exact:
-            n = len(self.store)
-            bigger = 2 * n if n < DOUBLES else n + n // 3
-            if self.states + 2 * self.threads * k.ROOM > n:
-                self.store = np.concatenate([self.store, np.zeros((bigger - n, self.words), np.int64)])
+        if self.exact and self.states + 2 * self.threads * k.ROOM > len(self.store):
+            self.store = more(self.store, larger(self.store), len(self.store))
         if self.states + 2 * self.threads * k.ROOM > len(self.table) * FULL:
-            new = zeros(self._next_slots(), np.uint64)
+            new = zeros(self._next_slots(), np.uint64, self.threads)
             old = self.table
             numbers = take(len(new) if self.graph else 1, 0, np.int32)
             cuts = np.linspace(0, len(old), self.threads + 1).astype(np.int64)
@@ -269,23 +263,18 @@ class Search:
             for i in range(self.threads):
                 lo, hi = int(cuts[i]), int(cuts[i + 1])
                 both = (old, new, self.number, numbers)
-                more = (self.store, self.words) if self.exact else ()
-                jobs.append((*both, *more, lo, hi, self.threads == 1))
+                whole = (self.store, self.words) if self.exact else ()
+                jobs.append((*both, *whole, lo, hi, self.threads == 1))
             self._parallel(rehash_exact if self.exact else rehash, jobs)
             give(self.table, self.number)
             self.table, self.number = new, numbers
         self.resize()
 
-    @staticmethod
-    def _parallel(fn: Callable[..., Any], jobs: list[tuple[Any, ...]]) -> None:
-        if len(jobs) == 1:
-            fn(*jobs[0])
-            return
-        with ThreadPoolExecutor(len(jobs) - 1) as pool:
-            others = [pool.submit(fn, *j) for j in jobs[1:]]
-            fn(*jobs[0])
-            for t in others:
-                t.result()
+    def _parallel(self, fn: Callable[..., Any], jobs: list[tuple[Any, ...]]) -> None:
+        others = [self.pool.submit(fn, *j) for j in jobs[1:]] if self.pool is not None else []
+        fn(*jobs[0])
+        for t in others:
+            t.result()
 
     # -- rounds
     def round(self, budget: int) -> bool:
@@ -306,11 +295,7 @@ class Search:
     def _supply(self, w: Worker) -> None:
         """More room for a thread that came back for it (the table is grown elsewhere)."""
         if w.th[k.T_WHY] == k.WHY_FRONTIER:
-            if self.threads == 1 and w.th[k.T_PARITY]:
-                if w.th[k.T_TAIL] + k.ROOM > len(w.front):
-                    w.front = more(w.front, larger(w.front), int(w.th[k.T_TAIL]))
-            elif w.th[k.T_TAIL] + k.ROOM > len(w.part):
-                w.part = more(w.part, larger(w.part), int(w.th[k.T_TAIL]))
+            self._more_frontier()
             if self.traced and self.states + k.ROOM > len(self.parent):
                 self._more_parents()
             if self.graph and w.th[k.T_EDGES] + k.ROOM > len(self.edges):
@@ -318,42 +303,60 @@ class Search:
         elif w.th[k.T_WHY] == k.WHY_OUTCOMES:
             w.more_outcomes()
 
+    def _more_frontier(self) -> None:
+        """Room for the next states of each thread."""
+        w = self.workers[0]
+        used, needed = int(w.th[k.T_TAIL]), k.ROOM
+        if self.threads > 1:
+            used, needed = int(self.G[k.G_TAIL]), self.threads * (k.ROOM + k.CHUNK)
+        if self.exact:
+            return
+        if w.th[k.T_PARITY]:
+            if used + needed > len(w.front):
+                w.front = more(w.front, larger(w.front), used)
+        elif used + needed > len(w.part):
+            w.part = more(w.part, larger(w.part), used)
+
+    def _fronts(self) -> tuple[Int64, Int64]:
+        """The frontier and the next one."""
+        w = self.workers[0]
+        if self.exact:
+            at = int(w.th[k.T_BASE])
+            return self.store[at:], self.store[at + self.width :]
+        return (w.part, w.front) if w.th[k.T_PARITY] else (w.front, w.part)
+
     def _share(self, budget: int) -> bool:
-        if not self.parts:  # one that had ended
+        if self.width == 0:  # one that had ended
             return False
-        few = sum(map(len, self.parts)) <= FEW
         use = self.workers
-        if few:
+        if self.width <= FEW:
             use = [w for w in use if w.th[k.T_PENDING] or w.th[k.T_HEAD] < w.th[k.T_END]] or use[:1]
-        for w in use:
-            w.th[k.T_BUDGET], w.th[k.T_LEVEL] = budget, self.level
-        self._parallel(self._expand, [(w,) for w in use])
+        self.G[k.G_UPTO] = self.G[k.G_NEXT] + budget * self.threads
+        fronts = self._fronts()
+        self._parallel(self._expand, [(w, *fronts) for w in use])
         self.need_table = any(w.th[k.T_WHY] == k.WHY_TABLE for w in use)
+        for w in use:
+            self._supply(w)
         if all(w.th[k.T_WHY] == k.WHY_DONE for w in use):
             return self._next_depth()
         return True
 
-    def _expand(self, w: Worker) -> None:
-        """A thread's share of the depth: first of one part of the frontier, then of the others."""
-        th, n = w.th, len(self.parts)
-        bases = np.cumsum([0, *map(len, self.parts)]) + self.base
-        over = 0
-        while over < n:
-            part = int(th[k.T_PART]) % n
-            front = self.parts[part]
-            th[k.T_TURN], th[k.T_BASE] = TURNS + part, bases[part]
-            k.work(
-                self.A, self.P, self.W, self.R, front, len(front), w.part, self.table, self.store, self.G, th,
-                *w.rest(), self.parent, self.action, self.number, self.edges,
-            )  # fmt: skip
-            if th[k.T_WHY] == k.WHY_DONE:
-                th[k.T_HEAD] = th[k.T_END] = 0
-                th[k.T_PART] = (part + 1) % n
-                over += 1
-            elif th[k.T_WHY] in (k.WHY_FRONTIER, k.WHY_OUTCOMES):
-                self._supply(w)
-            else:
-                return
+    def _expand(self, w: Worker, front: Int64, nxt: Int64) -> None:
+        """A thread's share of the depth."""
+        work(
+            self.A, self.P, self.W, self.R, front, nxt, self.table, self.store, self.G, w.th, *w.rest(), self.parent,
+            self.action, self.number, self.edges,
+        )  # fmt: skip
+
+    def _next_depth(self) -> bool:
+        own = [(int(w.th[k.T_TAIL]), int(w.th[k.T_ROWS])) for w in self.workers]
+        first = int(self.workers[0].th[k.T_BASE]) + self.width if self.exact else -1
+        n = close_ranks(self._fronts()[1], np.array(sorted(own)), int(self.G[k.G_TAIL]), self.table, first)
+        self.G[k.G_TAIL] = 0
+        for w in self.workers:
+            w.th[k.T_ROWS] = 0
+            deeper(w.th, self.G, n)
+        return bool(n)
 
     def _more_parents(self) -> None:
         known = any(w.th[k.T_DISTINCT] for w in self.workers)
@@ -370,25 +373,6 @@ class Search:
         self.parent = self.action = np.zeros(1, np.int64)
         for w in self.workers:
             w.th[k.T_TRACED] = 0
-
-    def _next_depth(self) -> bool:
-        self.base += sum(map(len, self.parts))
-        self.G[TURNS:] = 0
-        spare, self.parts, self.wholes = self.wholes, [], []
-        for w in self.workers:
-            w.th[k.T_HEAD] = w.th[k.T_END] = 0
-            w.th[k.T_PART] = len(self.parts)
-            n = int(w.th[k.T_TAIL])
-            if n:
-                self.parts.append(w.part[:n])
-                self.wholes.append(w.part)
-                spare.sort(key=len)
-                w.part = spare.pop() if spare and len(spare[-1]) >= 2 * k.ROOM else take(max(2 * k.ROOM, n), self.words)
-                w.th[k.T_TAIL] = 0
-        if not self.parts:
-            return False
-        self.level += 1
-        return True
 
     # -- results
     def exploration(self, complete: bool, reason: str) -> Exploration:

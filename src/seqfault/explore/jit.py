@@ -17,7 +17,7 @@ FILES = [HERE.parent / "compile" / "work.py", *(HERE / name for name in COMPILED
 
 jit = make_jit("engine", FILES)
 jit_graph = make_jit("graph", [HERE / "graph.py", HERE / "progress.py"])
-SEARCH = ("raw.py", "search.py", "locksets.py", "movers.py", "batch.py", "rehash.py")
+SEARCH = ("raw.py", "layout.py", "entering.py", "search.py", "locksets.py", "movers.py", "batch.py", "rehash.py")
 VIEWS = (
     "futures.py", "locksets.py", "movers.py", "memory_barriers.py", "memory_lkmm.py", "memory_settle.py",
     "memory_spared.py", "memory_views.py",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
 from seqfault.explore import batch as b
-from seqfault.explore import search as k
+from seqfault.explore import layout as k
 from seqfault.explore.engine import Exploration, Found
 from seqfault.explore.frontier import FULL, Worker
 from seqfault.explore.movers import no_records
@@ -56,7 +56,7 @@ def explore_batch(
 
     def work(i: int) -> None:
         w = Worker(a, words)
-        w.th[k.T_EXCLUSIVE], w.th[k.T_SPARE] = exclusive, -1
+        w.th[k.T_EXCLUSIVE] = exclusive
         w.front, w.part = np.zeros((SLOTS // 4, words), np.int64), np.zeros((SLOTS // 4, words), np.int64)
         one = np.zeros(1, np.int64)
         b.batch(

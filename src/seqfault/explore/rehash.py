@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from seqfault.explore.entering import hash_of
 from seqfault.explore.jit import jit_search as jit
 from seqfault.explore.raw import compare_and_swap, high
-from seqfault.explore.search import hash_of
 
 
 @jit
@@ -50,6 +50,42 @@ def rehash_exact(old, new, number, numbers, store, n, lo, hi, alone):  # type: i
             s = enter_at(new, np.int64(high(hash_of(store, np.int64(e & low) - 1, n), slots)), e, alone)
             if numbered:
                 numbers[s] = number[i]
+
+
+@jit
+def renumber(table, h, old, new):  # type: ignore[no-untyped-def]
+    """In an index of whole states, the one of fingerprint `h` that is in row `old` is in row `new` from now on."""
+    low = np.uint64((1 << 40) - 1)
+    s = np.int64(high(h, np.uint64(table.shape[0])))
+    while table[s] & low != np.uint64(old + 1):
+        s += 1
+        if s == table.shape[0]:
+            s = np.int64(0)
+    table[s] = (table[s] & ~low) | np.uint64(new + 1)
+
+
+@jit
+def close_ranks(rows, holes, tail, table, first):  # type: ignore[no-untyped-def]
+    """Fill the `holes` (begin and end of each, in order) in the first `tail` rows with the last of them; how many rows
+    that leaves.  `first`: number in the store of the first of `rows`, with whole states, or -1."""
+    n = rows.shape[1]
+    low = np.int64(0)
+    top = np.int64(holes.shape[0] - 1)
+    while low <= top:
+        if holes[top, 1] == tail:
+            tail = holes[top, 0]
+            top -= 1
+        elif holes[low, 0] == holes[low, 1]:
+            low += 1
+        else:
+            tail -= 1
+            to = holes[low, 0]
+            holes[low, 0] += 1
+            for w in range(n):
+                rows[to, w] = rows[tail, w]
+            if first >= 0:
+                renumber(table, hash_of(rows, to, n), first + tail, first + to)
+    return tail
 
 
 @jit

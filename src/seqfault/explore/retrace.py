@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from seqfault.explore import search as k
+from seqfault.explore import layout as k
+from seqfault.explore import search
 from seqfault.explore.engine import Executor, Exploration
 from seqfault.explore.exploration import steps_to
 from seqfault.explore.steps import Stepper
-from seqfault.explore.tables import X_VIOLATIONS
+from seqfault.explore.tables import OK, X_VIOLATIONS
 
 if TYPE_CHECKING:
     from seqfault.explore.frontier import Search
@@ -85,7 +86,7 @@ class Retrace:
         one = a.nw + 1
 
         def follow(p: int, says: int) -> None:
-            n = k.follow(
+            n = search.follow(
                 s.A, s.P, s.W, s.R, w.N, G, w.S[one:], w.S[2 * one :], w.T, w.E, w.X, w.buf, 0, s.words, p,
                 a.processes[p].base, w.counts, says,
             )  # fmt: skip
@@ -102,8 +103,8 @@ class Retrace:
             w.buf[0] = self.code.pack(state)
             out.append((p, choice))
             if a.processes[p].role <= 1:
-                says = k.first(
-                    s.A, s.P, s.W, s.R, w.N, G, w.S, w.S[one:], w.T, w.E, w.X, w.buf.ctypes.data, k.OK, p,
+                says = search.first(
+                    s.A, s.P, s.W, s.R, w.N, G, w.S, w.S[one:], w.T, w.E, w.X, w.buf.ctypes.data, OK, p,
                     a.processes[p].base,
                 )  # fmt: skip
                 w.X[X_VIOLATIONS] = 0

@@ -8,8 +8,70 @@ from __future__ import annotations
 
 import numpy as np
 
-from seqfault.explore.interp import get, mix, violate
+from seqfault.explore.entering import enter, enter_exact, hash_of, hash_of_few, less, queue, sift
+from seqfault.explore.interp import get, violate
 from seqfault.explore.jit import jit_search as jit
+from seqfault.explore.layout import (
+    A_ADVANCE,
+    A_OBSERVE,
+    A_SUCCESSORS,
+    A_UNPACK,
+    AHEAD,
+    BLOCK,
+    BY_HASH,
+    CHUNK,
+    EVERY,
+    G_FIRST,
+    G_GROWN,
+    G_LIMIT,
+    G_LOST,
+    G_NEXT,
+    G_ROOM,
+    G_STORED,
+    G_TAIL,
+    G_UPTO,
+    O_HASH,
+    O_LEVEL,
+    O_STATE,
+    RECENT_AT,
+    ROOM,
+    SLACK,
+    T_BASE,
+    T_DISTINCT,
+    T_EDGES,
+    T_END,
+    T_EXACT,
+    T_EXCLUSIVE,
+    T_FINALS,
+    T_FRONTIER,
+    T_GRAPH,
+    T_HEAD,
+    T_LEVEL,
+    T_MOVED,
+    T_OUTCOMES,
+    T_PENDING,
+    T_SHARED,
+    T_TAIL,
+    T_TRACED,
+    T_TRANSITIONS,
+    T_WHY,
+    TO_SIFT,
+    V_CHOICE,
+    V_COUNT,
+    V_KIND,
+    V_LEVEL,
+    V_PC,
+    V_POOL,
+    V_PROCESS,
+    V_STATE,
+    WAITING,
+    WHY_DONE,
+    WHY_FRONTIER,
+    WHY_GROWN,
+    WHY_OUTCOMES,
+    WHY_PAUSE,
+    WHY_TABLE,
+)
 from seqfault.explore.movers import (
     CHAIN,
     LEFT,
@@ -25,7 +87,7 @@ from seqfault.explore.movers import (
     record,
     robbed,
 )
-from seqfault.explore.raw import call2, call5, call7, compare_and_swap, fetch_add, high, prefetch
+from seqfault.explore.raw import call2, call5, call7, fetch_add, prefetch
 from seqfault.explore.slots import last_open
 from seqfault.explore.tables import (
     DISABLED,
@@ -57,52 +119,6 @@ from seqfault.explore.tables import (
     X_VIOLATIONS,
     X_WAITED,
 )
-
-BLOCK = 128  # states of the frontier that a thread takes at a time
-ROOM = 4608  # successors that it keeps before it enters them
-RECENT = 1 << 14  # fingerprints that a thread entered of late, which it need not look for in the table
-RECENT_MASK = np.uint64(RECENT - 1)
-AHEAD = 4  # states of the frontier that are fetched early
-SLACK = 4096  # successors of one state, at most; each process has a fair share
-RECENT_AT = ROOM + SLACK  # in `hashes`, where those are
-
-# shared between threads
-G_NEXT, G_STORED, G_STOP, G_ROOM, G_LIMIT, G_INDEX, G_GROWN, G_LOST, G_FIRST = range(9)
-# a thread's own: position in its block, successors waiting, tail of its part of the next frontier, why it came back
-T_HEAD, T_END, T_PENDING, T_TAIL, T_WHY, T_TRANSITIONS, T_FINALS, T_DISTINCT, T_OUTCOMES, T_BUDGET = range(10)
-T_LEVEL, T_BASE = 10, 11
-T_TURN, T_PART = 22, 23  # where in G the next states of its part of the frontier are counted; which part
-T_TRACED, T_EXCLUSIVE, T_FRONTIER, T_EXACT, T_SPARE, T_PARITY, T_SHARED, T_GRAPH, T_EDGES, T_MOVED = range(12, 22)
-WHY_DONE, WHY_PAUSE, WHY_FRONTIER, WHY_TABLE, WHY_OUTCOMES, WHY_GROWN = range(6)
-A_ADVANCE, A_OBSERVE, A_PACK, A_UNPACK, A_SUCCESSORS = range(5)
-# columns of the distinct violations
-V_KIND, V_PC, V_POOL, V_INDEX, V_STATE, V_PROCESS, V_CHOICE, V_COUNT, V_LEVEL = range(9)
-O_HASH, O_STATE, O_LEVEL = range(3)  # of the outcomes
-MAX_DISTINCT = 512
-
-
-@jit
-def hash_of(words, row, n):  # type: ignore[no-untyped-def]
-    """64-bit fingerprint of a packed state; one of a single word is unique."""
-    h = np.uint64(0)
-    k = np.uint64(0x9E3779B97F4A7C15)
-    for w in range(n):
-        k += np.uint64(0x9E3779B97F4A7C15)
-        h += mix(np.uint64(words[row, w]) + k)
-    if n > 1:
-        h = mix(h)
-    if h == 0:
-        h = np.uint64(1)
-    return h
-
-
-@jit
-def less(a, i, b, j, n):  # type: ignore[no-untyped-def]
-    """Whether packed state a[i] comes before b[j]."""
-    for w in range(n):
-        if a[i, w] != b[j, w]:
-            return a[i, w] < b[j, w]
-    return False
 
 
 @jit
@@ -194,120 +210,6 @@ def outcome(X, outcomes, ostate, th, front, head, n):  # type: ignore[no-untyped
     outcomes[s, O_LEVEL] = th[T_LEVEL]
     for w in range(n):
         ostate[s, w] = front[head, w]
-
-
-@jit
-def queue(h, table, number, hashes, fresh, rec, m, head, action, known):  # type: ignore[no-untyped-def]
-    """Let successor buf[m], of fingerprint `h`, wait to be entered; how many that makes.  `known`: none, if it was
-    entered of late."""
-    if fresh[h & RECENT_MASK] == h and known:
-        return 0
-    fresh[h & RECENT_MASK] = h
-    hashes[m] = h
-    s = np.int64(high(h, np.uint64(table.shape[0])))
-    prefetch(table, s)
-    if number.shape[0] == table.shape[0]:
-        prefetch(number, s)
-    rec[m, 0] = head
-    rec[m, 1] = action
-    return 1
-
-
-@jit
-def enter(buf, rec, hashes, n, table, store, nxt, th, G, parent, action, number, edges):  # type: ignore[no-untyped-def]
-    """Enter the waiting successors; new ones go to the next frontier."""
-    slots = np.uint64(table.shape[0])
-    tail = th[T_TAIL]
-    first = tail
-    for k in range(th[T_PENDING]):
-        h = hashes[k]
-        s = np.int64(high(h, slots))
-        while True:
-            e = table[s]
-            if e == 0:
-                e = compare_and_swap(table, s, np.uint64(0), h)
-                if e == 0:
-                    for w in range(n):
-                        nxt[tail, w] = buf[k, w]
-                    if th[T_TRACED]:
-                        at = G[G_STORED] + tail - first
-                        parent[at] = th[T_BASE] + rec[k, 0]
-                        action[at] = rec[k, 1]
-                    if th[T_GRAPH]:
-                        number[s] = G[G_STORED] + tail - first
-                    tail += 1
-                    break
-            if e == h:
-                break
-            s += 1
-            if s == table.shape[0]:
-                s = np.int64(0)
-        if th[T_GRAPH]:
-            edges[th[T_EDGES], 0] = th[T_BASE] + rec[k, 0]
-            edges[th[T_EDGES], 1] = number[s]
-            th[T_EDGES] += 1
-    th[T_TAIL] = tail
-    th[T_PENDING] = 0
-    fetch_add(G, 0 + G_STORED, tail - first)
-
-
-@jit
-def enter_exact(buf, rec, hashes, n, table, store, nxt, th, G, parent, action, number, edges):  # type: ignore[no-untyped-def]
-    """As `enter`, with whole states: a slot has 24 bits of the fingerprint and the state's number plus one."""
-    slots = np.uint64(table.shape[0])
-    low = np.uint64((1 << 40) - 1)
-    tail = th[T_TAIL]
-    first = tail
-    for k in range(th[T_PENDING]):
-        h = hashes[k]
-        s = np.int64(high(h, slots))
-        tag = (h & np.uint64(0xFFFFFF)) << np.uint64(40)
-        mine = np.int64(-1)
-        while True:
-            e = table[s]
-            if e == 0:
-                if mine < 0:
-                    if th[T_SPARE] >= 0:
-                        mine = th[T_SPARE]
-                        th[T_SPARE] = -1
-                    else:
-                        mine = fetch_add(G, 0 + G_INDEX, np.int64(1))
-                    for w in range(n):
-                        store[mine, w] = buf[k, w]
-                e = compare_and_swap(table, s, np.uint64(0), tag | np.uint64(mine + 1))
-                if e == 0:
-                    for w in range(n):
-                        nxt[tail, w] = buf[k, w]
-                    if th[T_TRACED]:
-                        at = G[G_STORED] + tail - first
-                        parent[at] = th[T_BASE] + rec[k, 0]
-                        action[at] = rec[k, 1]
-                    if th[T_GRAPH]:
-                        number[s] = G[G_STORED] + tail - first
-                    tail += 1
-                    mine = np.int64(-1)
-                    break
-            if e & ~low == tag:
-                i = np.int64(e & low) - 1
-                same = True
-                for w in range(n):
-                    if store[i, w] != buf[k, w]:
-                        same = False
-                        break
-                if same:
-                    break
-            s += 1
-            if s == table.shape[0]:
-                s = np.int64(0)
-        if th[T_GRAPH]:
-            edges[th[T_EDGES], 0] = th[T_BASE] + rec[k, 0]
-            edges[th[T_EDGES], 1] = number[s]
-            th[T_EDGES] += 1
-        if mine >= 0:  # another thread was first: its number serves the next new state
-            th[T_SPARE] = mine
-    th[T_TAIL] = tail
-    th[T_PENDING] = 0
-    fetch_add(G, 0 + G_STORED, tail - first)
 
 
 @jit
@@ -412,16 +314,17 @@ def follow(A, P, W, R, N, G, S, S2, T, E, X, buf, m, n, p, pb, counts, says):  #
 
 @jit
 def work(  # type: ignore[no-untyped-def]
-    A, P, W, R, front, nfront, nxt, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate,
+    A, P, W, R, front, nxt, table, store, G, th, S, T, E, X, buf, rec, hashes, counts, distinct, dstate,
     outcomes, ostate, N, parent, action, number, edges,
 ):
     """Expand states of the frontier until it is done or something is needed; why is th[T_WHY].
 
     `A`: addresses of generated code; `W`, `R`, `N`: movers, with the records that count and those that are made;
-    `number`: of the state in each slot, and `edges`, if the graph is kept; `front` (states, words): packed; `G`: what
-    threads share; `th`: a thread's own.
+    `number`: of the state in each slot, and `edges`, if the graph is kept; `front`, `nxt` (states, words): packed; `G`:
+    what threads share; `th`: a thread's own.
     """
     n = front.shape[1]
+    nfront = th[T_FRONTIER]
     nproc = P[M_PROCESSES]
     pcslot = P[M_PC]
     halt = P[M_HALT]
@@ -439,33 +342,39 @@ def work(  # type: ignore[no-untyped-def]
     quick = A[A_SUCCESSORS] != 0 and not exclusive
     who = np.zeros(256, np.int64)
     fresh = hashes[RECENT_AT:]
-    known = not th[T_EXACT] and not th[T_GRAPH]
+    how = EVERY if th[T_GRAPH] else TO_SIFT if th[T_EXACT] else BY_HASH
     pW = np.int64(who.ctypes.data)
     T2 = S[P[M_NW] + 1 :]  # room for more states
     T3 = S[2 * (P[M_NW] + 1) :]
     m = th[T_PENDING]
     head = th[T_HEAD]
     end = th[T_END]
-    done = 0
     transitions = th[T_TRANSITIONS]
     why = WHY_DONE
     while True:
-        if m > 0 and (m > ROOM - SLACK or head >= end):
+        if m > 0 and (m > WAITING or head >= end):
             th[T_PENDING] = m
             full = th[T_GRAPH] and th[T_EDGES] + ROOM > edges.shape[0]
-            if full or th[T_TAIL] + ROOM > nxt.shape[0] or (th[T_TRACED] and G[G_STORED] + ROOM > parent.shape[0]):
+            if not th[T_EXACT]:  # else it is the store's room, which is counted with the table's
+                if th[T_SHARED]:
+                    full = full or G[G_TAIL] + th[T_SHARED] * (ROOM + CHUNK) > nxt.shape[0]
+                else:
+                    full = full or th[T_TAIL] + ROOM > nxt.shape[0]
+            if full or (th[T_TRACED] and G[G_STORED] + ROOM > parent.shape[0]):
                 why = WHY_FRONTIER
                 break
             if G[G_STORED] + m > G[G_ROOM]:
                 why = WHY_TABLE
                 break
             if th[T_EXACT]:
+                if how == TO_SIFT:
+                    th[T_PENDING] = sift(buf, rec, hashes, n, m, table)
                 enter_exact(buf, rec, hashes, n, table, store, nxt, th, G, parent, action, number, edges)
             else:
                 enter(buf, rec, hashes, n, table, store, nxt, th, G, parent, action, number, edges)
             m = np.int64(0)
         if head >= end:
-            if G[G_STOP] or done >= th[T_BUDGET] or G[G_STORED] > G[G_LIMIT]:
+            if G[G_UPTO] <= G[G_NEXT] < nfront or G[G_STORED] > G[G_LIMIT]:
                 why = WHY_PAUSE
                 break
             if G[G_GROWN]:  # some step was no mover after all: what follows is for the records only
@@ -477,12 +386,11 @@ def work(  # type: ignore[no-untyped-def]
             if th[T_OUTCOMES] * 2 > outcomes.shape[0]:
                 why = WHY_OUTCOMES
                 break
-            head = fetch_add(G, th[T_TURN], np.int64(BLOCK))
+            head = fetch_add(G, 0 + G_NEXT, np.int64(BLOCK))
             if head >= nfront:
-                head = end = np.int64(nfront)
+                head = end = nfront
                 break
-            end = min(head + BLOCK, np.int64(nfront))
-        done += 1
+            end = min(head + BLOCK, nfront)
         if n >= 8:
             for w in range(0, n, 8):  # a state that is expanded soon
                 prefetch(front, np.int64((head + AHEAD) * n + w))
@@ -494,11 +402,17 @@ def work(  # type: ignore[no-untyped-def]
                     one_by_one(X, distinct, dstate, th, front, head, n)
                 begun = m
                 for j in range(z & 0xFFFF):
-                    h = hash_of(buf, begun + j, n)
-                    if m != begun + j:
-                        for w in range(n):
-                            buf[m, w] = buf[begun + j, w]
-                    m += queue(h, table, number, hashes, fresh, rec, m, head, who[j], known)
+                    i = begun + j
+                    if n <= 2:
+                        h = hash_of_few(buf[i, 0], buf[i, n - 1], n)
+                        buf[m, 0] = buf[i, 0]
+                        buf[m, n - 1] = buf[i, n - 1]
+                    else:
+                        h = hash_of(buf, i, n)
+                        if m != i:
+                            for w in range(n):
+                                buf[m, w] = buf[i, w]
+                    m += queue(h, table, number, hashes, fresh, rec, m, head, who[j], how)
                 head += 1
                 continue
             X[X_VIOLATIONS] = 0
@@ -558,7 +472,7 @@ def work(  # type: ignore[no-untyped-def]
                                 X[X_DIGITS + j] = np.int64(hashes[ROOM + j])
                                 X[X_RADIX + j] = np.int64(hashes[ROOM + MAX_CHOICES + j])
                         h = hash_of(buf, m, n)
-                        m += queue(h, table, number, hashes, fresh, rec, m, head, p + 256 * choice, known)
+                        m += queue(h, table, number, hashes, fresh, rec, m, head, p + 256 * choice, how)
                 k = last_open(X, used)
                 if k < 0:
                     break
@@ -578,11 +492,7 @@ def work(  # type: ignore[no-untyped-def]
                 note(X, distinct, dstate, th, front, head, n, np.int64(-1), np.int64(0))
                 outcome(X, outcomes, ostate, th, front, head, n)
             else:
-                X[X_VIOL] = P[K_DEADLOCK]
-                X[X_VIOL + 1] = -1
-                X[X_VIOL + 2] = -1
-                X[X_VIOL + 3] = 0
-                X[X_VIOLATIONS] = 1
+                violate(X, P[K_DEADLOCK], -1, -1, 0, -1)
                 note(X, distinct, dstate, th, front, head, n, np.int64(-1), np.int64(0))
         head += 1
     th[T_HEAD] = head

@@ -15,9 +15,9 @@ from seqfault.explore import engine, interrupt
 from seqfault.explore.checkpoint import Keeper, Saved, restore
 from seqfault.explore.engine import Exploration
 from seqfault.explore.frontier import GROWN, Search, run
+from seqfault.explore.layout import G_GROWN, G_LOST
 from seqfault.explore.movers import W_ON, no_records
 from seqfault.explore.racewatch import Races
-from seqfault.explore.search import G_GROWN, G_LOST
 from seqfault.explore.watch import Watch
 
 

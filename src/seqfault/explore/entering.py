@@ -1,0 +1,225 @@
+"""Successors wait while their places in the table of states are fetched; new ones enter it and the next frontier."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from seqfault.explore.jit import jit_search as jit
+from seqfault.explore.layout import (
+    AHEAD,
+    BY_HASH,
+    CHUNK,
+    G_STORED,
+    G_TAIL,
+    RECENT_AT,
+    RECENT_MASK,
+    T_BASE,
+    T_EDGES,
+    T_FRONTIER,
+    T_GRAPH,
+    T_PENDING,
+    T_ROWS,
+    T_SHARED,
+    T_TAIL,
+    T_TRACED,
+    TO_SIFT,
+)
+from seqfault.explore.raw import compare_and_swap, fetch_add, high, prefetch
+from seqfault.explore.slots import mix
+
+SEED = np.uint64(0x9E3779B97F4A7C15)
+
+
+@jit
+def hash_of(words, row, n):  # type: ignore[no-untyped-def]
+    """64-bit fingerprint of a packed state; one of a single word is unique."""
+    h = np.uint64(0)
+    k = SEED
+    for w in range(n):
+        k += SEED
+        h += mix(np.uint64(words[row, w]) + k)
+    if n > 1:
+        h = mix(h)
+    if h == 0:
+        h = np.uint64(1)
+    return h
+
+
+@jit
+def hash_of_few(first, last, n):  # type: ignore[no-untyped-def]
+    """As `hash_of`, of a state of one word or two.  A call would cost as much as the rest of it: small models spend a
+    fifth of their time in `hash_of`."""
+    h = mix(np.uint64(first) + SEED + SEED)
+    if n > 1:
+        h = mix(h + mix(np.uint64(last) + SEED + SEED + SEED))
+    return h if h != 0 else np.uint64(1)
+
+
+@jit
+def less(a, i, b, j, n):  # type: ignore[no-untyped-def]
+    """Whether packed state a[i] comes before b[j]."""
+    for w in range(n):
+        if a[i, w] != b[j, w]:
+            return a[i, w] < b[j, w]
+    return False
+
+
+@jit
+def claim(table, s, entry, alone):  # type: ignore[no-untyped-def]
+    """Put `entry` in a free slot, unless another thread was first; what is there instead, or 0.  An atomic operation
+    waits for all loads before it, and keeps those behind it from being early."""
+    if alone:
+        table[s] = entry
+        return np.uint64(0)
+    return compare_and_swap(table, s, np.uint64(0), entry)
+
+
+@jit
+def queue(h, table, number, hashes, fresh, rec, m, head, action, how):  # type: ignore[no-untyped-def]
+    """Let a successor of fingerprint `h` wait to be entered; how many that makes.  `how`: `BY_HASH`: none, if it was
+    entered of late; `TO_SIFT`: that is looked at later, by `sift`."""
+    if how == BY_HASH:
+        if fresh[h & RECENT_MASK] == h:
+            return 0
+        fresh[h & RECENT_MASK] = h
+    hashes[m] = h
+    if how != TO_SIFT:
+        s = np.int64(high(h, np.uint64(table.shape[0])))
+        prefetch(table, s)
+        if number.shape[0] == table.shape[0]:
+            prefetch(number, s)
+    rec[m, 0] = head
+    rec[m, 1] = action
+    return 1
+
+
+@jit
+def sift(buf, rec, hashes, n, m, table):  # type: ignore[no-untyped-def]
+    """Of `m` waiting successors, whole states, leave out those that were entered of late; how many are left."""
+    fresh = hashes[RECENT_AT:]
+    late = buf[RECENT_AT:]
+    left = np.int64(0)
+    for k in range(m):
+        h = hashes[k]
+        i = np.int64(h & RECENT_MASK)
+        if fresh[i] == h and not less(late, i, buf, k, n) and not less(buf, k, late, i, n):
+            continue
+        fresh[i] = h
+        for w in range(n):
+            late[i, w] = buf[left, w] = buf[k, w]
+        hashes[left] = h
+        rec[left, 0] = rec[k, 0]
+        rec[left, 1] = rec[k, 1]
+        prefetch(table, np.int64(high(h, np.uint64(table.shape[0]))))
+        left += 1
+    return left
+
+
+@jit
+def enter(buf, rec, hashes, n, table, store, nxt, th, G, parent, action, number, edges):  # type: ignore[no-untyped-def]
+    """Enter the waiting successors; new ones go to the next frontier."""
+    slots = np.uint64(table.shape[0])
+    tail = th[T_TAIL]
+    rows = th[T_ROWS]
+    alone = th[T_SHARED] == 0
+    new = np.int64(0)
+    for k in range(th[T_PENDING]):
+        h = hashes[k]
+        s = np.int64(high(h, slots))
+        while True:
+            e = table[s]
+            if e == 0:
+                e = claim(table, s, h, alone)
+                if e == 0:
+                    if tail == rows:
+                        tail = fetch_add(G, 0 + G_TAIL, np.int64(CHUNK))
+                        rows = tail + CHUNK
+                    for w in range(n):
+                        nxt[tail, w] = buf[k, w]
+                    if th[T_TRACED]:
+                        at = G[G_STORED] + new
+                        parent[at] = th[T_BASE] + rec[k, 0]
+                        action[at] = rec[k, 1]
+                    if th[T_GRAPH]:
+                        number[s] = G[G_STORED] + new
+                    tail += 1
+                    new += 1
+                    break
+            if e == h:
+                break
+            s += 1
+            if s == table.shape[0]:
+                s = np.int64(0)
+        if th[T_GRAPH]:
+            edges[th[T_EDGES], 0] = th[T_BASE] + rec[k, 0]
+            edges[th[T_EDGES], 1] = number[s]
+            th[T_EDGES] += 1
+    th[T_TAIL] = tail
+    th[T_ROWS] = rows
+    th[T_PENDING] = 0
+    fetch_add(G, 0 + G_STORED, new)
+
+
+@jit
+def enter_exact(buf, rec, hashes, n, table, store, nxt, th, G, parent, action, number, edges):  # type: ignore[no-untyped-def]
+    """As `enter`, with whole states: the next frontier is what is behind this one in the store; a slot has 24 bits of
+    the fingerprint and the number of the state's row plus one."""
+    slots = np.uint64(table.shape[0])
+    low = np.uint64((1 << 40) - 1)
+    tail = th[T_TAIL]
+    rows = th[T_ROWS]
+    alone = th[T_SHARED] == 0
+    begin = th[T_BASE] + th[T_FRONTIER] + 1
+    new = np.int64(0)
+    many = th[T_PENDING]
+    for k in range(many):
+        if k + AHEAD < many:  # the state that it will be compared with
+            h = hashes[k + AHEAD]
+            e = table[np.int64(high(h, slots))]
+            if e >> np.uint64(40) == h & np.uint64(0xFFFFFF) and e != 0:
+                prefetch(store, (np.int64(e & low) - 1) * n)
+        h = hashes[k]
+        s = np.int64(high(h, slots))
+        tag = (h & np.uint64(0xFFFFFF)) << np.uint64(40)
+        mine = False
+        while True:
+            e = table[s]
+            if e == 0:
+                if not mine:  # before anybody can see it
+                    mine = True
+                    if tail == rows:
+                        tail = fetch_add(G, 0 + G_TAIL, np.int64(CHUNK))
+                        rows = tail + CHUNK
+                    for w in range(n):
+                        nxt[tail, w] = buf[k, w]
+                e = claim(table, s, tag | np.uint64(begin + tail), alone)
+                if e == 0:
+                    if th[T_TRACED]:
+                        at = G[G_STORED] + new
+                        parent[at] = th[T_BASE] + rec[k, 0]
+                        action[at] = rec[k, 1]
+                    if th[T_GRAPH]:
+                        number[s] = G[G_STORED] + new
+                    tail += 1
+                    new += 1
+                    break
+            if e & ~low == tag:
+                i = np.int64(e & low) - 1
+                same = True
+                for w in range(n):
+                    if store[i, w] != buf[k, w]:
+                        same = False
+                        break
+                if same:
+                    break
+            s += 1
+            if s == table.shape[0]:
+                s = np.int64(0)
+        if th[T_GRAPH]:
+            edges[th[T_EDGES], 0] = th[T_BASE] + rec[k, 0]
+            edges[th[T_EDGES], 1] = number[s]
+            th[T_EDGES] += 1
+    th[T_TAIL] = tail
+    th[T_ROWS] = rows
+    th[T_PENDING] = 0
+    fetch_add(G, 0 + G_STORED, new)
