@@ -6,6 +6,7 @@ import gc
 import json as jsonlib
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -579,6 +580,20 @@ def fail(message: str) -> int:
 
 def main(argv: list[str] | None = None) -> Any:
     """Entry point; returns by `SystemExit` with the exit code."""
+    return _with_room(lambda: _main(argv))
+
+
+def _with_room(run: Callable[[], Any]) -> Any:
+    return run()
+
+
+# CPython keeps its frames in pieces of 16 KiB, each mapped when a call crosses into it and unmapped when that returns;
+# a loop at that depth does so all the time (23,000 times while numba is imported).  A frame as large as this one gets a
+# piece of its own, of which half a megabyte is left for those that it calls.
+_with_room.__code__ = _with_room.__code__.replace(co_stacksize=(1 << 16) + 100)
+
+
+def _main(argv: list[str] | None) -> Any:
     from seqfault.compile.ir import CompileError
     from seqfault.kernel.types import KernelTypeError
 

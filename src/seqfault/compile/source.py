@@ -222,7 +222,7 @@ def nodes_of(work: list[ast.AST], apart: Container[str] = ()) -> list[ast.AST]:
     while work:
         n = work.pop()
         out.append(n)
-        for name in _fields(type(n)):
+        for name in INNER[type(n)]:
             v = getattr(n, name, None)
             if isinstance(v, list):
                 work += [x for x in v if isinstance(x, ast.AST)]
@@ -234,14 +234,15 @@ def nodes_of(work: list[ast.AST], apart: Container[str] = ()) -> list[ast.AST]:
 LEAVES = frozenset({"arg", "attr", "ctx", "id", "kind", "name", "op", "ops", "simple", "type_comment"})
 
 
-_inner: dict[type[ast.AST], tuple[str, ...]] = {ast.Constant: ()}
+class _Inner(dict[type[ast.AST], tuple[str, ...]]):
+    """The fields of a kind of node in which there may be nodes with more in them than their kind."""
+
+    def __missing__(self, kind: type[ast.AST]) -> tuple[str, ...]:
+        self[kind] = () if kind is ast.Constant else tuple(f for f in kind._fields if f not in LEAVES)
+        return self[kind]
 
 
-def _fields(kind: type[ast.AST]) -> tuple[str, ...]:
-    """The fields of a node in which there may be nodes with more in them than their kind."""
-    if kind not in _inner:
-        _inner[kind] = tuple(f for f in kind._fields if f not in LEAVES)
-    return _inner[kind]
+INNER = _Inner()
 
 
 def reach(entries: Iterable[Func], binds: Mapping[Place, Func]) -> tuple[list[Source], list[Struct]]:
