@@ -14,12 +14,13 @@ from seqfault.explore.engine import Executor
 from seqfault.explore.model import program_for, start_of
 from seqfault.protocols import load
 from seqfault.report.counterexample import from_schedule, from_violation
-from seqfault.report.picture import Pictures
+from seqfault.report.picture import PARTS, Pictures
 from seqfault.report.review import make_review, memory_models, render
 from seqfault.report.review_causes import Finder
 from seqfault.report.review_data import Review, Table, limits, questions, review_data
 from seqfault.report.review_mail import WIDTH, command
 from seqfault.report.review_sites import read_sites
+from seqfault.report.review_trace import Texts, trace_data
 from seqfault.report.review_words import to_html
 from seqfault.report.stacks import Stacks, event_frames
 from seqfault.scenarios import find
@@ -122,6 +123,20 @@ def test_stores_on_their_way_are_drawn():
     cx = from_violation(p, s, v)
     pictures = Pictures(cx.automaton, program_for(p, s).layout())
     assert any(row[0] == "CPU 0" for st in cx.steps for row in pictures.snapshot(st.words)["pending"])
+
+
+def test_what_a_cpu_has_not_seen_is_drawn():
+    """Under lkmm: a VMA that is linked before its links are seen."""
+    p, s = load("spf-v5"), find(["split-head/mprotect-page0-warm-read~1.0"])[0]
+    cx = from_violation(p, s, check_scenario(p, s, memory="lkmm").violations[0])
+    d = trace_data(cx, Texts(p))
+    at = [d["parts"]["pending"][st[PARTS.index("pending")]] for st in d["states"]]
+    assert at[0] == [] and {who for rows in at for who, _ in rows} == {"CPU 1"}  # CPU 0 stored what there is
+    assert "vma[2].rb_left may still be undefined or NULL" in at[-1][0][1]
+    loaded = next(e.step for e in cx.events if e.process == "cpu1" and e.kind == "load" and e.cell.endswith("mm_rb"))
+    before, after = at[loaded], at[loaded + 1]  # the state before a step, and after it
+    assert "mm.mm_rb may still be vma[0]" in before[0][1]
+    assert not any("mm_rb" in x for x in after[0][1])  # it has seen the new root now
 
 
 # -- data

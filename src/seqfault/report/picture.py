@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
+from seqfault.explore.engine import Executor
 from seqfault.explore.memory import SC
 from seqfault.kernel.layout import FREED, LIVE, Layout
 from seqfault.report.columns import short_cell, title
@@ -25,10 +26,13 @@ RIGHTS = {0: "--", 1: "r-", 2: "-w", 3: "rw"}
 
 
 class Pictures:
-    """Draws states of one automaton, one after another: what a freed object held last is remembered."""
+    """Draws states of one automaton, one after another: what a freed object held last is remembered.
 
-    def __init__(self, a: Automaton, layout: Layout):
-        self.a, self.layout = a, layout
+    `knows`: under `lkmm`, an executor that has met what its processes load (explore/replay.py, `knowing`).
+    """
+
+    def __init__(self, a: Automaton, layout: Layout, knows: Executor | None = None):
+        self.a, self.layout, self.knows = a, layout, knows
         self.last: dict[int, VmaView] = {}
         self.cached: set[int] = set()
         self.names = [p.name for p in a.processes]
@@ -51,7 +55,7 @@ class Pictures:
         vmas: name, state, start, end, rights, what, pgoff, anon_vma, vm_sequence, whether in the tree.
         tables: name, table (or ""), rows of page, frame, rights.  frames: name, state, refcount, mapcount, mapping,
         index, data.  tlbs: name, entries of page, frame, rights, notes.  locks: name, who holds it.  counts: name,
-        value.  pending: whose buffer, stores.
+        value.  pending: whose buffer, stores; under lkmm: who may still load what, of what was overwritten.
         """
         cells = self.a.unpack(words.view(np.uint64))
         r = Reader(self.layout, cells)
@@ -192,6 +196,8 @@ class Pictures:
         return rows
 
     def _pending(self, words: NDArray[np.int64]) -> list[tuple[str, list[str]]]:
+        if self.knows is not None:
+            return self._unseen(self.knows, words)
         if self.buffers is None:
             return []
         from seqfault.explore.memory_buffers import address, count, value
@@ -207,6 +213,17 @@ class Pictures:
                 stores.append(f"{short_cell(c.name)} = {shown_value(c.type, shown)}")
             out.append((name, stores))
         return out
+
+    def _unseen(self, ex: Executor, words: NDArray[np.int64]) -> list[tuple[str, list[str]]]:
+        from seqfault.explore.unseen import unseen
+
+        out: dict[str, dict[str, list[str]]] = {}
+        for x in unseen(ex, words):
+            c = self.a.cells[x.cell]
+            _, _, _, lo, span, _ = (int(n) for n in self.a.tab[c.addr])
+            shown = "undefined" if 0 <= span < x.raw else shown_value(c.type, x.raw + lo)
+            out.setdefault(self.names[x.process], {}).setdefault(short_cell(c.name), []).append(shown)
+        return [(who, [f"{c} may still be {' or '.join(v)}" for c, v in of.items()]) for who, of in out.items()]
 
 
 def shown_value(t: str, v: int) -> str:

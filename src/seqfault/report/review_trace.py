@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from seqfault.compile.source import body_of, source_of
+from seqfault.explore.memory import LKMM
 from seqfault.explore.model import program_for, start_of
+from seqfault.explore.replay import knowing
 from seqfault.kernel.places import Protocol
 from seqfault.report.columns import choose, phrase, title
 from seqfault.report.counterexample import Counterexample, Event
@@ -106,8 +108,9 @@ def trace_data(cx: Counterexample, texts: Texts) -> dict[str, Any]:
         line, stack = texts.row(text, e.line, frames), stacks.add(path_text(frames))
         row = [number.get(e.process, -1), e.kind, phrase(e), text, line, stack, int(i in key), e.site]
         steps[at[e.step]].append(row if text >= 0 else [*row, e.function, e.line, e.source])
-    _, first, _ = start_of(cx.protocol, cx.scenario, cx.memory)
-    pictures = Pictures(cx.automaton, program_for(cx.protocol, cx.scenario).layout())
+    _, first, rom = start_of(cx.protocol, cx.scenario, cx.memory)
+    knows = knowing(cx.automaton, first, rom, cx.schedule) if cx.memory.startswith(LKMM) else None
+    pictures = Pictures(cx.automaton, program_for(cx.protocol, cx.scenario).layout(), knows)
     parts = {name: Unique() for name in PARTS}
     states = []
     for words in [first.view("int64"), *(st.words for st in cx.steps)]:

@@ -369,7 +369,7 @@
       facts("Sequence counts", changes("counts", (c) => `${c[0]} ${c[1]}${c[1] % 2 ? " (odd)" : ""}`, (c) => (c[1] % 2 ? "odd" : "")));
       facts("Frames", changes("frames", (f) => (f[1] ? `${f[0]} freed` : `${f[0]}: refcount ${f[2]} mapcount ${f[3]} ${f[4] ? f[4] + " " : ""}index ${f[5]} data ${f[6]}`)));
       if (loose.length) facts("Tables off the tree", loose);
-      if (this.t.parts.pending.length > 1) facts("Stores on their way", changes("pending", (p) => `${p[0]}: ${p[1].join(", ")}`));
+      if (this.t.parts.pending.length > 1) facts(this.t.memory.startsWith("lkmm") ? "Not seen yet" : "Stores on their way", changes("pending", (p) => `${p[0]}: ${p[1].join(", ")}`));
     }
 
     vmaText(v) {
