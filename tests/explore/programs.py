@@ -271,8 +271,10 @@ Listing = tuple[tuple[Row, ...], ...]
 
 
 @cache
-def texts(role: int = 0, granularity: str = "merged") -> Texts:
-    procs = [Process(run, k, 0 if k < PROCESSES - 1 else role) for k in range(PROCESSES)]
+def texts(role: int = 0, granularity: str = "merged", together: bool = False) -> Texts:
+    """`role`: of the last process, which runs on the CPU of the first if they are `together`."""
+    last = PROCESSES - 1
+    procs = [Process(run, 0 if together and k == last else k, 0 if k < last else role) for k in range(PROCESSES)]
     program = Program("concurrent", procs, [outcome])
     return Texts(program, compile_program(program, granularity))
 

@@ -164,9 +164,9 @@ def load_and_interrupt():
 
 def test_stores_move_past_what_their_own_cpu_does_when_it_has_finished():
     """An interrupt handler may act on a CPU that has finished, and knows then of all stores; its CPU's own stores come
-    before that anyway."""
+    before that anyway.  While it has not finished, what it stores and what the handler does are in their order."""
     without = explored("lkmm", Process(store_each, 0), Process(load_and_interrupt, 1), movers=True)
     handled = Process(store_each, 0), Process(load_and_interrupt, 1), Process(agent, 0, AGENT)
     reduced_, whole = explored("lkmm", *handled, movers=True), explored("lkmm", *handled)
     assert reduced_[1] == whole[1] == without[1]
-    assert reduced_[2] < 2 * without[2] < whole[2]
+    assert without[2] < reduced_[2] < 0.6 * whole[2]

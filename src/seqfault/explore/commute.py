@@ -27,7 +27,7 @@ from seqfault.explore.locksets import against
 from seqfault.explore.memory_barriers import pending
 from seqfault.explore.memory_buffers import is_buffer, together
 from seqfault.explore.memory_buffers import own as waiting
-from seqfault.explore.memory_views import U_FIRST, U_IDLE, U_MET, U_PENDED, U_RACED, U_WOKE, racy, unit_of
+from seqfault.explore.memory_views import U_CHANGED, U_FIRST, U_IDLE, U_MET, U_PENDED, U_RACED, U_WOKE, racy, unit_of
 from seqfault.explore.movers import KINDS, LEFT, NEVER, RIGHT, W_STRIDE, W_WHOSE
 from seqfault.explore.movers import TAKES as MOVES_TAKES
 from seqfault.explore.private import Y_STATE, believed, disowned, private
@@ -35,8 +35,9 @@ from seqfault.explore.tables import M_CELLS, M_MEMORY, MAX_ACCESSED, O_MEMORY, X
 
 BUFFERED, VIEWED = 1, 3  # M_MEMORY of tso, lkmm
 ANYBODY, STRANGERS, PARTNERS = range(3)
-# two cells behind those of memory stand for what a memory model with views does: KNOWS is stored by a store to a racy
-# cell, "taken" by a full barrier; WAKES is stored by the step of a unit that was idle, and so knows all that there is
+# two cells behind those of memory stand for what a memory model does: KNOWS is stored by a store to a racy cell, taken
+# by a full barrier (under tso by a store, or by what waits for an empty buffer), loaded by whatever touches memory,
+# which may change what its unit knows; WAKES is stored by a unit that was idle, and so knows all that there is
 KNOWS, WAKES = 0, 1
 
 
@@ -106,6 +107,28 @@ def others_may(S, P, W, R, Q, known, at, Z, cell, kind, before, p, nproc):  # ty
 
 
 @jit
+def shares_views(S, P, W, R, Q, known, at, Z, before, p, nproc):  # type: ignore[no-untyped-def]
+    """Whether another process of its unit (a CPU's interrupt handler) may yet touch memory: what that one does is known
+    to `p`, and what `p` does to that one."""
+    for q in range(nproc):
+        if q != p and unit_of(P, q) == unit_of(P, p) and may(Q, known, at[q], P[M_CELLS] + KNOWS, LOADS):  # noqa: SIM102
+            if not alone_wakes(S, P, W, R, Q, known, at, Z, before, q, p, nproc):
+                return True
+    return False
+
+
+@jit
+def partner_orders(S, P, W, R, Q, known, at, Z, before, p, nproc):  # type: ignore[no-untyped-def]
+    """Whether a process that shares the buffer of `p` may yet store, or wait until that is empty: stores leave it in
+    their order, and who waits would wait for one that had come earlier, too."""
+    for q in range(nproc):
+        if q != p and not is_buffer(P, q) and together(P, p, q) and may(Q, known, at[q], P[M_CELLS] + KNOWS, TAKES):  # noqa: SIM102
+            if not alone_wakes(S, P, W, R, Q, known, at, Z, before, q, p, nproc):
+                return True
+    return False
+
+
+@jit
 def racy_way(S, P, W, R, Q, known, at, Z, cell, before, no, p, nproc, store):  # type: ignore[no-untyped-def]
     """What is left of RIGHT | LEFT for a load or store of a cell whose old stores may be read yet.
 
@@ -135,6 +158,8 @@ def known_way(S, P, W, R, Q, known, at, Z, before, p, nproc):  # type: ignore[no
     u = P[O_MEMORY]
     knows, wakes = P[M_CELLS] + KNOWS, P[M_CELLS] + WAKES
     says = RIGHT | LEFT
+    if P[u + U_RACED] | P[u + U_CHANGED] and shares_views(S, P, W, R, Q, known, at, Z, before, p, nproc):
+        return 0
     if P[u + U_RACED] & 2:
         unit = unit_of(P, p)
         main = P[u + P[u + U_IDLE] + 2 * unit] == p and P[u + U_WOKE] == 0
@@ -197,6 +222,8 @@ def moves(S, B, P, W, R, Y, Q, known, at, Z, X, before, after, p, nproc, waits):
         if tso and (cell == P[M_CELLS] or (how == WRITE and not flushed and waiting(B, P, cell, p))):
             if how == WRITE:
                 says &= LEFT  # nobody else sees it before it leaves the buffer
+                if partner_orders(S, P, W, R, Q, known, at, Z, before, p, nproc):
+                    return 0
                 if in_the_way(S, P, W, R, Q, known, at, Z, cell, before, no, p, nproc, True, PARTNERS):
                     return 0
             continue
@@ -278,6 +305,7 @@ def learn(S, B, P, W, N, Y, Q, known, own_, i, X, before, after, blocked, waits,
         cell = (code >> 2) & CELL
         how = code & 3
         if tso and cell == P[M_CELLS]:
+            touches(Q, known, own_, i, P[M_CELLS] + KNOWS, TAKES)
             continue
         state = Y[Y[Y_STATE] + cell] != 0
         if (how == LOOK or not state) and private(S, P, Y, cell, p):
@@ -315,8 +343,16 @@ def learn(S, B, P, W, N, Y, Q, known, own_, i, X, before, after, blocked, waits,
                     touches(Q, known, own_, i, c, LOADS)
             elif early and (kind == LOADS or (state and code >> 2 == cell)):
                 touches(Q, known, own_, i, c, EARLY)
+    if tso:
+        orders = drains(X)
+        for j in range(min(X[X_ACCESSED], np.int64(MAX_ACCESSED))):
+            orders = orders or X[X_ACCESSED + 1 + j] & 3 == WRITE
+        if orders:
+            touches(Q, known, own_, i, P[M_CELLS] + KNOWS, TAKES)
     if P[M_MEMORY] == VIEWED:
         u = P[O_MEMORY]
+        if X[X_ACCESSED]:
+            touches(Q, known, own_, i, P[M_CELLS] + KNOWS, LOADS)
         if P[u + U_RACED] & 2:
             touches(Q, known, own_, i, P[M_CELLS] + KNOWS, STORES)
         if P[u + U_MET] | P[u + U_PENDED]:

@@ -130,6 +130,8 @@ class Guest:
 
 def boot(kernel: str, init: bytes, image: Path | None = None) -> Guest:
     """Boot `kernel` ("debian-6.1") with `init` as its first program."""
+    if image is not None:
+        find_image(kernel, image)  # what was said wrong comes before what is missing here
     missing = []
     for find in (find_qemu, lambda: find_image(kernel, image)):
         try:
