@@ -107,22 +107,16 @@ def others_may(S, P, W, R, Q, known, at, Z, cell, kind, before, p, nproc):  # ty
 
 
 @jit
-def shares_views(S, P, W, R, Q, known, at, Z, before, p, nproc):  # type: ignore[no-untyped-def]
-    """Whether another process of its unit (a CPU's interrupt handler) may yet touch memory: what that one does is known
-    to `p`, and what `p` does to that one."""
+def partner_may(S, P, W, R, Q, known, at, Z, kind, before, p, nproc):  # type: ignore[no-untyped-def]
+    """Whether another process that shares the views of `p` (lkmm), or its store buffer (tso), may yet do `kind` of
+    KNOWS: a CPU's interrupt handler.  What that one does is known to `p`, and what `p` does to that one; stores leave a
+    buffer in their order, and who waits until it is empty would wait for one that had come earlier, too."""
     for q in range(nproc):
-        if q != p and unit_of(P, q) == unit_of(P, p) and may(Q, known, at[q], P[M_CELLS] + KNOWS, LOADS):  # noqa: SIM102
-            if not alone_wakes(S, P, W, R, Q, known, at, Z, before, q, p, nproc):
-                return True
-    return False
-
-
-@jit
-def partner_orders(S, P, W, R, Q, known, at, Z, before, p, nproc):  # type: ignore[no-untyped-def]
-    """Whether a process that shares the buffer of `p` may yet store, or wait until that is empty: stores leave it in
-    their order, and who waits would wait for one that had come earlier, too."""
-    for q in range(nproc):
-        if q != p and not is_buffer(P, q) and together(P, p, q) and may(Q, known, at[q], P[M_CELLS] + KNOWS, TAKES):  # noqa: SIM102
+        if P[M_MEMORY] == VIEWED:
+            shares = unit_of(P, q) == unit_of(P, p)
+        else:
+            shares = together(P, p, q) and not is_buffer(P, q)
+        if q != p and shares and may(Q, known, at[q], P[M_CELLS] + KNOWS, kind):  # noqa: SIM102
             if not alone_wakes(S, P, W, R, Q, known, at, Z, before, q, p, nproc):
                 return True
     return False
@@ -158,7 +152,7 @@ def known_way(S, P, W, R, Q, known, at, Z, before, p, nproc):  # type: ignore[no
     u = P[O_MEMORY]
     knows, wakes = P[M_CELLS] + KNOWS, P[M_CELLS] + WAKES
     says = RIGHT | LEFT
-    if P[u + U_RACED] | P[u + U_CHANGED] and shares_views(S, P, W, R, Q, known, at, Z, before, p, nproc):
+    if P[u + U_RACED] | P[u + U_CHANGED] and partner_may(S, P, W, R, Q, known, at, Z, LOADS, before, p, nproc):
         return 0
     if P[u + U_RACED] & 2:
         unit = unit_of(P, p)
@@ -222,7 +216,7 @@ def moves(S, B, P, W, R, Y, Q, known, at, Z, X, before, after, p, nproc, waits):
         if tso and (cell == P[M_CELLS] or (how == WRITE and not flushed and waiting(B, P, cell, p))):
             if how == WRITE:
                 says &= LEFT  # nobody else sees it before it leaves the buffer
-                if partner_orders(S, P, W, R, Q, known, at, Z, before, p, nproc):
+                if partner_may(S, P, W, R, Q, known, at, Z, TAKES, before, p, nproc):
                     return 0
                 if in_the_way(S, P, W, R, Q, known, at, Z, cell, before, no, p, nproc, True, PARTNERS):
                     return 0
@@ -296,10 +290,12 @@ def learn(S, B, P, W, N, Y, Q, known, own_, i, X, before, after, blocked, waits,
     tso = P[M_MEMORY] == BUFFERED
     if tso and is_buffer(P, p):
         return  # it was entered when it went there
-    early = tso and not blocked and not drains(X)
+    orders = tso and drains(X)
+    early = tso and not blocked and not orders
     allocates = False
     for j in range(min(X[X_ACCESSED], np.int64(MAX_ACCESSED))):
         allocates = allocates or X[X_ACCESSED + 1 + j] & 3 == OBJECT
+        orders = orders or (tso and X[X_ACCESSED + 1 + j] & 3 == WRITE)
     for j in range(min(X[X_ACCESSED], np.int64(MAX_ACCESSED))):
         code = X[X_ACCESSED + 1 + j]
         cell = (code >> 2) & CELL
@@ -343,12 +339,8 @@ def learn(S, B, P, W, N, Y, Q, known, own_, i, X, before, after, blocked, waits,
                     touches(Q, known, own_, i, c, LOADS)
             elif early and (kind == LOADS or (state and code >> 2 == cell)):
                 touches(Q, known, own_, i, c, EARLY)
-    if tso:
-        orders = drains(X)
-        for j in range(min(X[X_ACCESSED], np.int64(MAX_ACCESSED))):
-            orders = orders or X[X_ACCESSED + 1 + j] & 3 == WRITE
-        if orders:
-            touches(Q, known, own_, i, P[M_CELLS] + KNOWS, TAKES)
+    if orders:
+        touches(Q, known, own_, i, P[M_CELLS] + KNOWS, TAKES)
     if P[M_MEMORY] == VIEWED:
         u = P[O_MEMORY]
         if X[X_ACCESSED]:

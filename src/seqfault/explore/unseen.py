@@ -8,21 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.explore.engine import Executor
+from seqfault.explore.memory_settle import idle
 from seqfault.explore.memory_views import (
-    CELL_BITS,
-    COUNT,
-    E_CELL,
     E_VALUE,
-    ENTRY,
     LAST,
-    U_BASE,
-    U_FIRST_ENTRY,
     U_IDLE,
-    U_TOUCHED,
     U_UNITS,
     V_LOADS,
     V_SEEN,
-    VIEWS,
+    bit_of,
+    cell_of,
+    entries,
+    entry_at,
+    touched,
+    view_at,
 )
 from seqfault.explore.tables import O_MEMORY
 
@@ -42,23 +41,15 @@ def unseen(ex: Executor, words: NDArray[np.int64]) -> list[Unseen]:
     """
     P = ex.P
     u = int(P[O_MEMORY])
-    base = int(P[u + U_BASE])
     out: list[Unseen] = []
     for unit in range(int(P[u + U_UNITS])):
-        at = u + int(P[u + U_IDLE]) + 2 * unit
-        main = int(P[at])
-        if ex.pc(words, main) == P[at + 1]:
+        if idle(words, P, unit):
             continue
-        view = base + 1 + unit * VIEWS
-        know = int(words[view + V_SEEN]) | int(words[view + V_LOADS])
-        bit = 0
-        for i in range(int(words[base]) & COUNT):
-            w = base + int(P[u + U_FIRST_ENTRY]) + ENTRY * i
-            cell = int(words[w + E_CELL]) & ((1 << CELL_BITS) - 1)
-            if int(words[w + E_CELL]) & LAST:
-                continue
-            loads = int(P[u + int(P[u + U_TOUCHED]) + cell]) >> (2 * unit) & 1
-            if loads and not know >> bit & 1:
+        main = int(P[u + int(P[u + U_IDLE]) + 2 * unit])
+        know = int(words[view_at(P, unit, V_SEEN)]) | int(words[view_at(P, unit, V_LOADS)])
+        for i in range(int(entries(words, P))):
+            w, cell = int(entry_at(P, i)), int(cell_of(words, P, i))
+            loads = int(touched(P, cell)) >> (2 * unit) & 1
+            if loads and not int(words[w]) & LAST and not know >> int(bit_of(words, P, i)) & 1:
                 out.append(Unseen(main, cell, int(words[w + E_VALUE])))
-            bit += 1
     return out

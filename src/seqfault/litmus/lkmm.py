@@ -292,10 +292,11 @@ class Execution:
         if s.locks:
             unlock_lock = (po | self.rf).within(s.UL, s.LKR)
             self.po_unlock_lock_po = (po.within(last=s.UL) @ unlock_lock @ po).named("po-unlock-lock-po")
-            after = (po.within(s.M, s.UL) @ (self.co | po).within(last=s.LKW) @ s.fence_unlock_lock).within(last=s.M)
             if s.model.sequences:
-                after = (self.po_unlock_lock_po.within(s.M, s.After_unlock_lock) @ po).within(last=s.M)
-            mb = (mb | after).named("mb")
+                after = self.po_unlock_lock_po.within(s.M, s.After_unlock_lock) @ po
+            else:
+                after = po.within(s.M, s.UL) @ (self.co | po).within(last=s.LKW) @ s.fence_unlock_lock
+            mb = (mb | after.within(last=s.M)).named("mb")
         self.strong_fence = mb | s.gp
         self.nonrw_fence = self.strong_fence | s.po_rel | s.acq_po
         self.fence = self.nonrw_fence | s.wmb | s.rmb
