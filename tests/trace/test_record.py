@@ -83,7 +83,9 @@ def test_what_a_program_did_is_in_the_trace(tmp_path, capfd, use):
             # [stack], [vvar] and the like are mapped without an event
             largest = follow(t, 618).largest
             assert largest is not None and 0 <= int(count) - largest.most <= 4
-            assert sum(n for (what, _), n in largest.splits.items() if what == "munmap") == 25
+            # an arena's ends, which the loader gives back, may have been merged with a neighbour
+            others = sum(r["name"] == "munmap" for r in rows) - 25
+            assert 0 <= sum(n for (what, _), n in largest.splits.items() if what == "munmap") - 25 <= others
     assert not [p for p in tmp_path.iterdir() if p.name not in ("t.parquet", "x.py")]
 
 
