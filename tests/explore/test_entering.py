@@ -132,7 +132,7 @@ def test_rows_that_nobody_used_are_filled(whole: bool):
         free = {i for b, e in holes.tolist() for i in range(b, e)}
         store = np.array([[r.getrandbits(62), i] for i in range(first + n)], np.int64).reshape(-1, 2)
         rows = store[first:]
-        table = np.zeros(2 * (first + n) + 8, np.uint64)
+        table = np.zeros(2 * (first + n) // 8 * 8 + 8, np.uint64)
         for i in range(first + n):
             if i - first not in free:
                 h = int(hash_of(store, i, 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from seqfault.explore import layout as k
-from seqfault.explore.entering import hash_of
+from seqfault.explore.entering import hash_of, home
 from seqfault.explore.interp import get
 from seqfault.explore.jit import jit_search as jit
 from seqfault.explore.layout import (
@@ -43,7 +43,7 @@ from seqfault.explore.layout import (
     WHY_PAUSE,
 )
 from seqfault.explore.movers import NEVER, W_ON
-from seqfault.explore.raw import call2, call7, fetch_add, high
+from seqfault.explore.raw import call2, call7, fetch_add
 from seqfault.explore.search import follow, work
 from seqfault.explore.tables import (
     M_CLASSES,
@@ -170,7 +170,7 @@ def begin(A, P, W, R, N, init, fa, table, store, G, th, S, T, E, X, buf, counts,
             fa[0, w] = buf[0, w]
     G[G_STORED] = 1
     h = hash_of(fa, 0, n)
-    s = np.int64(high(h, np.uint64(table.shape[0])))
+    s = home(h, np.uint64(table.shape[0]))
     table[s] = h
     if th[T_GRAPH]:
         number[s] = 0

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from seqfault.explore.frontier import Search
 
 Saved = tuple[dict[str, Any], dict[str, NDArray[Any]]]  # what `read` gives
-FORMAT = 3
+FORMAT = 4
 COST = 20  # seconds of exploration for each second of saving, at least
 OWN = ("th", "E", "X", "counts", "N")  # of each thread, whole
 SCALARS = ("traced", "peak", "seconds", "need_table")

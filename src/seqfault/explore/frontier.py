@@ -21,6 +21,7 @@ from seqfault.explore import interrupt
 from seqfault.explore import layout as k
 from seqfault.explore.batch import begin, deeper, drive
 from seqfault.explore.engine import Exploration, Found
+from seqfault.explore.entering import LINE
 from seqfault.explore.movers import NEVER, W_WAITS, no_records, with_records
 from seqfault.explore.rehash import acyclic, close_ranks, rehash, rehash_exact
 from seqfault.explore.room import give, more, take, zeros
@@ -106,6 +107,11 @@ def larger(x: NDArray[Any]) -> int:
     return 2 * n if n < 1 << 18 else n + n // 4
 
 
+def whole_lines(slots: int) -> int:
+    """So many slots of the table, or a few more (entering.py)."""
+    return (slots | LINE) + 1
+
+
 _spare: dict[int, list[Worker]] = {}  # of each code, for the next exploration
 
 
@@ -156,7 +162,7 @@ class Search:
         for w in self.workers:
             w.reset(rom, exact, exclusive, self.traced)
             w.th[k.T_SHARED], w.th[k.T_GRAPH] = threads if threads > 1 else 0, self.graph
-        room = max(FIRST_SLOTS, int((expect + threads * k.ROOM) / FULL) + 1)
+        room = whole_lines(max(FIRST_SLOTS, int((expect + threads * k.ROOM) / FULL) + 1))
         self.table = zeros(room, np.uint64, threads)
         self.store = take(max(4 * k.ROOM, expect) + threads * (k.ROOM + k.CHUNK) if exact else 1, self.words)
         self.G = np.zeros(16, np.int64)
@@ -248,7 +254,7 @@ class Search:
 
     def _next_slots(self) -> int:
         n = len(self.table)
-        return 2 * n if n < DOUBLES else n + n // 2
+        return 2 * n if n < DOUBLES else whole_lines(n + n // 2)
 
     def grow(self) -> None:
         """Make room for more states."""
@@ -485,8 +491,8 @@ def run(
             s.A = s.code.addresses
         if now - before > CHUNK_S * 1.5:
             budget = max(1000, budget * 2 // 3)
-        elif now - before > CHUNK_S / 10:
-            budget = min(5_000_000, int(budget * min(2.0, CHUNK_S / (now - before))))
+        elif now - before < CHUNK_S and any(w.th[k.T_WHY] == k.WHY_PAUSE for w in s.workers):
+            budget = min(5_000_000, int(budget * min(2.0, CHUNK_S / max(1e-6, now - before))))
         if progress is not None:
             seen.states, seen.depth, seen.seconds = s.states, s.depth, s.seconds
             seen.transitions = sum(int(w.th[k.T_TRANSITIONS]) for w in s.workers)

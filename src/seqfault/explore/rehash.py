@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from seqfault.explore.entering import hash_of
+from seqfault.explore.entering import following, hash_of, home
 from seqfault.explore.jit import jit_search as jit
-from seqfault.explore.raw import compare_and_swap, high
+from seqfault.explore.raw import compare_and_swap
 
 
 @jit
 def enter_at(new, s, entry, alone):  # type: ignore[no-untyped-def]
     """Put an entry, which is in no table yet, into the first free slot from `s` on; which one."""
+    first = s
     while True:
         if new[s] == 0:
             if alone:
@@ -19,9 +20,7 @@ def enter_at(new, s, entry, alone):  # type: ignore[no-untyped-def]
                 return s
             if compare_and_swap(new, s, np.uint64(0), entry) == 0:
                 return s
-        s += 1
-        if s == new.shape[0]:
-            s = np.int64(0)
+        s = following(s, first, new.shape[0])
 
 
 @jit
@@ -33,7 +32,7 @@ def rehash(old, new, number, numbers, lo, hi, alone):  # type: ignore[no-untyped
     for i in range(lo, hi):
         h = old[i]
         if h != 0:
-            s = enter_at(new, np.int64(high(h, slots)), h, alone)
+            s = enter_at(new, home(h, slots), h, alone)
             if numbered:
                 numbers[s] = number[i]
 
@@ -47,7 +46,7 @@ def rehash_exact(old, new, number, numbers, store, n, lo, hi, alone):  # type: i
     for i in range(lo, hi):
         e = old[i]
         if e != 0:
-            s = enter_at(new, np.int64(high(hash_of(store, np.int64(e & low) - 1, n), slots)), e, alone)
+            s = enter_at(new, home(hash_of(store, np.int64(e & low) - 1, n), slots), e, alone)
             if numbered:
                 numbers[s] = number[i]
 
@@ -56,11 +55,9 @@ def rehash_exact(old, new, number, numbers, store, n, lo, hi, alone):  # type: i
 def renumber(table, h, old, new):  # type: ignore[no-untyped-def]
     """In an index of whole states, the one of fingerprint `h` that is in row `old` is in row `new` from now on."""
     low = np.uint64((1 << 40) - 1)
-    s = np.int64(high(h, np.uint64(table.shape[0])))
+    s = first = home(h, np.uint64(table.shape[0]))
     while table[s] & low != np.uint64(old + 1):
-        s += 1
-        if s == table.shape[0]:
-            s = np.int64(0)
+        s = following(s, first, table.shape[0])
     table[s] = (table[s] & ~low) | np.uint64(new + 1)
 
 
