@@ -66,7 +66,7 @@ class Retrace:
                 break
             level = int(th[k.T_LEVEL])
             while more and th[k.T_LEVEL] == level:
-                more = s.round(1)
+                more = s.round(max(1, s.width - int(s.G[k.G_NEXT])))  # to the end of this depth, and no further
                 if s.need_table:
                     s.grow()
         self.parent, self.action = s.parent.copy(), s.action.copy()
