@@ -159,11 +159,12 @@ def test_sample_records_in_bursts(tmp_path, monkeypatch):
     program = subprocess.Popen(write(tmp_path / "x.py", LOOP), stdout=subprocess.PIPE, text=True)
     try:
         assert program.stdout and program.stdout.readline()
-        meta = capture(tmp_path / "t.parquet", [], program.pid, None, sample=True, seconds=3).meta
+        meta = capture(tmp_path / "t.parquet", [], program.pid, None, sample=True, seconds=8).meta
     finally:
         program.kill()
         program.wait()
-    assert 2 <= len(meta.windows) <= 5 and meta.seconds < 0.3 and not meta.lost
+    # one a second at most; where perf takes longer than that to begin, fewer
+    assert 2 <= len(meta.windows) <= 10 and meta.seconds < 0.5 and not meta.lost
     with open_trace(tmp_path / "t.parquet") as t:
         times = [at for b in t.batches(["time_ns"], [s.FAULT]) for at in b["time_ns"].to_pylist()]
         assert len(times) > 50 and all(any(a <= at <= b for a, b in meta.windows) for at in times)
