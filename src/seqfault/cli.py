@@ -173,7 +173,7 @@ def why(
     ] = None,
     scenario: Some = None,
     memory: Annotated[
-        str, typer.Option(metavar="MODELS", help="Memory models, as for check, with commas between; or all.")
+        str, typer.Option(metavar="MODELS", help="Memory models, as for check, with commas between; all: also pso.")
     ] = "sc",
     sites: Annotated[bool, typer.Option("--sites", help="Only list the sites.")] = False,
     together: Annotated[bool, typer.Option("--together", help="The named sites are taken out all at once.")] = False,

@@ -84,6 +84,7 @@ FUNCTIONS = {
     "bad-type": ("def f(a: str):\n    pass\n\ndef entry():\n    f(1)", "no type of Kernel Python"),
     "recursion": ("def entry():\n    t = the(top)\n    for i in range(2):\n        t.x = 1\n    again()\n\ndef again():\n    t = the(top)\n    for i in range(2):\n        t.x = 1\n    more()\n\ndef more():\n    t = the(top)\n    for i in range(2):\n        t.x = 2\n    again()", "recursion"),
     "direct-recursion": ("def f(n: integer(0, 7)):\n    if n > 0:\n        f(n - 1)\n\ndef entry():\n    f(3)", "f"),
+    "calls-another-entry": ("def entry():\n    t = the(top)\n    t.x = 1\n    other()\n\ndef other():\n    t = the(top)\n    for i in range(2):\n        t.x = 1\n    for i in range(3):\n        t.x = 2", "other() is what a process"),
     "no-return": ("def f(a: integer(0, 7)) -> integer(0, 7):\n    if a > 1:\n        return 1\n\ndef entry():\n    t = the(top)\n    t.x = f(t.y)", "without returning"),
     "undeclared-result": ("def f(a: integer(0, 7)):\n    return 1\n\ndef entry():\n    f(1)", "declares none"),
 }  # fmt: skip
@@ -97,7 +98,8 @@ def compile_text(text: str, tmp_path: Path, name: str) -> None:
     mod = importlib.util.module_from_spec(spec)
     sys.modules[f.stem] = mod
     spec.loader.exec_module(mod)
-    compile_program(Program("t", [Process(mod.entry, 0)]))
+    others = [Process(mod.other, 1)] if hasattr(mod, "other") else []
+    compile_program(Program("t", [Process(mod.entry, 0), *others]))
 
 
 @pytest.mark.parametrize("name", list(BODIES))

@@ -56,6 +56,9 @@ class Frames:
         for f in order:
             for n in f.calls:
                 assert n.callee is not None
+                if n.callee.is_entry:
+                    what = f"{n.callee.name}() is what a process or an observer runs, and is called here"
+                    raise CompileError(n.where.file, n.where.line, what, "move what both need into a function of its own")
                 callers[n.callee].append((f, n))
         for f in order:
             if not f.is_entry:
