@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from programs import Listing, fenced, program, show, texts
+from programs import Listing, fenced, program, show, texts, woken
 from test_movers import kinds, shown
 
 from seqfault.explore import engine, reduced
@@ -75,6 +75,13 @@ def test_random_programs_with_an_interrupt_handler(memory: str):
     """The last process shares the CPU of the first."""
     for p in (program, fenced):
         compared(memory, 1, p, together=True)
+
+
+@pytest.mark.parametrize("memory", ["sc", "tso", "lkmm"])
+def test_random_programs_with_one_that_is_woken_under_a_lock(memory: str):
+    """On a CPU of its own, or the first one's interrupt handler."""
+    compared(memory, 1, woken)
+    compared(memory, 1, woken, together=True)
 
 
 def compared(memory: str, role: int, program: Callable[[int], Listing], together: bool = False) -> None:
