@@ -82,7 +82,8 @@ def relieve(S, B, P, W, R, Y, Q, keys, known, at, Z, before, p, nproc):  # type:
         if alone and private(S, P, Y, cell, p):
             go = True
         elif alone and W[W[W_WHOSE] + cell] == 0:
-            go = in_the_way(S, P, W, R, Q, known, at, Z, cell, before, against(before), p, nproc, True, STRANGERS) != 1
+            way = in_the_way(S, P, W, R, Q, known, at, Z, cell, before, against(before), p, nproc, True, STRANGERS)
+            go = way == 0 or (way == 2 and i == 0)  # whom it wakes sees what comes before it in the buffer
         elif alone and i == 0:
             go = not lock_looked_at(S, P, W, R, Q, known, at, Z, cell, before, p, nproc)
         if go:
