@@ -407,3 +407,35 @@ def fenced(seed: int) -> Listing:
     g = Fenced(seed)
     n = g.r.choice([2, 2, 3])
     return tuple(g.listing(g.r.randint(4, 8 if n == 2 else 4)) for _ in range(n))
+
+
+class Woken(Gen):
+    """One whose last process sleeps until the second wakes it, which has a lock for that: one that the first has too,
+    now and then, and reads and writes under."""
+
+    def some(self, n: int) -> list[Row]:
+        r = self.r
+        out: list[Row] = []
+        for _ in range(r.randint(1, n)):
+            v, c = r.randint(0, 1), r.randint(1, 3)
+            more = r.choice([(STORE, v, c), (STORE, v, c), (LOAD, v, 0), (LOAD, v, 0), (MB, 0, 0), (RELEASE, v, c), (XCHG, v, c)])
+            out.append(more)
+        return out
+
+    def three(self) -> Listing:
+        r = self.r
+        lock = r.choice("aasw")
+        first = [*self.some(1), *self.locked(r.choice([lock, lock, "b"]), self.some(2))]
+        if r.random() < 0.5:
+            first += self.some(2)
+        wakes = [(r.choice([STORE, RELEASE, XCHG]), 3, 1)]
+        if r.random() < 0.3:
+            wakes = self.some(1) + wakes
+        second = [*self.some(2), *(self.locked("w" if lock == "s" else r.choice([lock, "s"]) if lock == "w" else lock, wakes))]
+        third = [(r.choice([WAIT_TAKE, WAIT_TAKE, WAIT]), 3, 1), *self.some(2)]
+        return tuple(first), tuple(second), tuple(third)
+
+
+def woken(seed: int) -> Listing:
+    """A small program with a process that sleeps until another wakes it."""
+    return Woken(seed).three()

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from programs import Listing, fenced, program, show, texts
+from programs import LOAD, STORE, WAIT, Listing, fenced, program, show, texts, woken
 from test_movers import kinds, shown
 
 from seqfault.explore import engine, reduced
@@ -75,6 +75,23 @@ def test_random_programs_with_an_interrupt_handler(memory: str):
     """The last process shares the CPU of the first."""
     for p in (program, fenced):
         compared(memory, 1, p, together=True)
+
+
+@pytest.mark.parametrize("memory", ["sc", "tso", "lkmm"])
+def test_random_programs_with_one_that_is_woken_under_a_lock(memory: str):
+    """On a CPU of its own, or the first one's interrupt handler."""
+    compared(memory, 1, woken)
+    compared(memory, 1, woken, together=True)
+
+
+def test_who_is_woken_sees_what_came_before():
+    t = texts(1)
+    a = with_memory(t.automaton, "tso")
+    p: Listing = (((STORE, 0, 3),), ((STORE, 0, 1), (LOAD, 0, 0), (STORE, 3, 1)), ((WAIT, 3, 1), (LOAD, 0, 0)))
+    init, rom = replace(t, automaton=a).start(p)
+    y = reduced.explore(a, init, rom, graph=True)
+    assert y is not None
+    same(engine.explore(a, init, rom, graph=True), y)
 
 
 def compared(memory: str, role: int, program: Callable[[int], Listing], together: bool = False) -> None:

@@ -30,10 +30,10 @@ from seqfault.explore.levels import (
 )
 from seqfault.explore.memory_buffers import buffer_of, count, is_buffer
 from seqfault.explore.memory_views import U_STANDS, U_STOOD, level
-from seqfault.explore.movers import CHAIN, LEFT, RIGHT, TRIES, W_WAITS, close, held, locks_touched, robbed
+from seqfault.explore.movers import CHAIN, LEFT, RIGHT, TRIES, W_WAITS, close, locks_touched, robbed
 from seqfault.explore.movers import TAKES as MOVES_TAKES
 from seqfault.explore.private import own
-from seqfault.explore.relief import blocked, holder, relieve
+from seqfault.explore.relief import blocked, holder, holds, relieve
 from seqfault.explore.slots import last_open
 from seqfault.explore.tables import (
     DISABLED,
@@ -192,7 +192,7 @@ def behind(B, S, S2, P, W, R, Y, Q, keys, known, at, Z, ctl, X, p, before):  # t
     if not locks_touched(W, X):
         return before, False
     h = holder(P, p, nproc)
-    after = held(B, P, W, h)
+    after = holds(B, P, W, p, nproc)
     if robbed(S, B, P, W, h, nproc):
         ctl[C_LOST] = 1
     return after, after & ~before != 0 and waits_for(B, S, S2, P, W, at, X, p, before, after)
@@ -294,7 +294,7 @@ def everybody(  # type: ignore[no-untyped-def]
                 continue
             n = follow(
                 B, C, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, q, np.int64(0),
-                held(C, P, W, holder(P, q, P[M_PROCESSES])), counts, log,
+                holds(C, P, W, q, P[M_PROCESSES]), counts, log,
             )  # fmt: skip
             if n > 0:
                 moved += n
@@ -399,7 +399,7 @@ def expand(  # type: ignore[no-untyped-def]
                 finished = False
             if P[M_MEMORY] == BUFFERED and blocked(S, P, W, R, Y, Q, known, at, Z, p, nproc):
                 continue  # its stores leave first
-            before = held(S, P, W, holder(P, p, nproc))
+            before = holds(S, P, W, p, nproc)
             depth = np.int64(0)
             taken = np.int64(0)
             while True:

@@ -18,11 +18,11 @@ from seqfault.explore.levels import C_EDGES, C_HEAD, C_WHY, SLACK, WHY_DONE, WHY
 from seqfault.explore.memory_buffers import address, buffer_of, count, is_buffer, together
 from seqfault.explore.memory_settle import news
 from seqfault.explore.memory_views import U_CLASSES, U_KEYS, U_KNOWN, U_Q, U_RACY
-from seqfault.explore.movers import W_STRIDE, held, keep_locks, no_records, tables
+from seqfault.explore.movers import W_STRIDE, keep_locks, no_records, tables
 from seqfault.explore.moving import C_LOST, C_MOVED, EMPTIED, FLUSHED
 from seqfault.explore.private import owner_tables
 from seqfault.explore.rehash import acyclic
-from seqfault.explore.relief import holder
+from seqfault.explore.relief import holds
 from seqfault.explore.replay import ends, knowing, shows
 from seqfault.explore.tables import DISABLED, O_MEMORY, X_EDGES, X_VIOLATIONS
 
@@ -158,7 +158,7 @@ class Reduced:
             if t.run(words, p, choice):
                 break
             t.B[:nw] = words
-            before = held(self.S, t.P, self.W, holder(t.P, p, len(self.a.processes)))
+            before = holds(self.S, t.P, self.W, p, len(self.a.processes))
             moving.chain(
                 t.B, self.S, self.C, self.S2, t.P, *self.shared(), at, asleep, ctl, t.X, p, before, counts, log
             )

@@ -12,7 +12,8 @@ from seqfault.explore.futures import EARLY, LOADS, Q_WIDTH, SETS, STORES, TAKES,
 from seqfault.explore.jit import jit_moving as jit
 from seqfault.explore.locksets import against
 from seqfault.explore.memory_buffers import address, buffer_of, count, is_buffer, pop, together
-from seqfault.explore.movers import KINDS, NEVER, W_WHOSE, held
+from seqfault.explore.memory_buffers import own as waiting
+from seqfault.explore.movers import KINDS, LOCK_ROW, NEVER, W_LOCK, W_LOCKS, W_WHOSE, held
 from seqfault.explore.private import Y_STATE, private
 from seqfault.explore.tables import M_MEMORY
 
@@ -81,7 +82,8 @@ def relieve(S, B, P, W, R, Y, Q, keys, known, at, Z, before, p, nproc):  # type:
         if alone and private(S, P, Y, cell, p):
             go = True
         elif alone and W[W[W_WHOSE] + cell] == 0:
-            go = in_the_way(S, P, W, R, Q, known, at, Z, cell, before, against(before), p, nproc, True, STRANGERS) != 1
+            way = in_the_way(S, P, W, R, Q, known, at, Z, cell, before, against(before), p, nproc, True, STRANGERS)
+            go = way == 0 or (way == 2 and i == 0)  # whom it wakes sees what comes before it in the buffer
         elif alone and i == 0:
             go = not lock_looked_at(S, P, W, R, Q, known, at, Z, cell, before, p, nproc)
         if go:
@@ -103,7 +105,7 @@ def blocked(S, P, W, R, Y, Q, known, at, Z, p, nproc):  # type: ignore[no-untype
     m = buffer_of(P, p)
     if m < 0 or is_buffer(P, p) or count(S, m) == 0:
         return False
-    return not danger(S, P, W, R, Y, Q, known, at, Z, held(S, P, W, p), p, nproc)
+    return not danger(S, P, W, R, Y, Q, known, at, Z, holds(S, P, W, p, nproc), p, nproc)
 
 
 @jit
@@ -114,3 +116,17 @@ def holder(P, p, nproc):  # type: ignore[no-untyped-def]
             if together(P, p, q) and not is_buffer(P, q):
                 return np.int64(q)
     return np.int64(p)
+
+
+@jit
+def holds(S, P, W, p, nproc):  # type: ignore[no-untyped-def]
+    """The locks that `p` holds (of a buffer: its CPU, in memory), and gives back in a step of its own.  One whose
+    release waits in its buffer may be gone at any moment."""
+    h = holder(P, p, nproc)
+    bits = held(S, P, W, h)
+    if bits and h == p and P[M_MEMORY] == BUFFERED and buffer_of(P, p) >= 0:
+        for k in range(W[W_LOCKS]):
+            r = W[W_LOCK] + LOCK_ROW * k
+            if waiting(S, P, W[r + 1], p) or (W[r] and waiting(S, P, W[r + 2], p)):
+                bits &= ~(np.int64(3) << (2 * W[r + 3]))
+    return bits
