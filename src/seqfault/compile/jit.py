@@ -57,14 +57,27 @@ def cache_directory(name: str, files: Sequence[Path]) -> Path:
     return Path(env) / f"{name}-{files_digest([*files, *mine])[:16]}"
 
 
+# where an array's object has the address of its numbers and that of its shape (numpy's PyArrayObject): asked for, the
+# first takes as long as all else of a call
+DATA_AT, SHAPE_AT = object.__basicsize__, object.__basicsize__ + 16
+
+
+@cache
+def known_layout() -> bool:
+    """Whether they are there."""
+    a = np.zeros((5, 7), np.int64)
+    data, shape = (ctypes.c_int64.from_address(id(a) + at).value for at in (DATA_AT, SHAPE_AT))
+    return data == a.ctypes.data and (ctypes.c_int64 * 2).from_address(shape)[:] == [5, 7]
+
+
 @cache
 def host() -> str:
     return f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()} {llvm.llvm_version_info}"
 
 
 class Entry:
-    """Machine code for one list of types of arguments: a function of the address of a table of 64-bit words, the
-    arguments' and then the results'.
+    """Machine code for one list of types of arguments: a function of the address of a table of 64-bit words, one for
+    each argument (of an array the address of its object) and then one for each result.
 
     `results`: the types of what it gives back, None for nothing, a list of one for what is no tuple.
     """
@@ -125,8 +138,7 @@ class Compiled:
                 f = a.flags
                 if not f.carray:
                     key += f.c_contiguous, f.writeable, f.aligned
-                words.append(a.ctypes.data)
-                words += a.shape
+                words.append(id(a))
             else:
                 key.append(t)
                 if t in FLOATS:
@@ -162,14 +174,13 @@ class Compiled:
             return self.entries[key]
 
     def _entry(self, types: list[str]) -> Entry | None:
-        words = sum(1 + int(t.split()[1] if " " in t else 0) for t in types)
         head, code = self._kept(" ".join(types), lambda: made_entry(self, types))
         results, _, needs = head.partition(":")
-        if results == "other":
+        if results == "other" or not known_layout():
             return None
         address, engine = load(code, needs)
         names = tuple(results.rstrip(",").split(","))
-        return Entry(None if results == "none" else names, results.endswith(","), words, address, engine)
+        return Entry(None if results == "none" else names, results.endswith(","), len(types), address, engine)
 
     def address(self, words: int) -> int:
         """Where the function is for code that calls it with so many 64-bit arguments, for one as the result."""
