@@ -58,7 +58,7 @@ class Frames:
                 assert n.callee is not None
                 if n.callee.is_entry:
                     what = f"{n.callee.name}() is what a process or an observer runs, and is called here"
-                    raise CompileError(n.where.file, n.where.line, what, "move what both need into a function of its own")
+                    raise CompileError(n.where.file, n.where.line, what, "give both a function of their own")
                 callers[n.callee].append((f, n))
         for f in order:
             if not f.is_entry:

@@ -35,6 +35,11 @@ class Source:
     results: tuple[Any, ...]
 
     @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """Every node of its tree with more in it than its kind."""
+        return nodes_of([self.node])
+
+    @cached_property
     def code(self) -> list[ast.AST]:
         """`code_nodes` of its tree."""
         return code_nodes(self.node)

@@ -104,29 +104,26 @@ class Graph:
                 if pc and m:
                     parent[find(pc)] = find(m)
         # a RET belongs to a function whose entry is known; its table row gives the callers' return points
-        ret_row: dict[int, int] = {}
+        ends = np.flatnonzero(a.code[1:, 0] == Op.RET) + 1
+        ret_row: dict[int, int] = dict(zip(ends.tolist(), a.code[ends, 2].tolist(), strict=True))
+        number = a.code[:, 2].tolist()
+        rettab = a.rettab.tolist()
         again = True
         self.after: dict[int, int] = {}
         while again:  # joining callers' parts may join the parts that hold a callee's RETs
             again = False
-            row_of: dict[int, int] = {}
-            for pc in range(1, n):
-                if a.code[pc, 0] == Op.RET:
-                    row_of[find(pc)] = int(a.code[pc, 2])
+            row_of = {find(pc): row for pc, row in ret_row.items()}
             for pc, entry in self.callee.items():
                 if pc in self.after:
                     continue
                 r = row_of.get(find(entry), -1)
                 if r < 0:
                     continue
-                back = int(a.rettab[r + int(a.code[pc, 2])])
+                back = rettab[r + number[pc]]
                 self.after[pc] = back
                 if back and find(pc) != find(back):
                     parent[find(pc)] = find(back)
                     again = True
-        for pc in range(1, n):
-            if a.code[pc, 0] == Op.RET:
-                ret_row[pc] = int(a.code[pc, 2])
         count: dict[int, int] = {}
         for entry in self.callee.values():
             count[entry] = count.get(entry, 0) + 1
@@ -136,7 +133,7 @@ class Graph:
         self.rets: dict[int, list[int]] = {}
         for pc, r in ret_row.items():
             k = calls_of.get(find(pc), 0)
-            self.rets[pc] = [int(x) for x in a.rettab[r : r + k]]
+            self.rets[pc] = rettab[r : r + k]
         roots: dict[int, int] = {}
         return [roots.setdefault(find(pc), len(roots)) for pc in range(n)]
 

@@ -18,10 +18,10 @@ MAX_RESULTS = 4
 INLINE_STATEMENTS = 6  # a leaf up to this many statements is copied into its callers
 
 
-def assigned_names(tree: ast.AST) -> dict[str, int]:
+def assigned_names(src: Source) -> dict[str, int]:
     """Names that a function body assigns, and how often."""
     out: dict[str, int] = {}
-    for n in ast.walk(tree):
+    for n in src.nodes:
         if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store):
             out[n.id] = out.get(n.id, 0) + 1
     return out
@@ -35,8 +35,8 @@ class Statements(Expressions):
 
     # -- bodies
     def enter(self, src: Source, chain: tuple[tuple[str, str, int], ...], site: str, inlined: bool) -> Scope:
-        s = Scope(src, chain=chain, site=site, inlined=inlined, assigned=assigned_names(src.node))
-        for n in ast.walk(src.node):
+        s = Scope(src, chain=chain, site=site, inlined=inlined, assigned=assigned_names(src))
+        for n in src.nodes:
             if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load):
                 s.all_loads[n.id] = s.all_loads.get(n.id, 0) + 1
         return s
@@ -440,8 +440,8 @@ class Statements(Expressions):
         if any(isinstance(t, Struct) for _, t in src.params):
             self.unit.inlinable[fn] = True
             return True
-        small = sum(isinstance(n, ast.stmt) for n in ast.walk(src.node)) - 1 <= INLINE_STATEMENTS
-        loops = any(isinstance(n, ast.While | ast.For) for n in ast.walk(src.node))
+        small = sum(isinstance(n, ast.stmt) for n in src.nodes) - 1 <= INLINE_STATEMENTS
+        loops = any(isinstance(n, ast.While | ast.For) for n in src.nodes)
         ok = small and not loops
         if ok:
             for n in code_nodes(src.node):

@@ -48,7 +48,7 @@ class Worker:
 
     def __init__(self, a: Automaton, words: int):
         self.th = np.zeros(24, np.int64)
-        self.S, self.T = np.zeros(3 * (a.nw + 1), np.int64), np.zeros(a.nw + 1, np.int64)
+        self.S, self.T = np.zeros(3 * (a.nw + 1), np.int64), np.zeros(a.nw + 1 + k.WHO, np.int64)
         self.N = no_records(a)
         self.E = buffer(a, np.zeros(len(a.rom_cells), np.int64))[a.nw :].copy()
         self.rom_at = int(a.tab[a.rom_cells[0], 0]) - a.nw if a.rom_cells else 0

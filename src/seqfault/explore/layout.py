@@ -30,4 +30,5 @@ A_ADVANCE, A_OBSERVE, A_PACK, A_UNPACK, A_SUCCESSORS = range(5)
 V_KIND, V_PC, V_POOL, V_INDEX, V_STATE, V_PROCESS, V_CHOICE, V_COUNT, V_LEVEL = range(9)
 O_HASH, O_STATE, O_LEVEL = range(3)  # of the outcomes
 MAX_DISTINCT = 512
+WHO = 256  # words behind a state in `T`: who took the steps of the generated successors
 EVERY, BY_HASH, TO_SIFT = range(3)  # which successors wait to be entered

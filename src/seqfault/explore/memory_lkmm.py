@@ -10,10 +10,8 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import types
 from numpy.typing import NDArray
 
-from seqfault.explore.jit import cfunc_views
 from seqfault.explore.jit import jit_views as jit
 from seqfault.explore.memory_barriers import barrier, due, effective, fence
 from seqfault.explore.memory_sc import load as sc_load
@@ -65,7 +63,7 @@ from seqfault.explore.tables import (
     X_WITHIN,
 )
 
-SIGNATURE = types.int64(*[types.int64] * 8)
+WORDS = 8  # arguments of each that is called by address
 
 
 @jit
@@ -148,7 +146,7 @@ def begin_object(B, P, cell, raw, zeroed, p):  # type: ignore[no-untyped-def]
     return True
 
 
-@cfunc_views(SIGNATURE)
+@jit
 def begin(b, pp, xx, p, pc, depth, u4, u5):  # type: ignore[no-untyped-def]
     """A step of process `p`, which stands at `pc`, begins: a full barrier that has not taken effect does."""
     B, P, X = numbers_at(b), numbers_at(pp), numbers_at(xx)
@@ -160,14 +158,14 @@ def begin(b, pp, xx, p, pc, depth, u4, u5):  # type: ignore[no-untyped-def]
     return 0
 
 
-@cfunc_views(SIGNATURE)
+@jit
 def end(b, pp, xx, p, pc, u3, u4, u5):  # type: ignore[no-untyped-def]
     """A step has ended; the process stands at `pc`."""
     settle(numbers_at(b), numbers_at(pp), p, pc)
     return 0
 
 
-@cfunc_views(SIGNATURE)
+@jit
 def do_load(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def]
     """The load that is instruction `q` of P, of `cell`: its raw value is X[X_VALUE]."""
     B, P, X = numbers_at(b), numbers_at(pp), numbers_at(xx)
@@ -197,7 +195,7 @@ def do_load(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def]
     return 0
 
 
-@cfunc_views(SIGNATURE)
+@jit
 def do_store(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def]
     """The store that is instruction `q` of P, to `cell`, of the raw value X[X_VALUE]."""
     B, P, X = numbers_at(b), numbers_at(pp), numbers_at(xx)
@@ -236,14 +234,14 @@ def do_store(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def
     return 0
 
 
-@cfunc_views(SIGNATURE)
+@jit
 def compute(b, pp, xx, op, a, c, d, p):  # type: ignore[no-untyped-def]
     """Register `a` was computed by `op` from `c` and `d`."""
     compute_tag(numbers_at(b), numbers_at(pp), op, a, c, d, p)
     return 0
 
 
-@cfunc_views(SIGNATURE)
+@jit
 def branch(b, pp, xx, a, c, p, u4, u5):  # type: ignore[no-untyped-def]
     """Process `p` goes one way or the other by register `a` (and `c`, or -1)."""
     B, P, X = numbers_at(b), numbers_at(pp), numbers_at(xx)
@@ -255,7 +253,7 @@ def branch(b, pp, xx, a, c, p, u4, u5):  # type: ignore[no-untyped-def]
     return 0
 
 
-@cfunc_views(SIGNATURE)
+@jit
 def forget(b, pp, xx, a, p, pc, u4, u5):  # type: ignore[no-untyped-def]
     """Register `a` depends on nothing; at the call `pc` (or -1) registers that are not kept have no tags."""
     B, P = numbers_at(b), numbers_at(pp)
@@ -266,7 +264,7 @@ def forget(b, pp, xx, a, p, pc, u4, u5):  # type: ignore[no-untyped-def]
     return 0
 
 
-@cfunc_views(SIGNATURE)
+@jit
 def object_cell(b, pp, xx, cell, raw, p, what, zeroed):  # type: ignore[no-untyped-def]
     """An object's state (`what` 0), or another of its cells when it is allocated."""
     B, P = numbers_at(b), numbers_at(pp)
@@ -275,7 +273,7 @@ def object_cell(b, pp, xx, cell, raw, p, what, zeroed):  # type: ignore[no-untyp
     return 0 if begin_object(B, P, cell, raw, zeroed != 0, p) else FULL
 
 
-@cfunc_views(SIGNATURE)
+@jit
 def do_fence(b, pp, xx, kind, p, u3, u4, u5):  # type: ignore[no-untyped-def]
     fence(numbers_at(b), numbers_at(pp), kind, p)
     return 0
@@ -285,7 +283,7 @@ def do_fence(b, pp, xx, kind, p, u3, u4, u5):  # type: ignore[no-untyped-def]
 def addresses() -> list[int]:
     """In the order of V_BEGIN, V_END, ..."""
     every: list[Any] = [begin, end, do_load, do_store, compute, branch, forget, object_cell, do_fence]
-    return [f().address for f in every]
+    return [f.address(WORDS) for f in every]
 
 
 def connect(P: NDArray[np.int64]) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from seqfault.explore.entering import following, hash_of, home
 from seqfault.explore.jit import jit_search as jit
 from seqfault.explore.raw import compare_and_swap
+
+Edges = NDArray[Any]
 
 
 @jit
@@ -120,15 +125,15 @@ def peeled(edges, m, n):  # type: ignore[no-untyped-def]
 
 
 PASSES = 32
+NO, YES, OPEN = range(3)
 
 
 @jit
-def acyclic(edges, m, n, begin, rest, free):  # type: ignore[no-untyped-def]
-    """Whether the graph of `n` states with the first `m` of `edges` (from, to), in the order of `from`, has no cycle.
+def passes(edges, m, n, begin, rest, free):  # type: ignore[no-untyped-def]
+    """As `acyclic`: YES, NO, or OPEN after so many passes.
 
     A state is free of cycles if all its successors are.  States are numbered breadth first and most edges lead to
     higher numbers, so a pass backwards frees nearly all; passes to and fro free the rest, or find none to free.
-    `begin`, `rest`, `free`: room for so many states and one more.
     """
     begin[: n + 1] = 0
     free[:n] = 0
@@ -152,10 +157,17 @@ def acyclic(edges, m, n, begin, rest, free):  # type: ignore[no-untyped-def]
                 rest[kept] = i
                 kept += 1
         if kept == 0:
-            return True
+            return YES
         if kept == count:
-            return False
+            return NO
         count = kept
         for k in range(count // 2):
             rest[k], rest[count - 1 - k] = rest[count - 1 - k], rest[k]
-    return peeled(edges, m, n)
+    return OPEN
+
+
+def acyclic(edges: Edges, m: int, n: int, begin: Edges, rest: Edges, free: Edges) -> bool:
+    """Whether the graph of `n` states with the first `m` of `edges` (from, to), in the order of `from`, has no cycle.
+    `begin`, `rest`, `free`: room for so many states and one more."""
+    said = passes(edges, m, n, begin, rest, free)
+    return bool(said == YES or (said == OPEN and peeled(edges, m, n)))

@@ -340,7 +340,7 @@ def work(  # type: ignore[no-untyped-def]
     exclusive = th[T_EXCLUSIVE]
     moving = W[W_ON] and not exclusive
     quick = A[A_SUCCESSORS] != 0 and not exclusive
-    who = np.zeros(256, np.int64)
+    who = T[P[M_NW] + 1 :]
     fresh = hashes[RECENT_AT:]
     how = EVERY if th[T_GRAPH] else TO_SIFT if th[T_EXACT] else BY_HASH
     pW = np.int64(who.ctypes.data)
