@@ -61,12 +61,27 @@ def kept_object(name: str) -> Any:
 def keep(name: str, data: bytes) -> None:
     """Keep `data` as `name`, whole or not at all; where nothing can be written, nothing is kept."""
     folder = cache_dir()
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as f:
+    if put(folder / name, data):
+        with contextlib.suppress(OSError):
+            prune(folder)
+
+
+def put(path: Path, data: bytes) -> bool:
+    """Write a file, whole or not at all; whether it could be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(dir=path.parent)
+    except OSError:
+        return False
+    try:
+        with open(fd, "wb") as f:
             f.write(data)
-        os.replace(f.name, folder / name)
-        prune(folder)
+        os.replace(name, path)
+        return True
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        return False
 
 
 def prune(folder: Path, now: float | None = None) -> int:

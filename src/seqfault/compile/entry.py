@@ -265,6 +265,3 @@ def address_code(fn: Compiled, words: int) -> tuple[str, bytes]:
 def provide() -> None:
     """Let code find what it calls of numba's runtime."""
     rtsys.initialize(cpu_target.target_context)
-
-
-__all__ = ["address_code", "dispatcher", "entry_code", "llvm", "provide", "type_of"]

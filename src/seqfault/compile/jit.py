@@ -12,7 +12,6 @@ import ctypes
 import hashlib
 import os
 import struct
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -23,8 +22,9 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 
+from seqfault.compile.cache import cache_dir, put
 from seqfault.compile.digest import files_digest
-from seqfault.compile.target import target_machine
+from seqfault.compile.target import host, linked_objects
 
 Key = tuple[Any, ...]
 # a function that makes none borrows its arrays, and need not count references: numba does so at each call
@@ -48,13 +48,10 @@ def numba_version() -> Path:
 
 def cache_directory(name: str, files: Sequence[Path]) -> Path:
     """Where the compiled form of `files` is kept: one directory for each content."""
-    env = os.environ.get("SEQFAULT_CACHE") or os.environ.get("NUMBA_CACHE_DIR")
-    if not env:
-        import platformdirs
-
-        env = platformdirs.user_cache_dir("seqfault")
+    numbas = os.environ.get("NUMBA_CACHE_DIR")
+    base = Path(numbas) if numbas and not os.environ.get("SEQFAULT_CACHE") else cache_dir()
     mine = [Path(__file__), Path(__file__).with_name("entry.py"), numba_version()]
-    return Path(env) / f"{name}-{files_digest([*files, *mine])[:16]}"
+    return base / f"{name}-{files_digest([*files, *mine])[:16]}"
 
 
 # where an array's object has the address of its numbers and that of its shape (numpy's PyArrayObject): asked for, the
@@ -68,11 +65,6 @@ def known_layout() -> bool:
     a = np.zeros((5, 7), np.int64)
     data, shape = (ctypes.c_int64.from_address(id(a) + at).value for at in (DATA_AT, SHAPE_AT))
     return data == a.ctypes.data and (ctypes.c_int64 * 2).from_address(shape)[:] == [5, 7]
-
-
-@cache
-def host() -> str:
-    return f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()} {llvm.llvm_version_info}"
 
 
 class Entry:
@@ -112,9 +104,7 @@ def load(code: bytes, needs: str) -> tuple[int, Any]:
         from seqfault.compile.entry import provide
 
         provide()
-    engine: Any = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(1))
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
+    engine = linked_objects(code)
     return int(engine.get_function_address("entry")), engine
 
 
@@ -194,7 +184,8 @@ class Compiled:
         """What is known of the code, and the code, of the cache or new."""
         if self.fn.__closure__:  # what is in it is in no file
             return make()
-        h = hashlib.sha256(f"{self.fn.__module__} {self.fn.__qualname__} {types} {host()}".encode())
+        what = f"{self.fn.__module__} {self.fn.__qualname__} {types} {host()} {llvm.llvm_version_info}"
+        h = hashlib.sha256(what.encode())
         path = self.directory / f"{self.fn.__name__}-{h.hexdigest()[:24]}{SUFFIX}"
         with contextlib.suppress(OSError):
             data = path.read_bytes()
@@ -203,11 +194,7 @@ class Compiled:
                 return head.decode(), code
         head_, code = make()
         data = head_.encode() + b"\n" + code
-        with contextlib.suppress(OSError):
-            self.directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.directory, delete=False) as f:
-                f.write(hashlib.sha256(data).digest() + data)
-            os.replace(f.name, path)
+        put(path, hashlib.sha256(data).digest() + data)
         return head_, code
 
 

@@ -58,7 +58,7 @@ from seqfault.compile.native_runtime import (
 from seqfault.compile.passes import check_assigned, infer_ranges, liveness, tidy
 from seqfault.compile.program import compiler_hash
 from seqfault.compile.source import Func, Source, reach, source_of
-from seqfault.compile.target import optimise, target_machine
+from seqfault.compile.target import host, linked_objects, optimise, target_machine
 from seqfault.compile.words import Words
 from seqfault.kernel.layout import FREE, FREED, Layout, Pool
 from seqfault.kernel.machine import KernelBug, Machine
@@ -139,7 +139,7 @@ class NativeProgram:
     def key(self) -> str:
         """A hash of everything that the machine code depends on."""
         h = hashlib.sha256(f"{seqfault.__version__} {compiler_hash()} {llvmlite.__version__}".encode())
-        h.update(f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()} {self.level}".encode())
+        h.update(f"{host()} {self.level}".encode())
         for s in self.sources:
             h.update(text_of(s).encode())
         for p in self.layout.pools.values():
@@ -213,11 +213,7 @@ class NativeProgram:
     def address(self, name: str) -> int:
         """Address of a function of the machine code."""
         if self._engine is None:
-            code = self.code()
-            engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(self.level))
-            engine.add_object_file(llvm.ObjectFileRef.from_data(code.object))
-            engine.finalize_object()
-            self._engine = engine
+            self._engine = linked_objects(self.code().object, level=self.level)
         return int(self._engine.get_function_address(name))
 
     def machine(self, strict: bool = True, choices: Sequence[int] = (), out_words: int = OUT_WORDS) -> NativeMachine:

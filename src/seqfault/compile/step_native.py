@@ -20,7 +20,7 @@ from seqfault.compile.automaton import Automaton, Int64
 from seqfault.compile.cache import cache_dir, keep, kept_object
 from seqfault.compile.packing import Packing
 from seqfault.compile.program import compiler_hash
-from seqfault.compile.target import optimise, target_machine
+from seqfault.compile.target import host, linked_objects, optimise, target_machine
 
 ENTRIES = ("advance", "observe", "pack", "unpack", "successors")
 
@@ -60,10 +60,7 @@ class StepCode:
     def _load(self, obj: StepObject) -> None:
         self.packing, self.seconds, self.best = obj.packing, obj.seconds, obj.best
         t = time.perf_counter()
-        engine: Any = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(1))
-        for x in obj.objects:
-            engine.add_object_file(llvm.ObjectFileRef.from_data(x))
-        engine.finalize_object()
+        engine = linked_objects(*obj.objects)
         self._engines.append(engine)
         self.addresses: Int64 = np.array([engine.get_function_address(e) or 0 for e in ENTRIES], np.int64)
         self.seconds = {**self.seconds, "load": time.perf_counter() - t}
@@ -72,7 +69,7 @@ class StepCode:
         """A hash of everything that the code depends on."""
         a = self.a
         h = hashlib.sha256(f"{seqfault.__version__} {compiler_hash()} {llvmlite.__version__}".encode())
-        h.update(f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}".encode())
+        h.update(host().encode())
         h.update(f"{self.mode} {self.dead} {self.track}".encode())
         for x in (a.code, a.tab, a.stop[self.mode], a.masks, a.rettab):
             h.update(np.ascontiguousarray(x).tobytes())

@@ -10,7 +10,7 @@ from seqfault.compile.builder import Edge, Loc, Scope, StructName, Val
 from seqfault.compile.expr import BINARY, Expressions
 from seqfault.compile.ir import Const, Function, Node, Reg, Special
 from seqfault.compile.ops import Op, Ordering
-from seqfault.compile.source import Func, Source, annotation, body_of, code_nodes, is_empty, source_of
+from seqfault.compile.source import Func, Source, annotation, body_of, is_empty, source_of
 from seqfault.kernel.places import Place
 from seqfault.kernel.types import INT, ArrayType, PtrType, Struct
 
@@ -444,7 +444,7 @@ class Statements(Expressions):
         loops = any(isinstance(n, ast.While | ast.For) for n in src.nodes)
         ok = small and not loops
         if ok:
-            for n in code_nodes(src.node):
+            for n in src.code:
                 if isinstance(n, ast.Call) and isinstance(n.func, ast.Name):
                     g = src.scope.get(n.func.id)
                     if isinstance(g, Place):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -25,6 +26,12 @@ def optimise(mod: Any, tm: Any, level: int) -> None:
             passes.run(f, pb)
 
 
+@cache
+def host() -> str:
+    """This CPU, on which machine code depends."""
+    return f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
+
+
 _ready = False
 
 
@@ -38,3 +45,12 @@ def target_machine(level: int) -> Any:
     return target.create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=level, jit=True
     )
+
+
+def linked_objects(*objects: bytes, level: int = 1) -> Any:
+    """Object files in memory, linked: what knows their functions' addresses, and holds them as long as it is there."""
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(level))
+    for x in objects:
+        engine.add_object_file(llvm.ObjectFileRef.from_data(x))
+    engine.finalize_object()
+    return engine

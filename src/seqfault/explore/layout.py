@@ -9,7 +9,7 @@ SLACK = 4096  # successors of one state, at most; each process has a fair share
 # of them: enough for memory to answer, few enough to stay in the cache.  docs/engine.md has what was measured
 BLOCK = 128
 WAITING = 512
-ROOM = WAITING + SLACK  # for all that may wait
+ROOM = WAITING + SLACK  # for all that may wait; what is behind them in `hashes` is scratch
 RECENT = 1 << 14  # fingerprints that a thread entered of late, which it need not look for in the table
 RECENT_MASK = np.uint64(RECENT - 1)
 AHEAD = 4  # states of the frontier that are fetched early
