@@ -25,8 +25,9 @@ MAY = {
     "litmus": {"cli"},
     "report": {"kernel", "mm", "protocols", "scenarios", "compile", "models", "explore", "why", "live", "space", "trace", "price", "cli"},
     "cli_price": {"report"},
+    "cli_export": {"report", "cli_price"},
     "__main__": {"cli"},
-    "cli": {"kernel", "compile", "explore", "protocols", "scenarios", "report", "litmus", "cli_price"},
+    "cli": {"kernel", "compile", "explore", "protocols", "scenarios", "report", "litmus", "cli_price", "cli_export"},
 }
 LONGEST = 650
 

@@ -1,9 +1,11 @@
-"""The command line.  Exit codes: 0 holds, 1 violated, 3 incomplete, 2 bad input."""
+"""The command line.  Exit codes: 0 holds, 1 violated, 3 incomplete, 2 bad input, 130 interrupted, 141 nobody reads."""
 
 from __future__ import annotations
 
+import errno
 import gc
 import json as jsonlib
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -14,7 +16,8 @@ import typer
 from rich.console import Console
 
 import seqfault
-from seqfault import cli_price
+from seqfault import cli_export, cli_price
+from seqfault.cli_price import Json, number
 
 app = typer.Typer(
     name="seqfault",
@@ -26,6 +29,9 @@ app = typer.Typer(
 )
 EXIT = {"holds": 0, "violated": 1, "incomplete": 3}
 BAD_INPUT = 2
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+NOBODY_READS = 128 + 13  # as SIGPIPE ends a program
+MOST = (1 << 62) - 1  # numbers go to compiled code as 64 bits
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -41,12 +47,22 @@ def write(text: str, out: Path) -> None:
         raise BadInput(f"-o {out}: {e.strerror}; name a file that can be written") from None
 
 
+def can_be_written(out: Path | None) -> None:
+    """Refuse, before any work, a file of ``-o`` that cannot be made."""
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        what = "a directory" if out.is_dir() else f"there is no directory {out.parent}"
+        raise BadInput(f"-o {out}: {what}; name a file that can be written")
+
+
 def size(text: str) -> int:
     """Bytes from ``512M``, ``2G``, ``1.5GiB``."""
     m = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text.lower())
     if not m or float(m[1]) <= 0:
         raise BadInput(f"--max-memory {text!r} is no size; write for example 512M or 2G")
-    return int(float(m[1]) * UNITS[m[2]])
+    n = int(float(m[1]) * UNITS[m[2]])
+    if n < UNITS["m"]:
+        raise BadInput(f"--max-memory {text!r} is less than 1M; write for example 512M or 2G")
+    return min(n, MOST)
 
 
 def version(show: bool) -> None:
@@ -70,13 +86,10 @@ Proto = Annotated[
         metavar="PROTOCOL", help="A protocol's name (see `seqfault list`) or a file: path/to/my_protocol.py."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md) instead of text.")]
-
-
 Some = Annotated[
     list[str] | None, typer.Option("--scenario", "-s", metavar="NAME|FILE", help="As for check. Default: all.")
 ]
-States = Annotated[int, typer.Option(help="States of one scenario.", min=1)]
+States = Annotated[int, typer.Option(help="States of one scenario.", min=1, max=MOST)]
 StatesOrUsual = Annotated[
     int | None,
     typer.Option(
@@ -84,9 +97,10 @@ StatesOrUsual = Annotated[
         metavar="N",
         help="States of one scenario. Default: 40000000; tso, lkmm: 1000000, with over 100 scenarios 30000, 10000.",
         min=1,
+        max=MOST,
     ),
 ]
-Timeout = Annotated[float | None, typer.Option(metavar="S", help="Seconds for all of it.", min=0.001)]
+Timeout = Annotated[float | None, typer.Option(metavar="S", help="Seconds for all of it.", min=0.001, callback=number)]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", help="Worker processes; 0: one a processor.", min=0)]
 
 
@@ -121,8 +135,8 @@ def check(
     memory: Annotated[
         str,
         typer.Option(
-            metavar="sc|tso|pso|lkmm|all",
-            help="The memory model; all: sc, tso and lkmm, and a table. tso:N, pso:N, lkmm:N: room for N stores.",
+            metavar="sc|tso|pso|lkmm|all,...",
+            help="The memory model, or several, and a table; all: sc, tso and lkmm. tso:N, pso:N, lkmm:N: N stores.",
         ),
     ] = "sc",
     lock_starvation: Annotated[
@@ -136,7 +150,10 @@ def check(
         ),
     ] = "auto",
     checkpoint_every: Annotated[
-        float, typer.Option(metavar="S", help="With --resume: seconds between saves of what is explored.", min=0)
+        float,
+        typer.Option(
+            metavar="S", help="With --resume: seconds between saves of what is explored.", min=0, callback=number
+        ),
     ] = 60.0,
     threads: Annotated[
         int, typer.Option(metavar="N", help="Threads that share one scenario; progress is not looked at then.", min=1)
@@ -173,14 +190,14 @@ def why(
     ] = None,
     scenario: Some = None,
     memory: Annotated[
-        str, typer.Option(metavar="MODELS", help="Memory models, as for check, with commas between; all: also pso.")
+        str, typer.Option(metavar="MODELS", help="Memory models, as for check, with commas between; or all.")
     ] = "sc",
     sites: Annotated[bool, typer.Option("--sites", help="Only list the sites.")] = False,
     together: Annotated[bool, typer.Option("--together", help="The named sites are taken out all at once.")] = False,
     pairs: Annotated[bool, typer.Option("--pairs/--no-pairs", help="Also pairs of sites, and a minimal set.")] = True,
     json: Json = False,
     max_states: Annotated[
-        int, typer.Option(help="States of one scenario; larger ones are left out.", min=1)
+        int, typer.Option(help="States of one scenario; larger ones are left out.", min=1, max=MOST)
     ] = 1_000_000,
     timeout: Timeout = None,
     jobs: Jobs = 0,
@@ -237,7 +254,9 @@ def review(
     json: Annotated[bool, typer.Option("--json", help="Also print JSON (docs/json.md).")] = False,
     max_states: StatesOrUsual = None,
     max_memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory of one scenario's exploration.")] = "4G",
-    timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for exploring.", min=0.001)] = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="S", help="Seconds for exploring.", min=0.001, callback=number)
+    ] = None,
     jobs: Jobs = 0,
     resume: Annotated[
         Path | None, typer.Option(metavar="FILE", help="As for check: keep results in FILE, and take them from it.")
@@ -326,7 +345,7 @@ def locks(
         typer.Option("--release", metavar="R", help="Random programs on the whole text of Linux R, one after another."),
     ] = None,
     ops: Annotated[int, typer.Option(help="Operations, with --release.", min=1)] = 500,
-    seed: Annotated[int, typer.Option(help="What the programs are made from.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="What the programs are made from.", min=0, max=MOST)] = 0,
     json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Only the table, as docs/locks.md has it.")] = False,
     max_states: States = 40_000_000,
@@ -356,15 +375,19 @@ def text(
 @app.command()
 def fuzz(
     ops: Annotated[int, typer.Option(help="Operations.", min=1)] = 100_000,
-    seed: Annotated[int, typer.Option(help="What the random programs are made from.", min=0)] = 0,
-    seconds: Annotated[float, typer.Option("--time", metavar="S", help="End after S seconds; 0: never.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="What the random programs are made from.", min=0, max=MOST)] = 0,
+    seconds: Annotated[
+        float, typer.Option("--time", metavar="S", help="End after S seconds; 0: never.", min=0, callback=number)
+    ] = 0,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes, each with a kernel side.", min=1)] = 1,
     release: Annotated[
         str | None, typer.Option(metavar="X.Y", help="Whose Linux the text is. Default: the kernel's.")
     ] = None,
     kernel: Annotated[str, typer.Option(metavar="host|debian-6.1", help="Which kernel to compare with.")] = "host",
     image: Annotated[Path | None, typer.Option(metavar="FILE", help="A kernel image for --kernel debian-6.1.")] = None,
-    first: Annotated[int, typer.Option("--from", metavar="N", help="Number of the first program.", min=0)] = 0,
+    first: Annotated[
+        int, typer.Option("--from", metavar="N", help="Number of the first program.", min=0, max=MOST)
+    ] = 0,
     sample: Annotated[float, typer.Option(help="The share of operations that plain Python repeats.")] = 0.01,
     keep_going: Annotated[int, typer.Option(metavar="N", help="End at N mismatches.", min=1)] = 1,
     program_ops: Annotated[int, typer.Option(help="Operations in each program.", min=1, max=5000)] = 250,
@@ -423,7 +446,9 @@ def record(
     sample: Annotated[
         bool, typer.Option("--sample", help="Short bursts, 10 ms about every 5 s: for machines that have work to do.")
     ] = False,
-    seconds: Annotated[float | None, typer.Option(metavar="S", help="End after so long.", min=0.01)] = None,
+    seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="End after so long.", min=0.01, callback=number)
+    ] = None,
     source: Annotated[
         Path | None,
         typer.Option("--import", metavar="FILE", help="Instead: a perf.data, or the text of perf script or strace."),
@@ -471,7 +496,9 @@ def litmus(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Also the cycle that forbids the state, and which accesses race.")
     ] = False,
-    timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for each file.", min=0.001)] = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="S", help="Seconds for each file.", min=0.001, callback=number)
+    ] = None,
     max_candidates: Annotated[int, typer.Option(help="Candidate executions of each file.", min=1)] = 10_000_000,
     machine: Annotated[
         bool, typer.Option("--machine", help="Also run it, step by step: are the final states those of the axioms?")
@@ -486,95 +513,14 @@ def litmus(
     run_litmus(paths, json, verbose, timeout, max_candidates, machine, linux)
 
 
-export_app = typer.Typer(
-    help="A model or a scenario in the words of another tool.", no_args_is_help=True, rich_markup_mode=None
-)
-app.add_typer(export_app, name="export")
-
-
-@export_app.callback()
-def export_root() -> None:
-    """A model or a scenario in the words of another tool."""
-
-
-@export_app.command("promela")
-def export_promela(
-    what: Annotated[
-        str, typer.Argument(metavar="PROTOCOL|MODEL", help="A protocol (as for check), or a small model: seq, record.")
-    ],
-    scenario: Annotated[
-        str | None, typer.Option("--scenario", "-s", metavar="NAME|FILE", help="The scenario, one, of a protocol.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: standard output.")] = None,
-    size: Annotated[
-        str | None, typer.Option(metavar="N,N,N,N", help="Sizes of a small model (docs/export.md).")
-    ] = None,
-    mode: Annotated[
-        str | None, typer.Option(metavar="full|merged", help="Steps of a small model. Default: full, a statement each.")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """Promela, for Spin: as many states as check explores."""
-    from seqfault.report.export import run_promela
-
-    run_promela(what, scenario, size, mode, out, json)
-
-
-@export_app.command("litmus")
-def export_litmus(
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="PROTOCOL|MODEL|SCHEDULE",
-            help="A protocol (as for check), a small model (seq, record), or a counterexample's schedule.",
-        ),
-    ],
-    scenario: Annotated[
-        str | None, typer.Option("--scenario", "-s", metavar="NAME|FILE", help="The scenario, one, of a protocol.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: standard output.")] = None,
-    ask: Annotated[
-        str | None,
-        typer.Option(metavar="bad|seen", help="May a check fail on this path; may loads return what they returned."),
-    ] = None,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Plain accesses stay plain, not READ_ONCE and WRITE_ONCE.")
-    ] = False,
-    cells: Annotated[
-        list[str] | None, typer.Option("--cells", metavar="PATTERN", help="Only cells whose name has this in it.")
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option(metavar="N,N,N,N", help="Sizes of a small model (docs/export.md).")
-    ] = None,
-    json: Json = False,
-) -> None:
-    """A litmus test, for herd7 and `seqfault litmus`: what one run's CPUs do to shared cells, with its orderings."""
-    from seqfault.report.export import run_litmus
-
-    run_litmus(what, scenario, size, ask, plain, cells or [], out, json)
-
-
-@export_app.command("perfetto")
-def export_perfetto(
-    schedule: Annotated[
-        str, typer.Argument(metavar="SCHEDULE", help="A schedule string, as a counterexample prints it.")
-    ],
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: standard output.")] = None,
-    json: Json = False,
-) -> None:
-    """Chrome JSON trace events, for ui.perfetto.dev: a track a CPU, functions, accesses, who read what from whom."""
-    from seqfault.report.perfetto import run_perfetto
-
-    run_perfetto(schedule, out, json)
-
-
+app.add_typer(cli_export.app, name="export")
 app.command()(cli_price.price)
 app.command()(cli_price.calibrate)
 app.command()(cli_price.whatif)
 
 
 def fail(message: str) -> int:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(f"seqfault: {message}", markup=False)
+    Console(stderr=True, soft_wrap=True, highlight=False, emoji=False).print(f"seqfault: {message}", markup=False)
     return BAD_INPUT
 
 
@@ -600,6 +546,8 @@ def _main(argv: list[str] | None) -> Any:
     gc.set_threshold(200_000, 50, 100)  # what is read at the start stays: a tenth of a second less
     try:
         code = app(args=argv, standalone_mode=False)
+        if code == 130:  # what typer makes of Ctrl-C
+            fail("interrupted")
     except BadInput as e:
         code = fail(str(e))
     except (CompileError, KernelTypeError) as e:
@@ -607,8 +555,11 @@ def _main(argv: list[str] | None) -> Any:
     except KeyboardInterrupt:
         code = fail("interrupted") and 130
     except BrokenPipeError:
-        sys.stderr.close()
-        code = 0
+        code = NOBODY_READS
+    except SystemExit as e:
+        if not isinstance(e.__context__, BrokenPipeError):
+            raise
+        code = NOBODY_READS  # rich's own end, which is 1
     except Exception as e:
         from seqfault.protocols import ProtocolError
         from seqfault.scenarios.model import ScenarioError
@@ -617,13 +568,30 @@ def _main(argv: list[str] | None) -> Any:
             code = e.exit_code
         elif isinstance(e, typer.Abort):
             code = 130
+        elif type(e).__name__ == "NoArgsIsHelpError":  # its message is the help
+            print(e.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
+            code = BAD_INPUT
         elif hasattr(e, "format_message"):  # a usage error of typer's
             code = fail(e.format_message().replace("\n", " "))
         elif isinstance(e, ProtocolError | ScenarioError):
             code = fail(str(e))
         else:
-            raise
-    raise SystemExit(code or 0)
+            if not (isinstance(e, OSError) and e.errno in NO_ROOM):
+                raise
+            code = unwritten() or fail(f"{e.filename or 'the output is not whole'}: {e.strerror}")
+    raise SystemExit(unwritten() or code or 0)
+
+
+def unwritten() -> int:
+    """The exit code if standard output does not take what is left to be written, or 0."""
+    try:
+        sys.stdout.flush()
+    except OSError as e:
+        null = os.open(os.devnull, os.O_WRONLY)  # else Python tries again at its end, and says so
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+        return NOBODY_READS if isinstance(e, BrokenPipeError) else fail(f"the output is not whole: {e.strerror}")
+    return 0
 
 
 def dump(value: Any) -> None:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def number(value: float | None) -> float | None:
+    """What is given as a number is one: nan is within every range."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter("nan is no number")
+    return value
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md) instead of text.")]
 Names = Annotated[
@@ -35,7 +44,12 @@ def price(
     machine: Mach = "skylake-4s",
     policy: Policy = "",
     seeds: Annotated[int, typer.Option(help="Runs of each point.", min=1, max=100)] = 1,
-    ms: Annotated[float | None, typer.Option(help="Virtual time of a run. Default: the workload's.", min=0.2)] = None,
+    ms: Annotated[
+        float | None,
+        typer.Option(
+            help="Virtual time of a run. Default: the workload's.", min=0.2, max=100_000, callback=number
+        ),
+    ] = None,
     json: Json = False,
     out: Out = None,
     list_: Annotated[bool, typer.Option("--list", help="Workloads, machines and policies, and exit.")] = False,

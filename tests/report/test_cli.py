@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +145,23 @@ def test_list_text_run(capsys, monkeypatch, tmp_path: Path):
         (("replay", "spf-seed:argued/case1-alone:1x3:abcdef"), "cannot be followed"),
         (("text", "spf-seed", "__vma_adjst"), "did you mean __vma_adjust"),
         (("run", "/no/such/script"), "No such file"),
+        (("check", "spf-seed", "--max-states", "99999999999999999999"), "--max-states"),
+        (("check", "spf-seed", "--max-memory", "1"), "less than 1M"),
+        (("check", "spf-seed", "--timeout", "nan"), "nan is no number"),
+        (("check", "spf-seed-without="), "name a site"),
+        (("check", "spf-seed", "--memory", "sc,xyz"), "no memory model 'xyz'"),
+        (("check", "spf-seed", "-s", "same-page", "--resume", "/dev/null"), "no regular file"),
+        (("replay", "a:b:c"), "'a:b:c' is no schedule"),
+        (("replay", "spf-seed:argued/case1-alone:0x99999999999999999999:abcdef"), "no run of steps"),
+        (("replay", "spf-seed@foo:argued/case1-alone:0x3:abcdef"), "the schedule: no memory model"),
+        (("review", "spf-seed", "--memory", ","), "no memory model ''"),
+        (("review", "spf-seed", "-o", "/tmp.html/r.html"), "there is no directory"),
+        (("price", "-o", "/tmp"), "a directory"),
+        (("price", "--ms", "1e30"), "--ms"),
+        (("export", "promela", "seq", "--size", "99999999999,1,1,1"), "above 99"),
+        (("fuzz", "--seed", "99999999999999999999"), "--seed"),
+        (("fuzz", "--out", "/dev/null/found"), "is no directory"),
+        (("fuzz", "--image", "bzImage"), "--kernel debian-6.1"),
     ],
 )
 def test_bad_input(args, message, capsys, monkeypatch):
@@ -150,11 +169,50 @@ def test_bad_input(args, message, capsys, monkeypatch):
     assert code == 2 and message in err and len(err.strip().splitlines()) == 1 and not out
 
 
+def test_a_file_of_something_else_is_no_file_of_results(capsys, monkeypatch, tmp_path: Path):
+    """What a user names by mistake is not added to; what a kill has left of the first line is."""
+    f = tmp_path / "p.py"
+    for text in ("PROTOCOL = 3\n", '{\n  "protocol": "spf-v5"\n}\n', "\0\1"):
+        f.write_text(text)
+        for command in (("check", "mmap-sem"), ("why", "spf-v5", "unmap_page_range/begin")):
+            code, _, err = run(capsys, monkeypatch, *command, "-s", "argued/case1-alone", "-j", "1", "--resume", str(f))
+            assert code == 2 and "no results in it" in err and f.read_text() == text
+    for begun in ("", '{"ke', '{"key": "12'):
+        f.write_text(begun)
+        assert run(capsys, monkeypatch, "check", "mmap-sem", "-s", "argued/case1-alone", "-j", "1", "--resume", str(f))[0] == 0
+        assert len(f.read_text().splitlines()) == (2 if begun else 1)
+
+
+def piped(redirection: str, unbuffered: str, *args: str) -> tuple[int, str]:
+    line = f'"$@" {redirection}; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(
+        ["bash", "-c", line, "bash", sys.executable, "-m", "seqfault", *args],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("args", [("list",), ("list", "--json")])
+def test_output_that_is_not_taken(args, unbuffered):
+    """Neither is a verdict: 1 would be `violated`, 0 `holds`."""
+    assert piped("| true", unbuffered, *args) == (141, "")
+    code, err = piped(">/dev/full", unbuffered, *args)
+    assert (code, err) == (2, "seqfault: the output is not whole: No space left on device\n")
+
+
+def test_ctrl_c_is_told(capsys, monkeypatch):
+    monkeypatch.setattr("seqfault.report.commands.run_list", lambda *_: signal.raise_signal(signal.SIGINT))
+    code, out, err = run(capsys, monkeypatch, "list")
+    assert code == 130 and err.strip() == "seqfault: interrupted" and not out
+
+
 def test_bad_protocol_files(capsys, monkeypatch, tmp_path: Path):
     p = tmp_path / "p.py"
     for text, message in (
         ("PROTOCOL = 3\n", "PROTOCOL"),
         ("def broken(:\n", "p.py"),
+        ("\0", "p.py: source code"),
         (PROTOCOL.replace("vma.vm_flags = VM_READ", "vma.vm_flgs = VM_READ"), "no field 'vm_flgs'"),
         (PROTOCOL.replace("vma.vm_flags = VM_READ", "print(vma)"), "p.py:"),
         (PROTOCOL.replace("def break_it(vma: ptr[vm_area_struct])", "def break_it()"), "takes 0 arguments"),

@@ -7,10 +7,11 @@ import json
 import pytest
 
 from command import run
+from seqfault.cli import BadInput
 from seqfault.explore.check import HOLDS, INCOMPLETE, Limits, check_scenario
 from seqfault.explore.pool import Record
 from seqfault.protocols import load
-from seqfault.report.commands import usual_states
+from seqfault.report.commands import models_named, usual_states
 from seqfault.report.counterexample import from_schedule
 from seqfault.scenarios import find
 
@@ -74,6 +75,13 @@ def test_all_models_and_a_table(capsys, monkeypatch):
     ]  # fmt: skip
     code, out, _ = run(capsys, monkeypatch, "check", "mmap-sem", "-s", ALONE, "-j", "1", "--memory", "all", "--json")
     assert code == 0 and {m: r["verdict"] for m, r in json.loads(out).items()} == dict.fromkeys(("sc", "tso", "lkmm"), "holds")
+
+
+def test_all_means_the_same_to_every_command():
+    assert models_named("all") == ["sc", "tso", "lkmm"] and models_named("pso", "all,tso:08") == ["pso", "sc", "tso", "lkmm", "tso:8"]
+    for what in ("", "sc,", "tso:0", "any"):
+        with pytest.raises(BadInput):
+            models_named(what)
 
 
 def test_the_usual_limit_of_states_is_the_models():

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import threading
+import time
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +19,7 @@ from seqfault.explore.model import program_for, start_of
 from seqfault.protocols import load
 from seqfault.report.counterexample import from_schedule, from_violation
 from seqfault.report.picture import PARTS, Pictures
-from seqfault.report.review import make_review, memory_models, render
+from seqfault.report.review import make_review, render, spread
 from seqfault.report.review_causes import Finder
 from seqfault.report.review_data import Review, Table, limits, questions, review_data
 from seqfault.report.review_mail import WIDTH, command
@@ -289,11 +293,26 @@ def test_a_long_command_is_still_one():
 def test_command(tmp_path, capsys):
     out = tmp_path / "r.md"
     code, said, _ = run(capsys, "review", "spf-v5", "-s", "argued/case2-alone", "--memory", "sc,tso", "-j", "1", "-o", str(out))
-    assert code == 0 and "holds under sc, tso" in said
+    assert code == 0 and "spf-v5 under sc, tso: holds; 0 root causes" in said
     text = out.read_text()
     assert "seqfault review spf-v5 -s argued/case2-alone --memory sc,tso -o r.md" in re.sub(r" \\\n +", " ", text)
     code, said, _ = run(capsys, "review", "spf-seed", "-s", "argued/case8-alone", "--json", "-j", "1", "-o", str(tmp_path / "r.html"))
     assert code == 1 and json.loads(said)["groups"]
+
+
+def slowly(task: int) -> int:
+    if task:
+        time.sleep(60)
+    return task
+
+
+def test_ctrl_c_does_not_wait_for_the_workers():
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        for _ in spread(slowly, [0, 1, 1, 1, 1], 2, None, "root causes"):
+            me = threading.main_thread().ident
+            threading.Timer(0.2, signal.pthread_kill, [me, signal.SIGINT]).start()
+    assert time.monotonic() - begun < 30
 
 
 def test_a_limit_is_no_pass(tmp_path, capsys):
@@ -317,6 +336,9 @@ def test_bad_input(args, said, capsys):
     assert code == 2 and said in err and len(err.splitlines()) == 1
 
 
-def test_memory_models():
-    assert memory_models([]) == ["sc"] and memory_models(["sc,tso", "tso:08"]) == ["sc", "tso", "tso:8"]
-    assert memory_models(["all"])[:2] == ["sc", "tso"]
+def test_a_small_model_is_reviewed_once(capsys, tmp_path):
+    model = Path(__file__).parents[2] / "examples/seqcount/seqcount.py"
+    out = tmp_path / "r.html"
+    code, said, _ = run(capsys, "review", str(model), "-o", str(out), "-j", "1")
+    assert code == 0 and "seqcount under sc: holds; 0 root causes" in said and out.stat().st_size < 100_000
+    assert "argued/" not in out.read_text()

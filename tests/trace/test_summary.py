@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 
 import numpy as np
 import pytest
@@ -171,8 +173,20 @@ def test_gaps_are_incomplete(tmp_path, capsys):
         (["record", "--import", "/nowhere"], "No such file"),
         (["record", "--import", "x", "--stacks"], "--import reads"),
         (["record", "-o", "/nowhere/t", "--", "true"], "no directory"),
+        (["record", "-o", "/tmp", "--with", "strace", "--", "true"], "no regular file"),
     ],
 )
 def test_bad_input(args, said, capsys):
     code, out, err = run(capsys, *args)
     assert code == 2 and said in err and len(err.splitlines()) == 1 and not out
+
+
+def test_a_device_is_not_replaced(capsys, tmp_path):
+    """As root, a rename goes over whatever has the name; a pipe stands here for what /dev has."""
+    pipe, text = tmp_path / "pipe", tmp_path / "strace.txt"
+    os.mkfifo(pipe)
+    text.write_text("12 1700000000.000001 brk(NULL) = 0x1000 <0.000001>\n")
+    for args in (["--with", "strace", "--", "true"], ["--import", str(text)]):
+        code, out, err = run(capsys, "record", "-o", str(pipe), *args)
+        assert code == 2 and "no regular file" in err and len(err.splitlines()) == 1 and not out
+        assert stat.S_ISFIFO(pipe.stat().st_mode) and sorted(tmp_path.iterdir()) == [pipe, text]

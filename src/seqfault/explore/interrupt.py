@@ -5,10 +5,13 @@ from __future__ import annotations
 import ctypes
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
+T = TypeVar("T")
+U = TypeVar("U")
 INTERRUPTED = "interrupted"
 PR_SET_PDEATHSIG = 1
 _asked = False
@@ -54,6 +57,14 @@ def handled() -> Iterator[None]:
         for n, h in old.items():
             signal.signal(n, h)
         _asked = False  # what is drawn afterwards explores again
+
+
+def at_once(work: Callable[[T], U], task: T) -> U:
+    """In a worker: what cannot be saved, and so ends when its parent says so."""
+    with later(False):
+        if asked():
+            raise KeyboardInterrupt
+        return work(task)
 
 
 def worker() -> None:

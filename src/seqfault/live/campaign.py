@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any
@@ -131,6 +132,9 @@ def _chunks(o: Options) -> Iterator[tuple[int, int]]:
         at += n
 
 
+CUT_OFF = (KeyboardInterrupt, BrokenProcessPool)  # Ctrl-C reaches the workers, too
+
+
 class Sampler:
     """Which programs plain Python repeats, in a process of its own."""
 
@@ -152,8 +156,7 @@ class Sampler:
 
     def finish(self, c: Campaign, stop: bool) -> None:
         for f in self.waiting:
-            if stop and not f.done():
-                f.cancel()
+            if stop and (f.cancel() or not f.done() or isinstance(f.exception(), CUT_OFF)):
                 continue
             n, wrong = f.result()
             c.sampled += n

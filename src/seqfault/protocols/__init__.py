@@ -81,7 +81,9 @@ def load(name: str) -> Protocol:
     """
     whole, without, sites = name.partition(WITHOUT)
     if without:
-        return with_sites(whole, tuple(x for x in sites.split(",") if x))
+        if not all(sites.split(",")):
+            raise ProtocolError(f"{name}: name a site after {WITHOUT} (seqfault why {whole} --sites lists them)")
+        return with_sites(whole, tuple(sites.split(",")))
     if name.endswith(".toml"):
         path = os.path.abspath(name)
         if path not in _by_file:
@@ -134,7 +136,7 @@ def _module_of(name: str, path: str) -> ModuleType:
         spec.loader.exec_module(module)
     except SyntaxError as e:
         del sys.modules[module_name]
-        raise ProtocolError(f"{name}:{e.lineno}: {e.msg}") from None
+        raise ProtocolError(f"{name}{f':{e.lineno}' if e.lineno else ''}: {e.msg}") from None
     except Exception as e:
         del sys.modules[module_name]
         raise ProtocolError(f"{name}{_line_in(e, path)}: {_one_line(e)}") from e

@@ -19,7 +19,9 @@ def run_calibrate(out: Path | None, json: bool) -> None:
     if platform.machine() != "x86_64" or platform.system() != "Linux":
         raise BadInput("calibrate measures Linux on x86-64 only; take one of the presets of `seqfault price --list`")
     path = out or kept()
-    with Console(stderr=True, highlight=False).status("") as status:
+    if path.is_dir():
+        raise BadInput(f"-o {path}: a directory; name a file that can be written")
+    with Console(stderr=True, highlight=False, emoji=False).status("") as status:
         c = calibrate(lambda what: status.update(f"measuring {what}"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ def run_check(
     if reduce not in REDUCE:
         raise BadInput(f"--reduce {reduce!r}: auto, all or none")
     p = load(protocol)
-    models = models_named(COMPARED if memory == "all" else [memory])
+    models = models_named(memory)
     if late and not any(under(m) for m in models):
         raise BadInput("--load-buffering lists what only lkmm passes over: add --memory lkmm")
     if locks and p.processes:
@@ -100,7 +99,7 @@ def run_check(
     if races != "off" and models != ["sc"]:
         raise BadInput("--races compares the next steps of sequentially consistent states, so it is for --memory sc")
     scenarios = select(names, p)
-    err = Console(stderr=True, highlight=False)
+    err = Console(stderr=True, highlight=False, emoji=False)
     if verbose and not json:
         terminal.automata(console(), p, scenarios)
     else:
@@ -140,10 +139,11 @@ def usual_states(memory: str, scenarios: int, movers: bool | None = None) -> int
     return WEAK_STATES if scenarios <= MANY else MANY_STATES[model]
 
 
-def models_named(names: Iterable[str]) -> list[str]:
-    """The memory models of these names, each once.  Raises `BadInput`."""
+def models_named(*given: str) -> list[str]:
+    """The memory models of --memory, each once: names with commas between; all.  Raises `BadInput`."""
+    names = [n.strip() for g in given for n in g.split(",")]
     try:
-        return list(dict.fromkeys(canonical(n) for n in names))
+        return list(dict.fromkeys(canonical(m) for n in names for m in (COMPARED if n == "all" else [n])))
     except ValueError as e:
         raise BadInput(f"--memory: {e}, or all") from None
 

@@ -162,7 +162,7 @@ def decode_schedule(text: str) -> tuple[Protocol, Scenario, list[tuple[int, int]
     try:
         name, memory = (m[1], canonical(m[2].replace(".", ":"))) if m else (name, SC)
     except ValueError as e:
-        raise BadInput(f"the schedule's {e}") from None
+        raise BadInput(f"the schedule: {e}") from None
     p = load(name)
     base, _, packed = scen.partition("+")
     if p.processes:
@@ -185,7 +185,7 @@ def decode_schedule(text: str) -> tuple[Protocol, Scenario, list[tuple[int, int]
 def decode_runs(runs: str) -> list[tuple[int, int]]:
     steps: list[tuple[int, int]] = []
     for r in runs.split(".") if runs else []:
-        m = re.fullmatch(r"(\d+)x(\d+)(?:c(\d+))?", r)
+        m = re.fullmatch(r"(\d{1,9})x(\d{1,7})(?:c(\d{1,9}))?", r)
         if not m:
             raise BadInput(f"{r!r} in the schedule is no run of steps; expected for example 0x12 or 1x3c2")
         steps += [(int(m[1]), int(m[3] or 0))] * int(m[2])

@@ -33,6 +33,8 @@ def model_program(name: str, size: str | None) -> tuple[Program, str]:
     if len(parts) != 4 or not all(x.strip().isdigit() for x in parts):
         raise BadInput(f"--size {size!r} is no size of {name}; write four numbers: {what}, for example 1,2,2,2")
     numbers = [int(x) for x in parts]
+    if max(numbers) > 99:
+        raise BadInput(f"--size {size!r}: a number above 99; write for example 1,2,2,2")
     if numbers[0] + (numbers[2] if name == "seq" else numbers[1]) == 0:
         raise BadInput(f"--size {size!r}: a model without processes; write for example 1,2,2,2")
     return make(*numbers), f"{name}, {what}: {','.join(map(str, numbers))}"

@@ -29,6 +29,7 @@ from seqfault.live.script import row_text
 from seqfault.mm.fullsize import release_number
 from seqfault.report.bars import WITH_WHAT
 
+FOUND = Path("seqfault-found")
 EXIT = {"same": 0, "different": 1, "incomplete": 3}
 
 
@@ -50,6 +51,8 @@ def options(
         raise BadInput(f"--kernel {kernel!r} is unknown; it is host (the running kernel) or debian-6.1")
     if not 0 <= sample <= 1:
         raise BadInput(f"--sample {sample} is no share; from 0 to 1")
+    if image is not None and kernel == "host":
+        raise BadInput("--image is for --kernel debian-6.1")
     name = release or ("6.1" if kernel == "debian-6.1" else platform.release())
     try:
         number = release_number(name)
@@ -69,7 +72,8 @@ def verdict(c: Campaign) -> str:
 
 def run_fuzz(o: Options, json: bool, out: Path | None) -> None:
     """`seqfault fuzz`."""
-    err = Console(stderr=True, highlight=False)
+    usable(out or FOUND)
+    err = Console(stderr=True, highlight=False, emoji=False)
     try:
         with Progress(*WITH_WHAT, console=err, transient=True, disable=not err.is_terminal) as bar:
             task = bar.add_task("fuzz", total=o.ops, what="")
@@ -116,12 +120,21 @@ def padded(f: Found) -> list[Any]:
     return records
 
 
+def usable(folder: Path) -> None:
+    """Refuse, before anything is run, a folder that cannot be made.  Raises `BadInput`."""
+    above = folder
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir():
+        raise BadInput(f"--out {folder}: {above} is no directory; name a folder that can be written")
+
+
 def write_all(c: Campaign, out: Path | None) -> list[list[str]]:
     """Write each difference as three programs below `out`; their names.  Raises `BadInput`."""
     names: list[list[str]] = []
     if not c.tally.found:
         return names
-    folder = out or Path("seqfault-found")
+    folder = out or FOUND
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for f in c.tally.found:
@@ -208,7 +221,7 @@ def print_report(c: Campaign, files: list[list[str]], con: Console) -> None:
     )
     for line in c.plain:
         con.print(f"  {line}", markup=False)
-    wide = Console(width=min(con.width, 100), highlight=False, file=con.file)
+    wide = Console(width=min(con.width, 100), highlight=False, emoji=False, file=con.file)
     wide.print(results_table(t))
     errnos = errno_counts(t, c.known_errnos).items()
     con.print("errnos   " + "  ".join(f"{k} {v:,}" for k, v in errnos), markup=False)

@@ -51,7 +51,7 @@ def run_locks(
         return
     scenarios = select(names)
     automaton_for(p, scenarios[0])  # errors in the text come before any worker starts
-    err = Console(stderr=True, highlight=False)
+    err = Console(stderr=True, highlight=False, emoji=False)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(p.name, total=len(scenarios))

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 import seqfault
-from seqfault.cli import BadInput, dump, write
+from seqfault.cli import BadInput, can_be_written, dump, write
 from seqfault.kernel.places import Protocol
 from seqfault.price import machines, workloads
 from seqfault.price.curves import Point, grid, measure, policy_of
@@ -104,6 +104,7 @@ def run_price(
     out: Path | None,
 ) -> None:
     """The command."""
+    can_be_written(out)
     loads, protocols, count, mach = inputs(names, protocol, cpus, machine, policy)
     with progress_bar() as bar:
         data = curves(loads, protocols, count, mach, policy, range(1, seeds + 1), ms, bar)
@@ -120,9 +121,10 @@ def run_price(
 
 
 def progress_bar() -> Progress:
+    err = Console(stderr=True, highlight=False, emoji=False)
     return Progress(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(), console=Console(stderr=True, highlight=False), transient=True,
+        TimeElapsedColumn(), console=err, transient=True, disable=not err.is_terminal,
     )  # fmt: skip
 
 

@@ -94,7 +94,7 @@ def run_retrace(
 
 
 def replayed(recording: Recording, release: int, quiet: bool) -> Result:
-    err = Console(stderr=True, highlight=False)
+    err = Console(stderr=True, highlight=False, emoji=False)
     with Progress(*OF_HOW_MANY, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
         task = progress.add_task("compiling the model", total=None)
         replay = Replay(recording, Spaces(release))

@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,11 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from seqfault.cli import EXIT, BadInput, dump, write
+from seqfault.cli import EXIT, BadInput, can_be_written, dump, write
 from seqfault.explore import interrupt
 from seqfault.explore.check import PATH_ONLY, Limits, Violation
 from seqfault.explore.memory import SC
 from seqfault.explore.model import automaton_for
-from seqfault.explore.tables import MEMORY_MODELS
 from seqfault.protocols import load
 from seqfault.report.bars import WITH_WHAT
 from seqfault.report.commands import checked, models_named, select
@@ -36,12 +36,6 @@ AT_ONCE = 32  # violations that a worker explains before it reports
 FORMATS = (".html", ".htm", ".md")
 
 Task = tuple[str, Scenario, Violation]
-
-
-def memory_models(given: list[str]) -> list[str]:
-    """The models of --memory: repeated, or with commas; all.  Raises `BadInput`."""
-    names = [n.strip() for g in given or [SC] for n in g.split(",") if n.strip()]
-    return models_named(MEMORY_MODELS if "all" in names else names)
 
 
 def run_review(
@@ -65,12 +59,11 @@ def run_review(
     """`seqfault review`.  `options`: the further options as given, for the command that the report names."""
     if out.suffix not in FORMATS:
         raise BadInput(f"-o {out}: what it is to be is told by its name; write for example review.html or review.md")
-    if not out.parent.is_dir():
-        raise BadInput(f"-o {out}: there is no directory {out.parent}; make it, or name another")
-    models = memory_models(memory)
-    name = load(protocol).name
-    table = read_sites(sites, name) if sites is not None else None
-    scenarios = select(names)
+    can_be_written(out)
+    models = models_named(*memory or [SC])
+    p = load(protocol)
+    table = read_sites(sites, p.name) if sites is not None else None
+    scenarios = select(names, p)
     asked = None
     if price or traces or cpus is not None or machine is not None:
         from seqfault.report.review_price import ask_prices  # polars and LLVM: only who asks waits for them
@@ -79,7 +72,7 @@ def run_review(
     command = ["seqfault", "review", protocol, *(w for n in names for w in ("-s", n))]
     command += [] if models == ["sc"] else ["--memory", ",".join(models)]
     command += [*options, "-o", out.name]
-    err = Console(stderr=True, highlight=False)
+    err = Console(stderr=True, highlight=False, emoji=False)
     with Progress(*WITH_WHAT, console=err, transient=True, disable=not err.is_terminal) as bar:
         limits = Limits(max_states or 0, max_memory)
         review = make_review(
@@ -94,9 +87,10 @@ def run_review(
     if json:
         dump(review_data(review))
     else:
-        Console(highlight=False, soft_wrap=True).print(
-            f"{out}: {review.protocol.name} is {review.verdict} under {', '.join(models)}; "
-            f"{len(review.groups)} root causes, {sum(len(g.members) for g in review.groups)} distinct violations, "
+        causes, different = len(review.groups), sum(len(g.members) for g in review.groups)
+        Console(highlight=False, soft_wrap=True, emoji=False).print(
+            f"{out}: {review.protocol.name} under {', '.join(models)}: {review.verdict}; "
+            f"{causes} root cause{'s' * (causes != 1)}, {different} distinct violation{'s' * (different != 1)}, "
             f"{len(text.encode()) / 1e6:.2f} MB",
             markup=False,
         )
@@ -176,7 +170,12 @@ def spread(work: Callable[[Any], Any], tasks: list[Any], jobs: int, bar: Progres
         return
     ctx = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(jobs, mp_context=ctx, initializer=interrupt.worker) as pool:
-        yield from each(pool.map(work, tasks))
+        try:
+            yield from each(pool.map(partial(interrupt.at_once, work), tasks))
+        except BaseException:
+            for p in (pool._processes or {}).values():  # what they are at is not waited for
+                p.terminate()
+            raise
 
 
 _finders: dict[str, Finder] = {}

@@ -42,7 +42,7 @@ def run_summary(name: str, json: bool, top: int = TOP, verbose: bool = False) ->
 
 def read(trace: Trace, quiet: bool) -> tuple[Summary, Vmas | None]:
     """The summary; and the VMAs, where the calls were recorded all the time."""
-    err = Console(stderr=True, highlight=False)
+    err = Console(stderr=True, highlight=False, emoji=False)
     with Progress(*OF_HOW_MANY, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
         task = progress.add_task("reading", total=trace.rows)
         summary = summarise(trace, lambda n: progress.update(task, completed=n))

@@ -18,7 +18,6 @@ from seqfault.compile.site_causes import DEAD as LEFT
 from seqfault.compile.sites import INSTEAD, Site
 from seqfault.explore import interrupt
 from seqfault.explore.memory import SC
-from seqfault.explore.tables import MEMORY_MODELS
 from seqfault.protocols import WITHOUT, load, with_sites
 from seqfault.report.commands import console, models_named, select
 from seqfault.report.counterexample import encode_schedule, from_violation
@@ -90,7 +89,7 @@ def run_why(
             raise BadInput(f"--variant {v}: no variant of {protocol}")
     if WITHOUT in protocol:
         raise BadInput(f"{protocol}: why takes sites out by itself; name the whole protocol")
-    given = models_named(MEMORY_MODELS if memory == "all" else memory.split(","))
+    given = models_named(memory)
     models = sorted(given, key=lambda m: m != SC)
     scenarios = select(names, p)
     sites = Lab(protocol).sites(scenarios[0])
@@ -102,7 +101,7 @@ def run_why(
         list_sites(protocol, sites if not patterns else mine, json)
         return
     t0 = time.perf_counter()
-    err = Console(stderr=True, highlight=False)
+    err = Console(stderr=True, highlight=False, emoji=False)
     told = TextColumn("{task.description}"), TextColumn("{task.fields[what]}")
     columns = (SpinnerColumn(), *told, TimeElapsedColumn())
     budget = Budget(max_states, None if timeout is None else t0 + timeout)

@@ -31,7 +31,7 @@ from seqfault.trace.perf_script import Sample, Source, read_samples
 from seqfault.trace.processes import GRACE, Stop, alive, children, follow_parent, send, tell_to_end, unread, wait_for
 from seqfault.trace.record import clocks, machine, mounts, snapshot
 from seqfault.trace.schema import Meta, Missing
-from seqfault.trace.store import TraceError, Writer, row
+from seqfault.trace.store import TraceError, Writer, replaceable, row
 from seqfault.trace.strace_rows import TRACED
 
 TRACEFS = Path("/sys/kernel/tracing")
@@ -288,6 +288,7 @@ def capture(
     check_target(pid, command)
     if not out.parent.is_dir():
         raise TraceError(f"-o {out}: no directory {out.parent}")
+    replaceable(out)
     with Stop() as stop, tracefs(use != "strace"):
         plan = make_plan(use, stacks, sample)
         meta = new_meta(plan, command or command_of(pid), stacks)

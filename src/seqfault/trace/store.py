@@ -54,6 +54,12 @@ def to_batch(rows: Sequence[tuple[Any, ...]]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
+def replaceable(path: Path) -> None:
+    """Refuse a trace's place that is a device, which would be replaced, or a directory.  Raises `TraceError`."""
+    if path.exists() and not path.is_file():
+        raise TraceError(f"{path}: no regular file; name a file that can be written (-o FILE)")
+
+
 class Writer:
     """Writes a trace.  The file appears under its name when `close` is called; before that it is NAME.part.
 
@@ -64,6 +70,7 @@ class Writer:
     def __init__(self, path: Path, meta: Meta, group: int = GROUP):
         self.path, self.meta, self.group = path, meta, group
         self.part = path.with_name(path.name + ".part")
+        replaceable(path)
         try:
             self.out = pq.ParquetWriter(
                 self.part, SCHEMA, compression="zstd", compression_level=9,
