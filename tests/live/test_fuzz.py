@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -182,6 +187,16 @@ def test_command_reports(pair, tmp_path):
 def test_time_ends_it_and_says_how_to_go_on(pair):
     code, out, _ = run("fuzz", "--ops", "5000000", "--time", "1", "--sample", "0")
     assert code == 3 and "go on with --seed 0 --from" in out
+
+
+def test_ctrl_c_ends_the_workers_without_a_word_of_theirs(pair):
+    code = "from seqfault.cli import main; main(['fuzz', '--ops', '5000000', '--jobs', '2', '--json'])"
+    pipe = subprocess.PIPE
+    p = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=pipe, stderr=pipe, text=True)
+    time.sleep(5)
+    os.killpg(p.pid, signal.SIGINT)
+    out, err = p.communicate(timeout=60)
+    assert (p.returncode, err) == (3, "") and json.loads(out)["verdict"] == "incomplete"
 
 
 @pytest.mark.parametrize(

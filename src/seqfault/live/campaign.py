@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Any
 
 from seqfault.kernel.machine import KernelBug
@@ -94,7 +94,9 @@ _options: Options | None = None
 
 
 def _begin(o: Options) -> None:
+    """In a new worker: Ctrl-C is its parent's."""
     global _pair, _options
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _options = o
     _pair = None
 
@@ -132,7 +134,8 @@ def _chunks(o: Options) -> Iterator[tuple[int, int]]:
         at += n
 
 
-CUT_OFF = (KeyboardInterrupt, BrokenProcessPool)  # Ctrl-C reaches the workers, too
+def new_pool(jobs: int, o: Options) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(o,))
 
 
 class Sampler:
@@ -140,7 +143,7 @@ class Sampler:
 
     def __init__(self, o: Options):
         self.o, self.debt = o, 0.0
-        self.pool = ProcessPoolExecutor(1, mp_context=get_context("spawn")) if o.sample > 0 else None
+        self.pool = new_pool(1, o) if o.sample > 0 else None
         self.waiting: list[Future[tuple[int, str]]] = []
         self.sizes: dict[str, int] = {}
 
@@ -156,7 +159,7 @@ class Sampler:
 
     def finish(self, c: Campaign, stop: bool) -> None:
         for f in self.waiting:
-            if stop and (f.cancel() or not f.done() or isinstance(f.exception(), CUT_OFF)):
+            if stop and (f.cancel() or not f.done()):
                 continue
             n, wrong = f.result()
             c.sampled += n
@@ -164,6 +167,8 @@ class Sampler:
                 c.plain.append(wrong)
         if self.pool is not None:
             self.pool.shutdown(wait=not stop, cancel_futures=True)
+            for worker in active_children() if stop else ():  # plain Python takes seconds for a program
+                worker.terminate()
 
 
 Note = Callable[[Tally, str], None]
@@ -231,7 +236,7 @@ def _run_many(o: Options, c: Campaign, sampler: Sampler, note: Note | None, t0: 
     _known(c, probe)
     sampler.sizes = probe.kernel.sizes
     probe.close()
-    with ProcessPoolExecutor(o.jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(o,)) as pool:
+    with new_pool(o.jobs, o) as pool:
         chunks = _chunks(o)
         running: dict[Future[Tally], tuple[int, int]] = {}
         try:

@@ -31,6 +31,7 @@ from seqfault.report.bars import WITH_WHAT
 
 FOUND = Path("seqfault-found")
 EXIT = {"same": 0, "different": 1, "incomplete": 3}
+WHY_ENDED = {"time": "ended: its time is up", "found": "ended: differences found", "interrupted": "interrupted"}
 
 
 def options(
@@ -250,4 +251,4 @@ def print_report(c: Campaign, files: list[list[str]], con: Console) -> None:
         if names:
             con.print(f"run it: seqfault run {names[0]}; or {names[1]}, {names[2]}", markup=False)
     if c.ended in ("time", "interrupted"):
-        con.print(f"ended by {c.ended}; go on with --seed {o.seed} --from {c.next}", markup=False)
+        con.print(f"{WHY_ENDED[c.ended]}; go on with --seed {o.seed} --from {c.next}", markup=False)
