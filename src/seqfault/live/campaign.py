@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from multiprocessing import active_children, get_context
-from typing import Any
+from multiprocessing.resource_tracker import ensure_running
+from typing import Any, ParamSpec, TypeVar
 
 from seqfault.kernel.machine import KernelBug
 from seqfault.live.fuzz import CHUNK_ROWS, Pair, Tally, run_chunk
 from seqfault.live.generate import Geometry, Plan, programs
 from seqfault.live.model import ModelSide, PlainSide, errnos
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,7 @@ _options: Options | None = None
 
 
 def _begin(o: Options) -> None:
-    """In a new worker: Ctrl-C is its parent's."""
     global _pair, _options
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _options = o
     _pair = None
 
@@ -134,8 +136,20 @@ def _chunks(o: Options) -> Iterator[tuple[int, int]]:
         at += n
 
 
-def new_pool(jobs: int, o: Options) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(o,))
+class Workers(ProcessPoolExecutor):
+    """Processes that Ctrl-C does not reach, from their first moment on: it is their parent's."""
+
+    def __init__(self, jobs: int, o: Options):
+        super().__init__(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=(o,))
+        ensure_running()  # its beginning would let the signal through
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """As always; a process that is begun for it keeps the mask of now."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Sampler:
@@ -143,7 +157,7 @@ class Sampler:
 
     def __init__(self, o: Options):
         self.o, self.debt = o, 0.0
-        self.pool = new_pool(1, o) if o.sample > 0 else None
+        self.pool = Workers(1, o) if o.sample > 0 else None
         self.waiting: list[Future[tuple[int, str]]] = []
         self.sizes: dict[str, int] = {}
 
@@ -236,7 +250,7 @@ def _run_many(o: Options, c: Campaign, sampler: Sampler, note: Note | None, t0: 
     _known(c, probe)
     sampler.sizes = probe.kernel.sizes
     probe.close()
-    with new_pool(o.jobs, o) as pool:
+    with Workers(o.jobs, o) as pool:
         chunks = _chunks(o)
         running: dict[Future[Tally], tuple[int, int]] = {}
         try:
