@@ -7,16 +7,19 @@ with steps, an array as a result) goes through numba's own dispatcher.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import os
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -155,6 +158,37 @@ class Compiled:
 
         return dispatcher(self.fn, self.directory, **self.options)
 
+    def sparing(self, calls: int) -> Callable[..., Any]:
+        """The function, but where no machine code of it is kept Python runs the first `calls` calls: what is called a
+        few times is done by then long before it is compiled."""
+        left = calls
+
+        def call(*args: Any) -> Any:
+            nonlocal left
+            if left <= 0 or self.known(args):
+                left = 0
+                return self(*args)
+            left -= 1
+            with np.errstate(all="ignore"):  # numbers of 64 bits wrap
+                return in_python(self)(*args)
+
+        return call
+
+    def known(self, args: tuple[Any, ...]) -> bool:
+        """Whether its code for such arguments is in the cache, or need not be made by itself."""
+        types = signature(args)
+        return types is None or self._path(" ".join(types)).exists()
+
+    def lacks(self, types: list[str]) -> bool:
+        """Whether the cache has no code for arguments of these types, and could keep it."""
+        with contextlib.suppress(OSError):
+            self.directory.mkdir(parents=True, exist_ok=True)
+        return not self._path(" ".join(types)).exists() and os.access(self.directory, os.W_OK)
+
+    def make(self, types: list[str]) -> tuple[str, bytes]:
+        """What is known of the code for arguments of these types, and the code, of the cache or new."""
+        return self._kept(" ".join(types), lambda: made_entry(self, types))
+
     def entry(self, key: Key, args: tuple[Any, ...]) -> Entry | None:
         """The code for arguments of these types; None: they are none for an entry."""
         types = signature(args)
@@ -164,7 +198,7 @@ class Compiled:
             return self.entries[key]
 
     def _entry(self, types: list[str]) -> Entry | None:
-        head, code = self._kept(" ".join(types), lambda: made_entry(self, types))
+        head, code = self.make(types)
         results, _, needs = head.partition(":")
         if results == "other" or not known_layout():
             return None
@@ -180,22 +214,71 @@ class Compiled:
                 self.addresses[words] = load(code, needs)
             return self.addresses[words][0]
 
+    def _path(self, types: str) -> Path:
+        what = f"{self.fn.__module__} {self.fn.__qualname__} {types} {host()} {llvm.llvm_version_info}"
+        return self.directory / f"{self.fn.__name__}-{hashlib.sha256(what.encode()).hexdigest()[:24]}{SUFFIX}"
+
     def _kept(self, types: str, make: Callable[[], tuple[str, bytes]]) -> tuple[str, bytes]:
         """What is known of the code, and the code, of the cache or new."""
         if self.fn.__closure__:  # what is in it is in no file
             return make()
-        what = f"{self.fn.__module__} {self.fn.__qualname__} {types} {host()} {llvm.llvm_version_info}"
-        h = hashlib.sha256(what.encode())
-        path = self.directory / f"{self.fn.__name__}-{h.hexdigest()[:24]}{SUFFIX}"
+        path = self._path(types)
+        found = read(path)
+        if found is None:
+            with only_one(path):
+                found = read(path)  # of who made it meanwhile
+                if found is None:
+                    found = make()
+                    data = found[0].encode() + b"\n" + found[1]
+                    put(path, hashlib.sha256(data).digest() + data)
+        return found
+
+
+def read(path: Path) -> tuple[str, bytes] | None:
+    """What `Compiled` kept; None: nothing that is whole."""
+    with contextlib.suppress(OSError):
+        data = path.read_bytes()
+        if hashlib.sha256(data[32:]).digest() == data[:32]:
+            head, _, code = data[32:].partition(b"\n")
+            return head.decode(), code
+    return None
+
+
+@contextlib.contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """While this is entered no other process makes that file; where nothing can be written, each makes its own."""
+    lock = path.with_name(path.name + ".lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
         with contextlib.suppress(OSError):
-            data = path.read_bytes()
-            if hashlib.sha256(data[32:]).digest() == data[:32]:
-                head, _, code = data[32:].partition(b"\n")
-                return head.decode(), code
-        head_, code = make()
-        data = head_.encode() + b"\n" + code
-        put(path, hashlib.sha256(data).digest() + data)
-        return head_, code
+            lock.unlink()
+        fcntl.flock(fd, fcntl.LOCK_UN)  # closing is not enough: who was forked meanwhile has it open, too
+        os.close(fd)
+
+
+@cache
+def in_python(fn: Compiled) -> Callable[..., Any]:
+    """A function as Python runs it, with all that it calls; an operation of raw.py ends it."""
+    code, scope = fn.fn.__code__, fn.fn.__globals__
+    names = set(code.co_names)
+
+    def seen(what: Any) -> Any:
+        if isinstance(what, Compiled):
+            return in_python(what)
+        if isinstance(what, ModuleType) and what is not np:
+            return SimpleNamespace(**{n: seen(getattr(what, n)) for n in names if hasattr(what, n)})
+        return what
+
+    mine = {n: seen(scope[n]) for n in names & scope.keys()}
+    return FunctionType(code, {"__builtins__": builtins, **mine}, fn.__name__, fn.fn.__defaults__)
 
 
 def made_entry(fn: Compiled, types: list[str]) -> tuple[str, bytes]:

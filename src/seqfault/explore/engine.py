@@ -335,6 +335,10 @@ def expand(  # type: ignore[no-untyped-def]
     ctl[C_WHY] = why
 
 
+# a path of a hundred steps takes Python a tenth of a second
+step_alone = step.sparing(1000)
+
+
 class Executor:
     """Runs single steps of an automaton under one scenario's data."""
 
@@ -351,6 +355,7 @@ class Executor:
             from seqfault.explore.memory_lkmm import connect  # what other models have no need of
 
             connect(self.P)
+        self.step = step if self.views else step_alone  # views are reached by addresses of code
 
     def pc(self, words: NDArray[np.int64], p: int) -> int:
         """Where process `p` stands."""
@@ -389,7 +394,8 @@ class Executor:
             x[X_DIGITS : X_DIGITS + len(digits)] = digits
             self.B[:nw] = words
             x[X_VIOLATIONS] = x[X_COUNTED] = x[X_TRACE] = 0
-            status = step(self.B, self.P, x, p, info.base, info.words, info.cpu, pc, int(self.P[O_STOP]), len(digits))
+            where = info.base, info.words, info.cpu, pc, int(self.P[O_STOP])
+            status = self.step(self.B, self.P, x, p, *where, len(digits))
             if int(x[X_USED]) <= len(digits):
                 break
             r = int(x[X_RADIX + len(digits)])

@@ -15,6 +15,7 @@ from rich.progress import (
 )
 
 from seqfault.cli import BAD_INPUT, EXIT, BadInput, dump
+from seqfault.explore import ahead
 from seqfault.explore.check import Limits, Report, ScenarioResult, worst
 from seqfault.explore.checkpoint import CheckpointError
 from seqfault.explore.engine import Exploration
@@ -99,6 +100,7 @@ def run_check(
     if races != "off" and models != ["sc"]:
         raise BadInput("--races compares the next steps of sequentially consistent states, so it is for --memory sc")
     scenarios = select(names, p)
+    ahead.begin(models if reduce != "none" else [m for m in models if m == SC])
     err = Console(stderr=True, highlight=False, emoji=False)
     if verbose and not json:
         terminal.automata(console(), p, scenarios)

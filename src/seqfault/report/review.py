@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from seqfault.cli import EXIT, BadInput, can_be_written, dump, write
-from seqfault.explore import interrupt
+from seqfault.explore import ahead, interrupt
 from seqfault.explore.check import PATH_ONLY, Limits, Violation
 from seqfault.explore.memory import SC
 from seqfault.explore.model import automaton_for
@@ -64,6 +64,7 @@ def run_review(
     p = load(protocol)
     table = read_sites(sites, p.name) if sites is not None else None
     scenarios = select(names, p)
+    ahead.begin(models)
     asked = None
     if price or traces or cpus is not None or machine is not None:
         from seqfault.report.review_price import ask_prices  # polars and LLVM: only who asks waits for them

@@ -16,7 +16,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from seqfault.cli import BadInput, dump
 from seqfault.compile.site_causes import DEAD as LEFT
 from seqfault.compile.sites import INSTEAD, Site
-from seqfault.explore import interrupt
+from seqfault.explore import ahead, interrupt
 from seqfault.explore.memory import SC
 from seqfault.protocols import WITHOUT, load, with_sites
 from seqfault.report.commands import console, models_named, select
@@ -100,6 +100,7 @@ def run_why(
     if only_sites:
         list_sites(protocol, sites if not patterns else mine, json)
         return
+    ahead.begin(models)
     t0 = time.perf_counter()
     err = Console(stderr=True, highlight=False, emoji=False)
     told = TextColumn("{task.description}"), TextColumn("{task.fields[what]}")
