@@ -58,6 +58,11 @@ def kept_object(name: str) -> Any:
         return None
 
 
+def keep_object(name: str, what: Any) -> None:
+    """As `keep`, an object."""
+    keep(name, pickle.dumps(what))
+
+
 def keep(name: str, data: bytes) -> None:
     """Keep `data` as `name`, whole or not at all; where nothing can be written, nothing is kept."""
     folder = cache_dir()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import mmap
-import pickle
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 import seqfault
 from seqfault.compile.builder import Unit
-from seqfault.compile.cache import keep, kept_object
+from seqfault.compile.cache import keep_object, kept_object
 from seqfault.compile.ir import Function, Reg, Where
 from seqfault.compile.llvm import UNDEFINED, Module, Site
 from seqfault.compile.native_runtime import (
@@ -207,7 +206,7 @@ class NativeProgram:
             self.cached = self._code is not None
             if self._code is None:
                 self._code = self.compile()
-                keep(name, pickle.dumps(self._code))
+                keep_object(name, self._code)
         return self._code
 
     def address(self, name: str) -> int:

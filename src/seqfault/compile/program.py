@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import seqfault
 from seqfault.compile.automaton import Automaton
-from seqfault.compile.cache import keep, kept_object
+from seqfault.compile.cache import keep_object, kept_object
 from seqfault.compile.digest import files_digest
 from seqfault.compile.source import Func, Source, reach, replaced
 from seqfault.kernel.layout import Layout
@@ -176,6 +175,6 @@ def build(program: Program, granularity: str = "merged") -> Automaton:
         a.cached = True
     else:
         a = compile_program(program, granularity)
-        keep(name, pickle.dumps(a))
+        keep_object(name, a)
     _memory[key] = a
     return a

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import numpy as np
 
 import seqfault
 from seqfault.compile.automaton import Automaton, Int64
-from seqfault.compile.cache import cache_dir, keep, kept_object
+from seqfault.compile.cache import cache_dir, keep_object, kept_object
 from seqfault.compile.packing import Packing
 from seqfault.compile.program import compiler_hash
 from seqfault.compile.target import host, linked_objects, optimise, target_machine
@@ -91,7 +90,7 @@ class StepCode:
 
     def _compiled(self, level: int) -> StepObject:
         obj = compile_steps(self.a, self.mode, self.dead, self.track, level)
-        keep(self._name(level), pickle.dumps(obj))
+        keep_object(self._name(level), obj)
         return obj
 
     def explored(self, seconds: float) -> bool:
