@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from seqfault.compile.automaton import Automaton
 from seqfault.explore.exploration import Exploration, Found
 from seqfault.explore.graph import AGED, CHOICE_AT, COMPLETES, RESTARTS, Recorder
-from seqfault.explore.interp import get, mix, step, violate
+from seqfault.explore.interp import get, judge, mix, step, violate
 from seqfault.explore.jit import jit
 from seqfault.explore.levels import (
     C_DISTINCT,
@@ -59,11 +59,9 @@ from seqfault.explore.tables import (
     M_OBSERVERS,
     M_PC,
     M_PROCESSES,
-    M_RULES,
     O_NOSTOP,
     O_OBSERVERS,
     O_PROCS,
-    O_RULES,
     O_SEQPC,
     O_STOP,
     OK,
@@ -140,24 +138,7 @@ def at_rest(B, S, P, X):  # type: ignore[no-untyped-def]
     nw = P[M_NW]
     for w in range(nw):
         B[w] = S[w]
-    X[X_VIOLATIONS] = 0
-    X[X_COUNTED] = 0
-    for k in range(P[M_RULES]):
-        r = P[O_RULES] + 6 * k
-        st = P[r + 2]
-        if st >= 0 and get(B, P, st, 0) != 1:
-            continue
-        v = get(B, P, P[r], 0)
-        if (P[r + 1] == 0 and v != 0) or (P[r + 1] == 1 and v & 1):
-            n = X[X_VIOLATIONS]
-            if n < 32:
-                i = X_VIOL + 5 * n
-                X[i] = P[r + 3]
-                X[i + 1] = -2 - P[r]
-                X[i + 2] = P[r + 4]
-                X[i + 3] = P[r + 5]
-                X[i + 4] = -1
-                X[X_VIOLATIONS] = n + 1
+    judge(B, P, X)
     X[X_HASH] = 1
     base = P[M_OBS_BASE]
     for k in range(P[M_OBSERVERS]):

@@ -45,6 +45,7 @@ from seqfault.explore.tables import (
     M_PC,
     M_PROCESS,
     M_REGION,
+    M_RULES,
     M_USE_MASKS,
     MANY,
     MAX_ACCESSED,
@@ -57,6 +58,7 @@ from seqfault.explore.tables import (
     O_MEMORY,
     O_POOLS,
     O_RETTAB,
+    O_RULES,
     O_START,
     O_TAB,
     OK,
@@ -108,6 +110,21 @@ def violate(X, kind, pc, pool, index, process):  # type: ignore[no-untyped-def]
         X[i + 3] = index
         X[i + 4] = process
         X[X_VIOLATIONS] = n + 1
+
+
+@jit
+def judge(S, P, X):  # type: ignore[no-untyped-def]
+    """What the state at rest S breaks of the rules for such states."""
+    X[X_VIOLATIONS] = 0
+    X[X_COUNTED] = 0
+    for k in range(P[M_RULES]):
+        r = P[O_RULES] + 6 * k
+        st = P[r + 2]
+        if st >= 0 and get(S, P, st, 0) != 1:
+            continue
+        v = get(S, P, P[r], 0)
+        if (P[r + 1] == 0 and v != 0) or (P[r + 1] == 1 and v & 1):
+            violate(X, P[r + 3], np.int64(-2) - P[r], P[r + 4], P[r + 5], np.int64(-1))
 
 
 @jit

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from seqfault.explore.entering import enter, enter_exact, hash_of, hash_of_few, less, queue, sift
-from seqfault.explore.interp import get, violate
+from seqfault.explore.interp import get, judge, violate
 from seqfault.explore.jit import jit_search as jit
 from seqfault.explore.layout import (
     A_ADVANCE,
@@ -98,11 +98,9 @@ from seqfault.explore.tables import (
     M_OBSERVERS,
     M_PC,
     M_PROCESSES,
-    M_RULES,
     MAX_ACCESSED,
     MAX_CHOICES,
     O_PROCS,
-    O_RULES,
     O_SEQPC,
     OK,
     P_BASE,
@@ -170,24 +168,7 @@ def one_by_one(X, distinct, dstate, th, front, head, n):  # type: ignore[no-unty
 @jit
 def at_rest(S, P, X, A, pS, pT, pE, pX):  # type: ignore[no-untyped-def]
     """Rules and observers of a state at rest; the outcome's hash is X[X_HASH]."""
-    X[X_VIOLATIONS] = 0
-    X[X_COUNTED] = 0
-    for k in range(P[M_RULES]):
-        r = P[O_RULES] + 6 * k
-        st = P[r + 2]
-        if st >= 0 and get(S, P, st, 0) != 1:
-            continue
-        v = get(S, P, P[r], 0)
-        if (P[r + 1] == 0 and v != 0) or (P[r + 1] == 1 and v & 1):
-            n = X[X_VIOLATIONS]
-            if n < 32:
-                i = X_VIOL + 5 * n
-                X[i] = P[r + 3]
-                X[i + 1] = -2 - P[r]
-                X[i + 2] = P[r + 4]
-                X[i + 3] = P[r + 5]
-                X[i + 4] = -1
-                X[X_VIOLATIONS] = n + 1
+    judge(S, P, X)
     X[X_HASH] = 1
     for k in range(P[M_OBSERVERS]):
         call5(A[A_OBSERVE], (pS, pT, pE, pX, np.int64(k)))
