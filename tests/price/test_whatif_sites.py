@@ -46,25 +46,30 @@ def recording(path, writer):
     return str(path)
 
 
-def whatif(capsys, *args):
+def whatif(capsys, *args, seeds=2):
     with pytest.raises(SystemExit) as e:
-        main(["whatif", *args, "-m", "x86-small", "--seeds", "2"])
+        main(["whatif", *args, "-m", "x86-small", "--seeds", str(seeds)])
     out = capsys.readouterr()
     assert e.value.code == 0, out.err
     return out.out
 
 
-def design(capsys, f, name):
-    data = json.loads(whatif(capsys, f, "-p", name, "--json"))
+def design(capsys, f, name, seeds=2):
+    data = json.loads(whatif(capsys, f, "-p", name, "--json", seeds=seeds))
     return next(x for x in data["designs"] if x["protocol"] == name)
 
 
 def test_a_change_of_other_pages_is_for_nothing(capsys, tmp_path):
     f = recording(tmp_path / "t.parquet", lambda k: (256, 256))
-    for name in ("mmap-seq", "spf-v5"):
-        x = design(capsys, f, name)
+    # mmap-seq is odd for as long as the call has mmap_sem: three of four calls meet a fault, whatever the seed.  spf-v5
+    # looks at the VMA's own count twice within some 20 ns of each 1,200, so a call meets a fault in one of 80: 5 of 400
+    # in the mean of 100 seeds, 1 to 11 in a single one (by how the two loops, both regular, lie to each other), and two
+    # of them say little: 6.2 and 5.0 in the mean of 100 came out as 5 and as 4, when a thread that waits for a mapping
+    # began to go on at once and the loops lay otherwise.  The mean of 16 has a standard error of 0.6
+    for name, least, most in (("mmap-seq", 290, 310), ("spf-v5", 3.5, 7.5)):
+        x = design(capsys, f, name, seeds=16)
         v = x["invalidations"]
-        assert v["n"] >= 3 and v["for_nothing"] == v["n"] and 0 < v["cost"] < 1, (name, v)
+        assert least <= v["n"] <= most and v["for_nothing"] == v["n"] and 0 < v["cost"] < 1, (name, v)
         assert v["n"] <= sum(x["reasons"].values()) + 0.01  # all of one replay in the mean
         first = max(x["sites"], key=lambda s: s["invalidates"])
         assert first["place"] == "mprotect at mprotect_loop+0x1 (prog)" and first["calls"] == ROUNDS

@@ -41,7 +41,7 @@ def call(at, name, result, *args):
     return row(at, 1, 1, s.CALL, name=name, result=result, duration_ns=1000, **values)
 
 
-def trace(path, end=END, placed=BASE - 3 * P, **more):
+def trace(path, end=END, placed=BASE - 3 * P, also=(), **more):
     kinds = more.pop("recorded", list(s.KINDS))
     layouts = more.pop("layouts", [layout(2000, "start", START), layout(90_000, "end", end)])
     meta = Meta(source="perf", kernel="6.18.44-x", recorded=kinds, layouts=layouts,
@@ -56,6 +56,7 @@ def trace(path, end=END, placed=BASE - 3 * P, **more):
             row(30_400, 1, 1, s.LOCK_HOLD, flags=1, duration_ns=100),
             call(40_000, "mmap", -22, 0, 0, 3, 0x22, -1, 0),
             call(50_000, "mmap", -9, 0, P, 1, 2, 77, 0),
+            *also,
             row(95_000, 1, 1, s.EXIT),
         ):
             w.add(r, r[0])
@@ -76,6 +77,22 @@ def test_results_and_maps_are_the_recorded_ones(tmp_path, capsys):
     assert (code, data["verdict"], data["release"]) == (0, "same", "6.18") and not err
     assert data["calls"] == {"mmap": 3, "mprotect": 1} and not data["differences"] and data["faults"]["replayed"] == 1
     assert [(x["when"], x["vmas"], x["equal"]) for x in data["layouts"]] == [("end", 4, True)]
+
+
+def test_map_32bit_has_a_place_before_the_kind_of_mapping_is_looked_at(tmp_path, capsys):
+    """do_mmap asks for a place first: neither MAP_SHARED nor MAP_PRIVATE is EINVAL, unless no place is large enough."""
+    bit32, anon = 0x40, 0x20
+    also = [
+        call(60_000, "mmap", -22, 0, P, 1, bit32 | anon, -1, 0),
+        call(61_000, "mmap", -22, 0, P, 1, bit32, -1, 0),
+        call(62_000, "mmap", -12, 0, 1 << 31, 1, bit32 | anon, -1, 0),
+    ]
+    code, out, _ = retrace(capsys, trace(tmp_path / "t.parquet", also=also), "--json")
+    data = json.loads(out)
+    assert (code, data["verdict"], data["calls"]["mmap"]) == (0, "same", 6) and not data["differences"]
+    wrong = [call(60_000, "mmap", -13, 0, P, 1, bit32 | anon, -1, 0)]
+    code, out, _ = retrace(capsys, trace(tmp_path / "t.parquet", also=wrong), "--json")
+    assert (code, [x["model"] for x in json.loads(out)["differences"]]) == (1, [-22])
 
 
 def test_what_differs_is_told(tmp_path, capsys):

@@ -1,8 +1,8 @@
 """Clocks and cache lines.  Kernel Python; what a real CPU does between two instructions, so no access here costs.
 
 A task (a thread on a CPU of its own) runs until its clock has passed the smallest of the others', then gives way to
-that one.  Times are ticks, `TICKS` of them a nanosecond.  A tournament tree over ``clock << KEY | task`` says who is
-next; ties go to the lower number, so that a run is the same each time.
+that one.  Times are ticks, `TICKS` of them a nanosecond.  A tournament tree over ``clock << KEY | task`` of all but the
+running task says who is next; ties go to the lower number, so that a run is the same each time.
 
 A line is owned by one CPU (exclusive or modified: MESI's E and M) or shared by those in its mask.  Transfers of one
 line come one after the other; a plain store waits in the store buffer, which atomic operations and full barriers
@@ -14,7 +14,7 @@ from __future__ import annotations
 from seqfault.kernel import array, integer, pool_object, struct, the
 from seqfault.kernel.task import NR_TASKS
 from seqfault.kernel.types import Size
-from seqfault.price.words import cell_of, set_current, swap_stack
+from seqfault.price.words import ahead, cell_of, set_current, stack_ahead, swap_stack
 
 TICKS = 16
 KEY = 12
@@ -85,7 +85,6 @@ class vcpu:
 class vtask:
     """A task; the last one is the caller of them all."""
 
-    sp: integer(-(1 << 63), (1 << 63) - 1)
     clock: ticks_t  # when it gave way
     drain: ticks_t  # when its store buffer is empty
     stolen: ticks_t  # by interrupts, not yet on its clock
@@ -109,6 +108,13 @@ class vtask:
     asked_at: ticks_t  # when that one is there
 
 
+@struct(pool=NR_TASKS + 1, private=True)
+class vstack:
+    """Each task's stack pointer: close to each other, so that finding the next task's stack takes no time."""
+
+    sp: integer(-(1 << 63), (1 << 63) - 1)
+
+
 @struct(pool=1, private=True)
 class vtree:
     node: array[key_t, NR_TREE]
@@ -126,22 +132,35 @@ class cache_line:
 
 # -- who runs
 def tree_set(task: task_t, key: key_t):
+    """All the way up: where to end early could not be foreseen by a processor, which costs it more."""
     t = the(vtree)
     j: tree_t = the(vclock).leaf + task
     t.node[j] = key
     while j > 1:
-        low: key_t = min(t.node[j], t.node[j ^ 1])
+        key = min(key, t.node[j ^ 1])
         j = j >> 1
-        if t.node[j] == low:
-            return
-        t.node[j] = low
+        t.node[j] = key
 
 
-def go():
-    """Let the task run whose clock is smallest; the caller of `vt_resume` if that is too late."""
-    m = the(vclock)
+def tree_take(task: task_t) -> key_t:
+    """Take one out; the smallest of the others."""
     t = the(vtree)
-    key: key_t = t.node[1]
+    j: tree_t = the(vclock).leaf + task
+    key: key_t = NEVER
+    t.node[j] = key
+    while j > 1:
+        key = min(key, t.node[j ^ 1])
+        j = j >> 1
+        t.node[j] = key
+    return key
+
+
+def go(mine: key_t):
+    """Let the task run whose clock is smallest, the caller of `vt_resume` if that is too late.  `mine`: of the one that
+    stops, which is not the smallest; NEVER: somebody will wake it."""
+    m = the(vclock)
+    key: key_t = the(vtree).node[1]
+    was: task_t = m.me
     to: task_t = NR_TASKS
     if key < m.until and m.failed == 0:
         to = key & ((1 << KEY) - 1)
@@ -150,33 +169,34 @@ def go():
         if next.stolen != 0:
             m.now += next.stolen
             next.stolen = 0
-        limit: key_t = m.until
-        j: tree_t = m.leaf + to
-        while j > 1:
-            limit = min(limit, t.node[j ^ 1])
-            j = j >> 1
+        limit: key_t = min(min(tree_take(to), m.until), mine)
+        if limit < m.until:
+            then: task_t = min(limit & ((1 << KEY) - 1), NR_TASKS)  # probably the next one
+            ahead(cell_of(pool_object(vtask, then).clock))
+            stack_ahead(cell_of(pool_object(vstack, then).sp))
         m.limit = limit >> KEY
         m.horizon = m.limit + m.lookahead
         m.owner = to + 1
         set_current(to)
-    was: task_t = m.me
+    if mine != NEVER:
+        tree_set(was, mine)
     m.me = to
     if to != was:
         m.switches += 1
-        swap_stack(cell_of(pool_object(vtask, was).sp), cell_of(pool_object(vtask, to).sp))
-
-
-def give_way():
-    m = the(vclock)
-    tree_set(m.me, m.now << KEY | m.me)
-    go()
+        swap_stack(cell_of(pool_object(vstack, was).sp), cell_of(pool_object(vstack, to).sp))
 
 
 def vt_sync():
     """Nobody else is behind in time after this."""
     m = the(vclock)
+    if m.now > m.limit:
+        wait_turn()
+
+
+def wait_turn():
+    m = the(vclock)
     while m.now > m.limit:
-        give_way()
+        go(m.now << KEY | m.me)
 
 
 def vt_delay(ticks: ticks_t):
@@ -202,6 +222,8 @@ def vt_gave_up(why: integer(0, 2)):
 # -- CPUs, where there are fewer than threads.  In the kernel nobody is preempted, as without CONFIG_PREEMPT
 def want_cpu(task: task_t, at: ticks_t) -> bool:
     """The CPU for a thread that becomes ready; False: it is queued for it."""
+    if not the(vclock).crowded:
+        return True
     t = pool_object(vtask, task)
     c = pool_object(vcpu, t.cpu)
     i: task_t = 0
@@ -227,6 +249,8 @@ def want_cpu(task: task_t, at: ticks_t) -> bool:
 def leave_cpu():
     """The next that wants it has it."""
     m = the(vclock)
+    if not m.crowded:
+        return
     c = pool_object(vcpu, pool_object(vtask, m.me).cpu)
     c.running = c.first
     if c.first != 0:
@@ -244,13 +268,14 @@ def leave_cpu():
 def vt_preempt():
     """Back in user mode: is the slice over, and does anybody else want the CPU?"""
     m = the(vclock)
+    if not m.crowded:
+        return
     c = pool_object(vcpu, pool_object(vtask, m.me).cpu)
     if c.first != 0 and m.now >= c.since + m.slice:
         vt_sync()
         leave_cpu()
         if not want_cpu(m.me, m.now):
-            tree_set(m.me, NEVER)
-            go()
+            go(NEVER)
 
 
 def vt_migrate(cpu: task_t):
@@ -263,8 +288,7 @@ def vt_migrate(cpu: task_t):
     leave_cpu()
     me.cpu = cpu
     if not want_cpu(m.me, m.now):
-        tree_set(m.me, NEVER)
-        go()
+        go(NEVER)
 
 
 def vt_block(state: integer(0, 3)):
@@ -276,8 +300,7 @@ def vt_block(state: integer(0, 3)):
     me.state = state
     if state == SLEEPING:
         leave_cpu()
-    tree_set(m.me, NEVER)
-    go()
+    go(NEVER)
     me.waited += m.now - me.since
 
 
@@ -306,8 +329,7 @@ def vt_sleep(ticks: ticks_t):
     vt_sync()
     me.state = READY
     if not want_cpu(m.me, m.now):
-        tree_set(m.me, NEVER)
-        go()
+        go(NEVER)
 
 
 def vt_rouse(task: task_t):
@@ -326,7 +348,7 @@ def vt_resume(until: ticks_t):
     m = the(vclock)
     m.until = until << KEY
     m.me = NR_TASKS
-    go()
+    go(NEVER)
 
 
 def vt_finish(status: integer(0, 1)):
@@ -338,8 +360,7 @@ def vt_finish(status: integer(0, 1)):
     me.clock = m.now
     me.state = DONE
     leave_cpu()
-    tree_set(m.me, NEVER)
-    go()
+    go(NEVER)
 
 
 def vt_init(tasks: task_t, leaf: tree_t):

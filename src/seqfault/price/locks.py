@@ -257,6 +257,9 @@ def rw_wake_readers(cell: cell_t, queue: integer(0, (1 << 32) - 1)):
             t.granted = 1
             m.now += k.wakeup
             vt_wake(i - 1, runs_at(i - 1))
+        elif not k.all_readers:
+            left = queue & ~FIELD | i  # the rest as it is
+            break
         else:
             front = False
             left = put_last(left, i - 1)

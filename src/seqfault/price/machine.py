@@ -15,8 +15,7 @@ from seqfault.kernel.machine import KernelBug
 from seqfault.price.clock import KEY, NEVER, TICKS
 from seqfault.price.timed import C_SWAP, C_THREAD, FIRST_FRAME, TimedProgram
 
-STACK = 1 << 16
-COLOURS, COLOUR = 61, 40  # stacks begin that many words apart, modulo so many: else all lie in the same cache sets
+STACK = (1 << 16) + 4096 + 320  # 64 KiB, one page and five lines apart: else all lie in the same sets of TLB and caches
 SLICE = 20_000_000  # ns of virtual time between two looks at the clock and at Ctrl-C
 
 
@@ -73,6 +72,7 @@ class TimedMachine(NativeMachine):
 
     def _first_frames(self) -> None:
         start = np.frombuffer(self._stacks, np.int64)
+        sp = self.layout.pools["vstack"].base
         base = start.ctypes.data
         value = {
             "thread": int(self.ctx[C_THREAD]),
@@ -82,11 +82,11 @@ class TimedMachine(NativeMachine):
         frame = FIRST_FRAME[platform.machine()]
         for i in range(self.tasks):
             # the frame's last word but one is returned to; there the stack is to be as a call leaves it
-            top = (i + 1) * STACK // 8 - 4 - len(frame) - i % COLOURS * COLOUR
+            top = (i + 1) * STACK // 8 - 4 - len(frame)
             top -= 1 - top % 2  # odd: so that rsp is a multiple of 16 where vt_enter calls
             for k, name in enumerate(frame):
                 start[top + k] = value.get(name, 0)
-            self.task_cells[i, self.task_field["sp"]] = base + 8 * top
+            self.cells[sp + i] = base + 8 * top
 
     # -- fields of the texts that keep time
     def address_of(self, struct: str, field: str) -> int:

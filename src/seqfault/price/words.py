@@ -48,3 +48,15 @@ def set_current(task: int) -> None:
 def swap_stack(save: int, to: int) -> None:
     """Keep the stack pointer in cell `save` and go on with the one in cell `to`."""
     _refuse("swap_stack")
+
+
+@word
+def ahead(cell: int) -> None:
+    """Bring cell `cell` and those that follow it into the caches of the machine that this runs on."""
+    _refuse("ahead")
+
+
+@word
+def stack_ahead(cell: int) -> None:
+    """The same for the stack whose pointer cell `cell` holds."""
+    _refuse("stack_ahead")
