@@ -13,6 +13,7 @@ from seqfault.explore.memory_views import (
     BARRIER_AT,
     U_BASE,
     U_CHANGED,
+    U_FENCED,
     U_MET,
     U_PENDED,
     U_UNITS,
@@ -120,6 +121,7 @@ def due(B, P, X, p, used, depth):  # type: ignore[no-untyped-def]
 def fence(B, P, kind, p):  # type: ignore[no-untyped-def]
     """The barrier that is Op.FENCE with number `kind`; AT_ONCE: a full one that takes effect now."""
     unit = unit_of(P, p)
+    P[P[O_MEMORY] + U_FENCED] = 1
     if kind == AT_ONCE:
         took_effect(B, P, unit)
     elif kind == 1 or kind == 5:

@@ -29,6 +29,7 @@ from seqfault.explore.memory_views import (
     U_CLASS,
     U_CLASSES,
     U_EARLY,
+    U_FENCED,
     U_FIRST,
     U_FIRST_ENTRY,
     U_FOUND,
@@ -50,6 +51,7 @@ from seqfault.explore.memory_views import (
     U_RACY,
     U_STANDS,
     U_STOOD,
+    U_TELLS,
     U_UNIT_OF,
     U_UNITS,
     U_WOKE,
@@ -80,7 +82,20 @@ from seqfault.explore.memory_views import (
     view_at,
     writer_of,
 )
-from seqfault.explore.memory_words import ONE, TWO, U_UPPER, blank, note, noted, put_view, view
+from seqfault.explore.memory_words import (
+    ONE,
+    TWO,
+    U_KNEW,
+    U_STRONG,
+    U_UPPER,
+    blank,
+    hand,
+    handed,
+    note,
+    noted,
+    put_view,
+    view,
+)
 from seqfault.explore.raw import has, mask, nothing, numbers_at, some
 from seqfault.explore.slots import get
 from seqfault.explore.tables import (
@@ -116,7 +131,11 @@ def wake(B, P, p):  # type: ignore[no-untyped-def]
     P[P[O_MEMORY] + U_MET] = 0
     P[P[O_MEMORY] + U_PENDED] = 0
     P[P[O_MEMORY] + U_WOKE] = 0
+    P[P[O_MEMORY] + U_FENCED] = 0
     unit = unit_of(P, p)
+    hand(P, U_KNEW, everything(B, P, unit))
+    hand(P, U_STRONG, view(B, P, view_at(P, unit, V_STRONG)))
+    P[P[O_MEMORY] + U_TELLS] = entries(B, P)
     P[P[O_MEMORY] + U_CLASS] = class_of(B, P, p, P[P[O_MEMORY] + U_STOOD] != 0)
     if idle(B, P, unit):
         P[P[O_MEMORY] + U_WOKE] = 1
@@ -197,6 +216,8 @@ def ahead(B, P, cell, early):  # type: ignore[no-untyped-def]
 def settle(B, P, p, pc):  # type: ignore[no-untyped-def]
     """After a step: drop what nobody can see any more, and from views what changes nothing."""
     u = P[O_MEMORY]
+    before = P[u + U_TELLS]
+    P[u + U_TELLS] = 0
     if entries(B, P) == 0:
         clear(B, P)
         return
@@ -214,6 +235,19 @@ def settle(B, P, p, pc):  # type: ignore[no-untyped-def]
         if entries(B, P) == 0:
             clear(B, P)
             return
+    P[u + U_TELLS] = tells(B, P, unit_of(P, p), before == entries(B, P))
+
+
+@jit
+def tells(B, P, unit, same):  # type: ignore[no-untyped-def]
+    """Whether the unit knows by the step that has ended what somebody else lacks, and so would tell it.  Not `same`:
+    bits are others than before, and what it knew counts too."""
+    know = everything(B, P, unit)
+    strong = view(B, P, view_at(P, unit, V_STRONG))
+    if same:
+        know &= ~handed(P, U_KNEW)
+        strong &= ~handed(P, U_STRONG)
+    return some(know & others_of(P, U_LACKS, unit)) or some(strong & others_of(P, U_NEEDS, unit))
 
 
 @jit

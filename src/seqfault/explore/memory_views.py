@@ -56,8 +56,11 @@ U_PLAINS, U_PART_OF, U_LOOSE, U_GAINS, U_LOOKED, U_FIRST, U_EARLY, U_BITS = rang
 # U_RACED, U_MET, U_PENDED, U_WOKE: what a step did, for movers: an access to a racy cell (1: loaded, 2: stored); a full
 # barrier took effect; one came that may take effect later; it began where nothing was known.  U_Q ...: addresses
 # of what processes may yet do (futures.py), if that is known.  U_STOOD: before the step processes were where U_STANDS
-# says.  Views: U_KEPT: what a read-modify-write's unit knew before it; U_SHOWN: what its load has shown
-U_HEADER = U_END  # above the numbers: V_CALLS
+# says.  U_FENCED: it has a barrier; U_TELLS: by it its unit knows what somebody else lacks.  Views: U_KEPT: what a
+# read-modify-write's unit knew before it; U_SHOWN: what its load has shown; U_KNEW, U_STRONG: what the step's unit knew
+# before it, what full barriers did that it comes after
+U_FENCED, U_TELLS = U_END, U_END + 1
+U_HEADER = U_END + 2  # above the numbers: V_CALLS
 NEVER = -1  # in a record: no such access
 REMOVED, INSERTED, BETWEEN = range(3)  # what becomes of an entry
 

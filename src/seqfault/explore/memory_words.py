@@ -13,7 +13,8 @@ from seqfault.explore.raw import put_view_in, view_in
 from seqfault.explore.tables import O_MEMORY
 
 ONE, TWO = 60, 120  # bits of a view of one word, of two
-U_UPPER, U_KEPT, U_SHOWN, U_END = 49, 50, 52, 54  # at P[O_MEMORY:], with those of memory_views.py
+# at P[O_MEMORY:], with those of memory_views.py
+U_UPPER, U_KEPT, U_SHOWN, U_KNEW, U_STRONG, U_END = 49, 50, 52, 54, 56, 58
 
 
 @jit
@@ -75,7 +76,7 @@ def note(P, table, k, v):  # type: ignore[no-untyped-def]
 
 @jit
 def handed(P, which):  # type: ignore[no-untyped-def]
-    """A view that one access leaves for a later one of its step: U_KEPT, U_SHOWN."""
+    """A view that is left for later in a step: U_KEPT, U_SHOWN by an access, U_KNEW, U_STRONG by its beginning."""
     return view_in(P, P, P[O_MEMORY] + which, 1)
 
 
