@@ -24,7 +24,7 @@ from seqfault.kernel.rwsem import (
 )
 from seqfault.kernel.spinlock import spin_lock, spin_trylock, spin_unlock, spinlock_t
 
-PROCESSES, LENGTH = 3, 14
+PROCESSES, MOST, LENGTH = 3, 4, 14  # processes of a program usually, and at most; instructions of each
 OPS = (
     "NOP", "STORE", "LOAD", "ADD", "COPY", "LOCK_A", "UNLOCK_A", "LOCK_B", "UNLOCK_B", "TRY_A", "TRY_B", "READ", "UNREAD",
     "WRITE", "UNWRITE", "TRY_READ", "WAIT", "CHOOSE", "CHECK", "ASSERT", "ALLOC", "FREE", "USE", "SET", "USE_LOCKED",
@@ -57,15 +57,15 @@ class world:
 
 @struct(pool=1, rom=True)
 class text_rom:
-    length: array[integer(0, LENGTH), PROCESSES]
-    op: array[integer(0, len(OPS)), PROCESSES * LENGTH]
-    v: array[integer(0, 15), PROCESSES * LENGTH]
-    c: array[integer(0, 15), PROCESSES * LENGTH]
+    length: array[integer(0, LENGTH), MOST]
+    op: array[integer(0, len(OPS)), MOST * LENGTH]
+    v: array[integer(0, 15), MOST * LENGTH]
+    c: array[integer(0, 15), MOST * LENGTH]
 
 
 @struct(pool=1, private=True)
 class notes:
-    saw: array[integer(0, 15), PROCESSES * LENGTH]
+    saw: array[integer(0, 15), MOST * LENGTH]
 
 
 def run():
@@ -80,7 +80,7 @@ def run():
         o = s.op[base + i]
         v = s.v[base + i]
         c = s.c[base + i]
-        at: integer(0, PROCESSES * LENGTH) = base + i
+        at: integer(0, MOST * LENGTH) = base + i
         if o == STORE:
             w.x[v] = c
         elif o == LOAD:
@@ -233,7 +233,7 @@ def outcome():
         emit(w.x[k])
     for k in range(2):
         emit(w.h[k])
-    for k in range(PROCESSES * LENGTH):
+    for k in range(MOST * LENGTH):
         emit(note.saw[k])
 
 
@@ -261,8 +261,9 @@ class Texts:
                 cells[first.base + k] = 0
             cells[at["world[0].h[0]"]] = 1
         a = self.automaton
-        running = [bool(x) for x in p] + [False] * (PROCESSES - len(p))
-        running += [True] * (len(a.processes) - PROCESSES)  # store buffers
+        n = len(self.program.processes)
+        running = [bool(x) for x in p] + [False] * (n - len(p))
+        running += [True] * (len(a.processes) - n)  # store buffers
         return a.pack(cells, running), a.rom(cells)
 
 
@@ -271,10 +272,10 @@ Listing = tuple[tuple[Row, ...], ...]
 
 
 @cache
-def texts(role: int = 0, granularity: str = "merged", together: bool = False) -> Texts:
-    """`role`: of the last process, which runs on the CPU of the first if they are `together`."""
-    last = PROCESSES - 1
-    procs = [Process(run, 0 if together and k == last else k, 0 if k < last else role) for k in range(PROCESSES)]
+def texts(role: int = 0, granularity: str = "merged", together: bool = False, processes: int = PROCESSES) -> Texts:
+    """`role`: of the last of so many processes, which runs on the CPU of the first if they are `together`."""
+    last = processes - 1
+    procs = [Process(run, 0 if together and k == last else k, 0 if k < last else role) for k in range(processes)]
     program = Program("concurrent", procs, [outcome])
     return Texts(program, compile_program(program, granularity))
 
@@ -439,3 +440,31 @@ class Woken(Gen):
 def woken(seed: int) -> Listing:
     """A small program with a process that sleeps until another wakes it."""
     return Woken(seed).three()
+
+
+class Handled(Gen):
+    """One whose last process does all that it does in atomic blocks, when another has told it to."""
+
+    def plain(self, n: int) -> list[Row]:
+        """What goes by what its CPU knows, and by which it learns."""
+        r = self.r
+        out: list[Row] = []
+        for _ in range(r.randint(1, n)):
+            v, c = r.randint(0, 1), r.randint(1, 3)
+            load, store = (LOAD, v, 0), (STORE, v, c)
+            out.append(r.choice([load, load, load, store, store, (ACQUIRE, v, 0), (RMB, 0, 0), (WMB, 0, 0), (MB, 0, 0)]))
+        return out
+
+    def four(self) -> Listing:
+        r = self.r
+        tells = (r.choice([STORE, RELEASE]), 3, 1)
+        first = [*self.plain(3), *r.choice([[], [], [(LOCK_B, 0, 0)], [(CHOOSE, 0, 0)]])]
+        second = [*self.plain(2), tells, *self.plain(1)]
+        third = [*r.choice([[], self.plain(1)]), (r.choice([WAIT, LOAD]), 2, 1), *self.plain(2)]
+        told = r.choice([[(SWAP, 0, 2)], [(SWAP, 1, 2)], []])
+        return tuple(first), tuple(second), tuple(third), ((WAIT_TAKE, 3, 0), *told, (SWAP, 2, 3))
+
+
+def handled(seed: int) -> Listing:
+    """A small program with an interrupt handler, as the mm model's are."""
+    return Handled(seed).four()

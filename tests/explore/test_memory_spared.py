@@ -163,3 +163,55 @@ def test_stores_move_past_what_their_own_cpu_does_when_it_has_finished():
     reduced_, whole = explored("lkmm", *handled, movers=True), explored("lkmm", *handled)
     assert reduced_[1] == whole[1] == without[1]
     assert without[2] < reduced_[2] < 0.6 * whole[2]
+
+
+@struct(pool=1)
+class place:
+    x: integer(0, 1)
+    told: integer(0, 1)
+    ack: integer(0, 1)
+    mine: integer(0, 1)
+
+
+@struct(pool=1, private=True)
+class outcome:
+    r: integer(0, 2)
+
+
+def tell_outcome():
+    emit(the(outcome).r)
+
+
+def mine_alone():
+    the(place).mine = 1
+
+
+def tells():
+    the(place).x = 1
+    the(place).told = 1
+
+
+def acknowledges():
+    while True:
+        with atomic():
+            wait_for(the(place).told != 0 and the(place).ack == 0)
+            the(place).ack = 1
+
+
+def loads_behind():
+    with atomic():
+        wait_for(the(place).ack != 0)
+    the(outcome).r = the(place).x + 1
+
+
+def test_the_last_step_of_a_cpu_does_not_move_past_its_interrupt_handler():
+    """A handler on a CPU that has finished knows all that there is, and hands it on; before that step it does not."""
+    processes = [
+        Process(mine_alone, 0), Process(tells, 1), Process(loads_behind, 2), Process(acknowledges, 0, AGENT),
+    ]  # fmt: skip
+    p = Program("t", processes, observers=[tell_outcome])
+    a = with_memory(compile_program(p), "lkmm")
+    cells = p.layout().start
+    whole, less = (x.explore(a, a.pack(cells), a.rom(cells)) for x in (engine, reduced))
+    assert less is not None and set(less.outcomes) == set(whole.outcomes)
+    assert len(whole.outcomes) == 2

@@ -189,10 +189,10 @@ def test_shapes_by_name(name: str, outcome: bool, tmp_path: Path):
         assert (1, 1) in {s[: len(places)] for s in judge(test).states}
 
 
-@pytest.mark.parametrize("name,bad", [("lkmm:1", True), ("lkmm:61", True), ("lkmm:2", False), ("lkmm", False)])
+@pytest.mark.parametrize("name,bad", [("lkmm:1", True), ("lkmm:121", True), ("lkmm:2", False), ("lkmm", False)])
 def test_names(name: str, bad: bool):
     if bad:
-        with pytest.raises(ValueError, match="lkmm:N with 2 to 60"):
+        with pytest.raises(ValueError, match="lkmm:N with 2 to 120"):
             canonical(name)
     else:
         assert canonical(name) == name

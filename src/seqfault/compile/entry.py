@@ -249,8 +249,9 @@ def as_word(builder: Any, name: str, v: Any) -> Any:
     return builder.zext(v, I64) if name[0] in "ub" else builder.sext(v, I64)
 
 
-def address_code(fn: Compiled, words: int) -> tuple[str, bytes]:
+def address_code(fn: Compiled, words: int, unsigned: tuple[int, ...]) -> tuple[str, bytes]:
     """As `entry_code`, of a function with so many words as arguments and one as its result."""
+    args = [types.uint64 if i in unsigned else types.int64 for i in range(words)]
 
     def body(module: Any, done: Any, call: Any) -> None:
         f = ir.Function(module, ir.FunctionType(I64, [I64] * words), "entry")
@@ -258,7 +259,7 @@ def address_code(fn: Compiled, words: int) -> tuple[str, bytes]:
         out = call(builder, list(f.args))
         builder.ret(as_word(builder, str(types.unliteral(done.signature.return_type)), out))
 
-    return linked(fn, [types.int64] * words, body)
+    return linked(fn, args, body)
 
 
 @cache

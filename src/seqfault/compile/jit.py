@@ -118,7 +118,7 @@ class Compiled:
         self.fn, self.directory = fn, directory
         self.options = {"nogil": True, "_nrt": not MAKE_ARRAYS.isdisjoint(fn.__code__.co_names)}
         self.entries: dict[Key, Entry | None] = {}
-        self.addresses: dict[int, tuple[int, Any]] = {}
+        self.addresses: dict[tuple[int, tuple[int, ...]], tuple[int, Any]] = {}
         self.__doc__, self.__name__ = fn.__doc__, fn.__name__
 
     def __call__(self, *args: Any) -> Any:
@@ -206,13 +206,15 @@ class Compiled:
         names = tuple(results.rstrip(",").split(","))
         return Entry(None if results == "none" else names, results.endswith(","), len(types), address, engine)
 
-    def address(self, words: int) -> int:
-        """Where the function is for code that calls it with so many 64-bit arguments, for one as the result."""
+    def address(self, words: int, unsigned: tuple[int, ...] = ()) -> int:
+        """Where the function is for code that calls it with so many 64-bit arguments (numbers of those that are
+        `unsigned`), for one as the result."""
+        key = words, unsigned
         with lock:
-            if words not in self.addresses:
-                needs, code = self._kept(f"address {words}", lambda: made_address(self, words))
-                self.addresses[words] = load(code, needs)
-            return self.addresses[words][0]
+            if key not in self.addresses:
+                needs, code = self._kept(f"address {key}", lambda: made_address(self, *key))
+                self.addresses[key] = load(code, needs)
+            return self.addresses[key][0]
 
     def _path(self, types: str) -> Path:
         what = f"{self.fn.__module__} {self.fn.__qualname__} {types} {host()} {llvm.llvm_version_info}"
@@ -287,10 +289,10 @@ def made_entry(fn: Compiled, types: list[str]) -> tuple[str, bytes]:
     return entry_code(fn, types)
 
 
-def made_address(fn: Compiled, words: int) -> tuple[str, bytes]:
+def made_address(fn: Compiled, words: int, unsigned: tuple[int, ...]) -> tuple[str, bytes]:
     from seqfault.compile.entry import address_code
 
-    return address_code(fn, words)
+    return address_code(fn, words, unsigned)
 
 
 def signature(args: Sequence[Any]) -> list[str] | None:

@@ -18,8 +18,8 @@ READ, WRITE, OBJECT, LOOK = range(4)  # LOOK: whether the object lives
 # added to the cell, by tier 0: the access is atomic; it is part of a read-modify-write
 ATOMIC_CELL, RMW_CELL = 1 << 40, 1 << 41
 CELL = ATOMIC_CELL - 1  # what is left of it without that
-# of a memory model with views: a value handed over; how many stores come behind the one that was read, or made; what
-# the last load has shown; whether a read-modify-write has read only; the step read a store that is not the last one
-X_VALUE, X_BEHIND, X_SHOWN, X_WITHIN, X_AGED = range(9, 14)
+# of a memory model with views: a value handed over; how many stores come behind the one that was read, or made;
+# whether a read-modify-write has read only; the step read a store that is not the last one
+X_VALUE, X_BEHIND, X_WITHIN, X_AGED = range(9, 13)
 X_WAITED = 14  # the step could not have been taken in every state
 X_EDGES = X_ACCESSED + 1 + MAX_ACCESSED  # the order of locks: classes x classes; then a tier's own words

@@ -17,7 +17,7 @@ from seqfault.explore.engine import Exploration
 from seqfault.explore.interrupt import INTERRUPTED, asked
 from seqfault.explore.lasso import judge
 from seqfault.explore.locks import cycles
-from seqfault.explore.memory import LKMM, SC, bound, canonical
+from seqfault.explore.memory import LKMM, SC, bound, canonical, wider
 from seqfault.explore.model import program_for, start_of
 from seqfault.explore.progress import LIVELOCK, STARVATION, find_lassos
 from seqfault.explore.racewatch import Race
@@ -34,8 +34,9 @@ PATH_ONLY = (
     LIVELOCK,
     STARVATION,
 )  # told by a whole exploration: a replay does not show them by itself
+NO_ROOM = "store-buffer-full"
 LIMIT_KINDS = frozenset(
-    {"pool-exhausted", "endless-step", "store-buffer-full", "too-many-choices"}
+    {"pool-exhausted", "endless-step", NO_ROOM, "too-many-choices"}
 )  # these say that the model was too small, not that the text is wrong
 
 
@@ -198,7 +199,7 @@ def run_one(
     """Explore one scenario under one protocol and memory model, without comparing it to anything.
 
     `lock_waits`: look for executions that never end, too (None: do not); True: a CPU that waits for a lock which others
-    take again and again is starved.
+    take again and again is starved.  Where `lkmm` has no room it is explored once more, with more.
     """
     a, words, rom = start_of(protocol, scenario, memory)
     ex = explore(
@@ -218,6 +219,8 @@ def run_one(
         **options,
     )
     vs = violations_of(a, ex)
+    if wider(memory) and any(v.kind == NO_ROOM for v in vs) and not asked():
+        return run_one(protocol, scenario, limits, progress, wider(memory), lock_waits, checkpoint, **options)
     if lock_waits is not None:
         if ex.cyclic:  # who waits for whom in a loop is told by every edge, of every state
             rest = {"max_states": limits.states, "max_memory": limits.memory, "timeout": limits.seconds}
@@ -319,7 +322,7 @@ def check_scenario(
     limited = [v for v in vs if v.kind in LIMIT_KINDS]
     if limited and not incomplete:
         k = limited[0]
-        incomplete = bound(memory) if k.kind == "store-buffer-full" else f"{k.kind} of {k.object or 'the model'}"
+        incomplete = bound(memory) if k.kind == NO_ROOM else f"{k.kind} of {k.object or 'the model'}"
     vs = [v for v in vs if v.kind not in LIMIT_KINDS]
     base_vs: set[tuple[str, str]] = set()
     other = None if checkpoint is None else _other(checkpoint)

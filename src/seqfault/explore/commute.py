@@ -27,17 +27,31 @@ from seqfault.explore.locksets import against
 from seqfault.explore.memory_barriers import pending
 from seqfault.explore.memory_buffers import is_buffer, together
 from seqfault.explore.memory_buffers import own as waiting
-from seqfault.explore.memory_views import U_CHANGED, U_FIRST, U_IDLE, U_MET, U_PENDED, U_RACED, U_WOKE, racy, unit_of
+from seqfault.explore.memory_settle import idle
+from seqfault.explore.memory_views import (
+    U_CHANGED,
+    U_FENCED,
+    U_FIRST,
+    U_IDLE,
+    U_MET,
+    U_PENDED,
+    U_RACED,
+    U_TELLS,
+    U_WOKE,
+    racy,
+    unit_of,
+)
 from seqfault.explore.movers import KINDS, LEFT, NEVER, RIGHT, W_STRIDE, W_WHOSE
 from seqfault.explore.movers import TAKES as MOVES_TAKES
 from seqfault.explore.private import Y_STATE, believed, disowned, private
-from seqfault.explore.tables import M_CELLS, M_MEMORY, MAX_ACCESSED, O_MEMORY, X_ACCESSED, X_RADIX, X_USED
+from seqfault.explore.tables import M_CELLS, M_MEMORY, MAX_ACCESSED, O_MEMORY, X_ACCESSED, X_AGED, X_RADIX, X_USED
 
 BUFFERED, VIEWED = 1, 3  # M_MEMORY of tso, lkmm
 ANYBODY, STRANGERS, PARTNERS = range(3)
 # two cells behind those of memory stand for what a memory model does: KNOWS is stored by a store to a racy cell, taken
 # by a full barrier (under tso by a store, or by what waits for an empty buffer), loaded by whatever touches memory,
-# which may change what its unit knows; WAKES is stored by a unit that was idle, and so knows all that there is
+# which may change what its unit knows (its ATOMICS: by what goes by that, too, which is all but atomic blocks); WAKES
+# is stored by a unit that was idle, and so knows all that there is
 KNOWS, WAKES = 0, 1
 
 
@@ -147,13 +161,29 @@ def racy_way(S, P, W, R, Q, known, at, Z, cell, before, no, p, nproc, store):  #
 
 
 @jit
-def known_way(S, P, W, R, Q, known, at, Z, before, p, nproc):  # type: ignore[no-untyped-def]
+def quiet(P, X):  # type: ignore[no-untyped-def]
+    """Whether a step only loads, last stores, and learns by that nothing that another unit lacks."""
+    u = P[O_MEMORY]
+    if P[u + U_FENCED] | P[u + U_MET] | P[u + U_PENDED] | P[u + U_WOKE] | P[u + U_TELLS] | X[X_AGED]:
+        return False
+    for j in range(X[X_ACCESSED]):
+        code = X[X_ACCESSED + 1 + j]
+        if code & 3 != LOOK and (code & 3 != READ or (code >> 2) & RMW_CELL != 0):
+            return False
+    return True
+
+
+@jit
+def known_way(S, B, P, W, R, Q, known, at, Z, X, before, p, nproc):  # type: ignore[no-untyped-def]
     """What is left of RIGHT | LEFT by what the step knows, and makes known, of racy cells."""
     u = P[O_MEMORY]
     knows, wakes = P[M_CELLS] + KNOWS, P[M_CELLS] + WAKES
     says = RIGHT | LEFT
-    if P[u + U_RACED] | P[u + U_CHANGED] and partner_may(S, P, W, R, Q, known, at, Z, LOADS, before, p, nproc):
-        return 0
+    finishes = idle(B, P, unit_of(P, p)) and not idle(S, P, unit_of(P, p))
+    if P[u + U_RACED] | P[u + U_CHANGED] or finishes:
+        kind = ATOMICS if quiet(P, X) and not finishes else LOADS
+        if partner_may(S, P, W, R, Q, known, at, Z, kind, before, p, nproc):
+            return 0
     if P[u + U_RACED] & 2:
         unit = unit_of(P, p)
         main = P[u + P[u + U_IDLE] + 2 * unit] == p and P[u + U_WOKE] == 0
@@ -207,7 +237,7 @@ def moves(S, B, P, W, R, Y, Q, known, at, Z, X, before, after, p, nproc, waits):
     if tso and is_buffer(P, p):
         says = LEFT  # a locked operation may wait for it
     if views:
-        says = known_way(S, P, W, R, Q, known, at, Z, before, p, nproc)
+        says = known_way(S, B, P, W, R, Q, known, at, Z, X, before, p, nproc)
     for j in range(n):
         code = X[X_ACCESSED + 1 + j]
         cell = (code >> 2) & CELL
@@ -285,6 +315,20 @@ def fenced(P, X, before, after):  # type: ignore[no-untyped-def]
 
 
 @jit
+def atomically(P, X):  # type: ignore[no-untyped-def]
+    """Whether a step goes by nothing that its unit knows: it takes the last store of each cell, and is put behind
+    it."""
+    u = P[O_MEMORY]
+    if P[u + U_FENCED] | P[u + U_MET] | P[u + U_PENDED]:
+        return False
+    for j in range(min(X[X_ACCESSED], np.int64(MAX_ACCESSED))):
+        code = X[X_ACCESSED + 1 + j]
+        if code & 3 == OBJECT or (code & 3 != LOOK and (code >> 2) & (ATOMIC_CELL | RMW_CELL) != ATOMIC_CELL):
+            return False
+    return True
+
+
+@jit
 def learn(S, B, P, W, N, Y, Q, known, own_, i, X, before, after, blocked, waits, p, nproc):  # type: ignore[no-untyped-def]
     """Enter what a step of `p` from S to B, in control `i`, touches."""
     tso = P[M_MEMORY] == BUFFERED
@@ -345,6 +389,8 @@ def learn(S, B, P, W, N, Y, Q, known, own_, i, X, before, after, blocked, waits,
         u = P[O_MEMORY]
         if X[X_ACCESSED]:
             touches(Q, known, own_, i, P[M_CELLS] + KNOWS, LOADS)
+        if not atomically(P, X):
+            touches(Q, known, own_, i, P[M_CELLS] + KNOWS, ATOMICS)
         if P[u + U_RACED] & 2:
             touches(Q, known, own_, i, P[M_CELLS] + KNOWS, STORES)
         if P[u + U_MET] | P[u + U_PENDED]:

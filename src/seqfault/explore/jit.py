@@ -19,8 +19,8 @@ jit = make_jit("engine", FILES)
 jit_graph = make_jit("graph", [HERE / "graph.py", HERE / "progress.py"])
 SEARCH = ("layout.py", "entering.py", "search.py", "locksets.py", "movers.py", "batch.py", "rehash.py")
 VIEWS = (
-    "futures.py", "locksets.py", "movers.py", "memory_barriers.py", "memory_lkmm.py", "memory_settle.py",
-    "memory_spared.py", "memory_views.py",
+    "futures.py", "locksets.py", "movers.py", "memory_accesses.py", "memory_barriers.py", "memory_lkmm.py",
+    "memory_settle.py", "memory_spared.py", "memory_views.py", "memory_words.py",
 )  # fmt: skip
 VIEWS_FILES = [*FILES, *(HERE / name for name in VIEWS)]
 jit_views = make_jit("views", VIEWS_FILES)

@@ -20,7 +20,8 @@ leavers, flush, pending, object_of = buffers.leavers, buffers.flush, buffers.pen
 
 def canonical(name: str) -> str:
     """The name of a memory model: ``sc``, ``tso``, ``pso``, ``lkmm``; ``tso:N``, ``pso:N`` with buffers of N stores (63
-    otherwise), ``lkmm:N`` with N stores that somebody may not have seen (60 otherwise).  Raises `ValueError`."""
+    otherwise), ``lkmm:N`` with N stores that somebody may not have seen (60 otherwise, and where that is not enough
+    120: `wider`).  Raises `ValueError`."""
     model, colon, number = name.partition(":")
     if model not in MEMORY_MODELS:
         raise ValueError(f"no memory model {model!r}; there are {', '.join(MEMORY_MODELS)}")
@@ -36,25 +37,36 @@ def canonical(name: str) -> str:
 def capacity(name: str) -> int:
     """Stores that there is room for in a buffer, or in the memory, of that model."""
     model, _, number = name.partition(":")
+    if model == LKMM and not number:
+        from seqfault.explore.memory_words import ONE  # what other models have no need of
+
+        return ONE
     return int(number or most(model))
+
+
+def wider(name: str) -> str:
+    """The model that has more room, to explore with where `name` has none; "": there is none, or a number was asked
+    for."""
+    return f"{LKMM}:{most(LKMM)}" if name == LKMM else ""
 
 
 def most(model: str) -> int:
     """The largest `capacity` of a model."""
     if model != LKMM:
         return buffers.MOST
-    from seqfault.explore.memory_views import MOST  # what other models have no need of
+    from seqfault.explore.memory_words import TWO  # what other models have no need of
 
-    return MOST
+    return TWO
 
 
 def bound(name: str) -> str:
     """What a limit of that model is called."""
     model = name.partition(":")[0]
-    more = f"; --memory {model} has more" if capacity(name) < most(model) else ""
+    room = capacity(wider(name) or name)
+    more = f"; --memory {model} has more" if room < most(model) else ""
     if model == LKMM:
-        return f"no room for more than {capacity(name)} stores that somebody may not have seen{more}"
-    return f"a store buffer was full (room for {capacity(name)}){more}"
+        return f"no room for more than {room} stores that somebody may not have seen{more}"
+    return f"a store buffer was full (room for {room}){more}"
 
 
 def with_memory(a: Automaton, name: str) -> Automaton:
@@ -69,4 +81,4 @@ def with_memory(a: Automaton, name: str) -> Automaton:
     return buffers.layered(a, capacity(name), name.startswith("tso"))
 
 
-__all__ = ["LKMM", "SC", "bound", "canonical", "capacity", "with_memory"]
+__all__ = ["LKMM", "SC", "bound", "canonical", "capacity", "wider", "with_memory"]

@@ -8,10 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from seqfault.explore.jit import jit_views as jit
+from seqfault.explore.memory_accesses import everything, loaded
 from seqfault.explore.memory_views import (
     BARRIER_AT,
     U_BASE,
     U_CHANGED,
+    U_FENCED,
     U_MET,
     U_PENDED,
     U_UNITS,
@@ -21,25 +23,27 @@ from seqfault.explore.memory_views import (
     V_READ,
     V_STORES,
     V_STRONG,
-    everything,
-    loaded,
     told_at,
     unit_of,
     view_at,
 )
+from seqfault.explore.memory_words import add_view, put_view, view
+from seqfault.explore.raw import some
 from seqfault.explore.slots import alternative
 from seqfault.explore.tables import MAX_CHOICES, O_MEMORY
+
+AT_ONCE = 0
 
 
 @jit
 def meet(B, P, unit, know):  # type: ignore[no-untyped-def]
     """A full barrier of a unit, which knew `know`, takes effect: it tells later ones, and knows what earlier ones
     did."""
-    know |= B[told_at(P)]
-    B[told_at(P)] = know
-    B[view_at(P, unit, V_LOADS)] |= know
-    B[view_at(P, unit, V_STORES)] |= know
-    B[view_at(P, unit, V_STRONG)] |= know
+    know |= view(B, P, told_at(P))
+    put_view(B, P, told_at(P), know)
+    add_view(B, P, view_at(P, unit, V_LOADS), know)
+    add_view(B, P, view_at(P, unit, V_STORES), know)
+    add_view(B, P, view_at(P, unit, V_STRONG), know)
 
 
 @jit
@@ -71,7 +75,8 @@ def learns(B, P, unit, know):  # type: ignore[no-untyped-def]
         if v != unit and (pending(B, P) >> v) & 1:
             know |= everything(B, P, v)
     a = view_at(P, unit, 0)
-    return know & ~(B[told_at(P)] | (B[a + V_LOADS] & B[a + V_STORES] & B[a + V_STRONG])) != 0
+    known = view(B, P, a + V_LOADS) & view(B, P, a + V_STORES) & view(B, P, a + V_STRONG)
+    return some(know & ~(view(B, P, told_at(P)) | known))
 
 
 @jit
@@ -114,15 +119,18 @@ def due(B, P, X, p, used, depth):  # type: ignore[no-untyped-def]
 
 @jit
 def fence(B, P, kind, p):  # type: ignore[no-untyped-def]
-    """The barrier that is Op.FENCE with number `kind`."""
+    """The barrier that is Op.FENCE with number `kind`; AT_ONCE: a full one that takes effect now."""
     unit = unit_of(P, p)
-    if kind == 1 or kind == 5:
+    P[P[O_MEMORY] + U_FENCED] = 1
+    if kind == AT_ONCE:
+        took_effect(B, P, unit)
+    elif kind == 1 or kind == 5:
         barrier(B, P, unit)
     elif kind == 2:
         P[P[O_MEMORY] + U_CHANGED] = 1
-        B[view_at(P, unit, V_LOADS)] |= B[view_at(P, unit, V_READ)]
+        add_view(B, P, view_at(P, unit, V_LOADS), view(B, P, view_at(P, unit, V_READ)))
     elif kind == 3:
         P[P[O_MEMORY] + U_CHANGED] = 1
-        B[view_at(P, unit, V_CARRIED)] |= B[view_at(P, unit, V_OWN)]
+        add_view(B, P, view_at(P, unit, V_CARRIED), view(B, P, view_at(P, unit, V_OWN)))
         # its earlier stores come after what their values, addresses and cells do: taken to be all earlier loads
-        B[view_at(P, unit, V_STORES)] |= loaded(B, P, unit)
+        add_view(B, P, view_at(P, unit, V_STORES), loaded(B, P, unit))

@@ -6,6 +6,7 @@ and `X` and five numbers, and returns 0, or why the access cannot be made now (W
 
 from __future__ import annotations
 
+import ctypes
 from functools import cache
 from typing import Any
 
@@ -13,40 +14,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.explore.jit import jit_views as jit
+from seqfault.explore.memory_accesses import (
+    behind_read,
+    everything,
+    load,
+    places,
+    readable,
+    skipped,
+    store,
+    taken,
+)
 from seqfault.explore.memory_barriers import barrier, due, effective, fence
 from seqfault.explore.memory_sc import load as sc_load
 from seqfault.explore.memory_sc import store as sc_store
 from seqfault.explore.memory_settle import drop_dead, settle, wake
 from seqfault.explore.memory_spared import begun, lock_loaded, lock_stored
 from seqfault.explore.memory_views import (
-    U_KEPT,
     U_LOOKED,
     U_TAGS,
     U_UNITS,
-    behind_read,
     branched,
     drop_tag,
     end_of,
-    everything,
     first_of,
     key_of,
-    load,
-    places,
     racy,
-    readable,
     record,
     remove,
     set_tag,
-    skipped,
-    store,
     tag,
     tag_at,
     tagged,
-    taken,
     unit_of,
 )
+from seqfault.explore.memory_words import U_KEPT, U_SHOWN, U_UPPER, hand, handed
 from seqfault.explore.orders import ATOMIC, FULL_RMW, is_rmw
-from seqfault.explore.raw import numbers_at
+from seqfault.explore.raw import nothing, numbers_at, some
 from seqfault.explore.slots import alternative, get
 from seqfault.explore.tables import (
     FULL,
@@ -54,10 +57,10 @@ from seqfault.explore.tables import (
     MAX_CHOICES,
     O_MEMORY,
     V_CALLS,
+    V_FENCE,
     WAIT,
     X_AGED,
     X_BEHIND,
-    X_SHOWN,
     X_USED,
     X_VALUE,
     X_WITHIN,
@@ -69,7 +72,7 @@ WORDS = 8  # arguments of each that is called by address
 @jit
 def address_tag(B, P, q, p):  # type: ignore[no-untyped-def]
     """What the address of the access that is instruction `q` depends on."""
-    dep = np.int64(0)
+    dep = nothing(P)
     if tagged(B, P, p) and P[q + 4] != 0:
         dep |= tag(B, P, P[q + 3], p)
         if P[q + 6] != 0:
@@ -99,28 +102,28 @@ def compute_tag(B, P, op, a, b, c, p):  # type: ignore[no-untyped-def]
 def state_of_object(B, P, cell, raw, p):  # type: ignore[no-untyped-def]
     """An object is allocated, or freed: a slab's free list orders a free before the next allocation.  False: there is
     no room."""
-    n = readable(B, P, cell, ATOMIC, p, np.int64(0))
+    n = readable(B, P, cell, ATOMIC, p, nothing(P))
     if n:
-        load(B, P, cell, ATOMIC, p, np.int64(0), np.int64(0), n)
-    n = places(B, P, cell, ATOMIC, p, np.int64(0))
+        load(B, P, cell, ATOMIC, p, nothing(P), np.int64(0), n)
+    n = places(B, P, cell, ATOMIC, p, nothing(P))
     if n < 0:
         return False
-    store(B, P, cell, raw, ATOMIC, p, np.int64(0), np.int64(0), n)
+    store(B, P, cell, raw, ATOMIC, p, nothing(P), np.int64(0), n)
     return True
 
 
 @jit
-def put_in_cell(B, P, cell, p, view):  # type: ignore[no-untyped-def]
+def put_in_cell(B, P, cell, p, v):  # type: ignore[no-untyped-def]
     key = key_of(P, cell, p)
-    for v in range(P[P[O_MEMORY] + U_UNITS]):
+    for unit in range(P[P[O_MEMORY] + U_UNITS]):
         for i in range(P[P[O_MEMORY] + U_TAGS]):
-            k = B[tag_at(P, v, i)]
+            k = B[tag_at(P, unit, i)]
             if k == 0 or k > key:
                 break
             if k == key:
-                drop_tag(B, P, v, i)
+                drop_tag(B, P, unit, i)
                 break
-    return set_tag(B, P, cell, p, view)
+    return set_tag(B, P, cell, p, v)
 
 
 @jit
@@ -130,15 +133,15 @@ def begin_object(B, P, cell, raw, zeroed, p):  # type: ignore[no-untyped-def]
     begun(P, cell)
     if not racy(P, cell):
         sc_store(B, P, cell, raw, p)
-        return put_in_cell(B, P, cell, p, np.int64(0))
+        return put_in_cell(B, P, cell, p, nothing(P))
     first = first_of(B, P, cell)
     end = end_of(B, P, cell, first)
     if zeroed and (first != end or sc_load(B, P, cell, p) != raw):
         record(B, P, cell, p, True)
-        n = places(B, P, cell, ATOMIC, p, np.int64(0))  # it is the last
+        n = places(B, P, cell, ATOMIC, p, nothing(P))  # it is the last
         if n < 0:
             return False
-        store(B, P, cell, raw, np.int64(1), p, np.int64(0), np.int64(0), np.int64(1))
+        store(B, P, cell, raw, np.int64(1), p, nothing(P), np.int64(0), np.int64(1))
         return True
     for i in range(end - 1, first - 1, -1):
         remove(B, P, i)
@@ -174,7 +177,7 @@ def do_load(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def]
     if used < 0:
         return MANY
     if order == FULL_RMW:
-        P[P[O_MEMORY] + U_KEPT] = everything(B, P, unit_of(P, p))
+        hand(P, U_KEPT, everything(B, P, unit_of(P, p)))
     know = address_tag(B, P, q, p)
     lock_loaded(P, cell, order)
     many = readable(B, P, cell, order, p, know)
@@ -189,8 +192,9 @@ def do_load(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def]
     if age:
         X[X_AGED] = 1
     raw, know = load(B, P, cell, order, p, know, age, many)
-    X[X_USED], X[X_VALUE], X[X_BEHIND], X[X_SHOWN], X[X_WITHIN] = used, raw, age, know, is_rmw(order)
-    if (know or tagged(B, P, p)) and not set_tag(B, P, P[q + 1], p, know):
+    X[X_USED], X[X_VALUE], X[X_BEHIND], X[X_WITHIN] = used, raw, age, is_rmw(order)
+    hand(P, U_SHOWN, know)
+    if (some(know) or tagged(B, P, p)) and not set_tag(B, P, P[q + 1], p, know):
         return FULL
     return 0
 
@@ -205,7 +209,7 @@ def do_store(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def
     X[X_WITHIN] = 0
     used = due(B, P, X, p, used, depth)
     if used >= 0 and order == FULL_RMW:  # the barrier before it
-        used = effective(B, P, X, unit_of(P, p), P[P[O_MEMORY] + U_KEPT], used, depth)
+        used = effective(B, P, X, unit_of(P, p), handed(P, U_KEPT), used, depth)
     if used < 0:
         return MANY
     if rmw:
@@ -213,7 +217,7 @@ def do_store(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def
         if back and not behind_read(B, P, cell, order, p, back):
             return WAIT
     if rmw:
-        taken(B, P, cell, order, p, X[X_SHOWN])
+        taken(B, P, cell, order, p, handed(P, U_SHOWN))
     know = address_tag(B, P, q, p) | tag(B, P, P[q + 1], p)
     many = places(B, P, cell, order, p, know)
     if many < 0:
@@ -229,7 +233,7 @@ def do_store(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def
     if order == FULL_RMW:
         barrier(B, P, unit_of(P, p))
     X[X_USED], X[X_BEHIND] = used, back
-    if many == 0 and (know or any_tag(B, P)) and not put_in_cell(B, P, cell, p, know):
+    if many == 0 and (some(know) or any_tag(B, P)) and not put_in_cell(B, P, cell, p, know):
         return FULL
     return 0
 
@@ -258,7 +262,7 @@ def forget(b, pp, xx, a, p, pc, u4, u5):  # type: ignore[no-untyped-def]
     """Register `a` depends on nothing; at the call `pc` (or -1) registers that are not kept have no tags."""
     B, P = numbers_at(b), numbers_at(pp)
     if tagged(B, P, p):
-        set_tag(B, P, a, p, np.int64(0))
+        set_tag(B, P, a, p, nothing(P))
         if pc >= 0:
             drop_dead(B, P, p, pc, False)
     return 0
@@ -280,13 +284,19 @@ def do_fence(b, pp, xx, kind, p, u3, u4, u5):  # type: ignore[no-untyped-def]
 
 
 @cache
-def addresses() -> list[int]:
-    """In the order of V_BEGIN, V_END, ..."""
+def addresses(wide: bool) -> list[int]:
+    """In the order of V_BEGIN, V_END, ...; `wide`: with views of two words."""
     every: list[Any] = [begin, end, do_load, do_store, compute, branch, forget, object_cell, do_fence]
-    return [f.address(WORDS) for f in every]
+    return [f.address(WORDS, unsigned=(1,) if wide else ()) for f in every]
 
 
 def connect(P: NDArray[np.int64]) -> None:
     """Let the interpreter find these functions."""
     at = int(P[O_MEMORY]) + V_CALLS
-    P[at : at + 9] = addresses()
+    P[at : at + 9] = addresses(bool(P[int(P[O_MEMORY]) + U_UPPER]))
+
+
+def fence_now(B: NDArray[np.int64], P: NDArray[np.int64], kind: int, p: int) -> None:
+    """Process `p` has a barrier in state `B` (memory_barriers.fence)."""
+    call = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * WORDS)(int(P[int(P[O_MEMORY]) + V_CALLS + V_FENCE]))
+    call(B.ctypes.data, P.ctypes.data, 0, kind, p, 0, 0, 0)

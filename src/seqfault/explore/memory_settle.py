@@ -10,6 +10,7 @@ from seqfault.explore.futures import EARLY, EARLY_STORES, LOADS, STORES, TAKES, 
 from seqfault.explore.jit import jit_views as jit
 from seqfault.explore.layers import units_of, widened
 from seqfault.explore.locksets import lock_rows
+from seqfault.explore.memory_accesses import everything
 from seqfault.explore.memory_barriers import pending, took_effect
 from seqfault.explore.memory_spared import no_gains, spared
 from seqfault.explore.memory_views import (
@@ -19,7 +20,6 @@ from seqfault.explore.memory_views import (
     E_STRONG,
     ENTRY,
     LAST,
-    MOST,
     NEVER,
     TAG,
     U_AHEAD,
@@ -29,6 +29,7 @@ from seqfault.explore.memory_views import (
     U_CLASS,
     U_CLASSES,
     U_EARLY,
+    U_FENCED,
     U_FIRST,
     U_FIRST_ENTRY,
     U_FOUND,
@@ -50,6 +51,7 @@ from seqfault.explore.memory_views import (
     U_RACY,
     U_STANDS,
     U_STOOD,
+    U_TELLS,
     U_UNIT_OF,
     U_UNITS,
     U_WOKE,
@@ -68,9 +70,7 @@ from seqfault.explore.memory_views import (
     drop_tag,
     entries,
     entry_at,
-    everything,
     is_lock,
-    mask,
     plain_at,
     remove,
     tag_at,
@@ -82,7 +82,21 @@ from seqfault.explore.memory_views import (
     view_at,
     writer_of,
 )
-from seqfault.explore.raw import numbers_at
+from seqfault.explore.memory_words import (
+    ONE,
+    TWO,
+    U_KNEW,
+    U_STRONG,
+    U_UPPER,
+    blank,
+    hand,
+    handed,
+    note,
+    noted,
+    put_view,
+    view,
+)
+from seqfault.explore.raw import has, mask, nothing, numbers_at, some
 from seqfault.explore.slots import get
 from seqfault.explore.tables import (
     M_NW,
@@ -117,17 +131,21 @@ def wake(B, P, p):  # type: ignore[no-untyped-def]
     P[P[O_MEMORY] + U_MET] = 0
     P[P[O_MEMORY] + U_PENDED] = 0
     P[P[O_MEMORY] + U_WOKE] = 0
+    P[P[O_MEMORY] + U_FENCED] = 0
     unit = unit_of(P, p)
+    hand(P, U_KNEW, everything(B, P, unit))
+    hand(P, U_STRONG, view(B, P, view_at(P, unit, V_STRONG)))
+    P[P[O_MEMORY] + U_TELLS] = entries(B, P)
     P[P[O_MEMORY] + U_CLASS] = class_of(B, P, p, P[P[O_MEMORY] + U_STOOD] != 0)
     if idle(B, P, unit):
         P[P[O_MEMORY] + U_WOKE] = 1
         if entries(B, P) == 0:
             return
         P[P[O_MEMORY] + U_CHANGED] = 1
-        know = mask(0, bits(B, P))
-        B[view_at(P, unit, V_LOADS)] = know
-        B[view_at(P, unit, V_STORES)] = know
-        B[view_at(P, unit, V_STRONG)] = know
+        know = mask(P, 0, bits(B, P))
+        put_view(B, P, view_at(P, unit, V_LOADS), know)
+        put_view(B, P, view_at(P, unit, V_STORES), know)
+        put_view(B, P, view_at(P, unit, V_STRONG), know)
 
 
 @jit
@@ -154,8 +172,7 @@ def drop_dead(B, P, p, pc, ends):  # type: ignore[no-untyped-def]
 def clear(B, P):  # type: ignore[no-untyped-def]
     """Without entries there is nothing to know."""
     u = P[O_MEMORY]
-    for k in range(P[u + U_BASE], P[u + U_BASE] + P[u + U_FIRST_ENTRY]):
-        B[k] = 0
+    blank(B, P, P[u + U_BASE], P[u + U_BASE] + P[u + U_FIRST_ENTRY])
 
 
 @jit
@@ -199,6 +216,8 @@ def ahead(B, P, cell, early):  # type: ignore[no-untyped-def]
 def settle(B, P, p, pc):  # type: ignore[no-untyped-def]
     """After a step: drop what nobody can see any more, and from views what changes nothing."""
     u = P[O_MEMORY]
+    before = P[u + U_TELLS]
+    P[u + U_TELLS] = 0
     if entries(B, P) == 0:
         clear(B, P)
         return
@@ -216,6 +235,19 @@ def settle(B, P, p, pc):  # type: ignore[no-untyped-def]
         if entries(B, P) == 0:
             clear(B, P)
             return
+    P[u + U_TELLS] = tells(B, P, unit_of(P, p), before == entries(B, P))
+
+
+@jit
+def tells(B, P, unit, same):  # type: ignore[no-untyped-def]
+    """Whether the unit knows by the step that has ended what somebody else lacks, and so would tell it.  Not `same`:
+    bits are others than before, and what it knew counts too."""
+    know = everything(B, P, unit)
+    strong = view(B, P, view_at(P, unit, V_STRONG))
+    if same:
+        know &= ~handed(P, U_KNEW)
+        strong &= ~handed(P, U_STRONG)
+    return some(know & others_of(P, U_LACKS, unit)) or some(strong & others_of(P, U_NEEDS, unit))
 
 
 @jit
@@ -243,21 +275,20 @@ def drop(B, P, i):  # type: ignore[no-untyped-def]
 
 
 @jit
-def narrow(B, w, keep):  # type: ignore[no-untyped-def]
+def narrow(B, P, w, keep):  # type: ignore[no-untyped-def]
     """Of the view at word `w` only `keep`; whether that was less."""
-    old = B[w]
-    B[w] = old & keep
-    return B[w] != old
+    old = view(B, P, w)
+    put_view(B, P, w, old & keep)
+    return some(old & ~keep)
 
 
 @jit
 def others_of(P, table, unit):  # type: ignore[no-untyped-def]
     """What the table has of any other unit."""
-    at = P[O_MEMORY] + P[P[O_MEMORY] + table]
-    out = np.int64(0)
+    out = nothing(P)
     for k in range(P[P[O_MEMORY] + U_UNITS]):
         if k != unit:
-            out |= P[at + k]
+            out |= noted(P, table, k)
     return out
 
 
@@ -269,24 +300,26 @@ def simplify(B, P):  # type: ignore[no-untyped-def]
     less = False
     n = entries(B, P)
     units = P[u + U_UNITS]
-    every = mask(0, bits(B, P))
+    every = mask(P, 0, bits(B, P))
     gone = every  # overwritten for everybody
-    lacking = np.int64(0)  # some unit lacks it
+    lacking = nothing(P)  # some unit lacks it
     for v in range(units):
         if idle(B, P, v):
             for k in range(VIEWS):
-                less = narrow(B, view_at(P, v, k), 0) or less
+                less = narrow(B, P, view_at(P, v, k), nothing(P)) or less
             for i in range(tags_of(B, P, v) - 1, -1, -1):
                 drop_tag(B, P, v, i)
                 less = True
-            P[u + P[u + U_LACKS] + v] = 0
-            less = narrow(B, P[u + U_BASE], ~(np.int64(1) << (BARRIER_AT + v))) or less
+            note(P, U_LACKS, v, nothing(P))
+            if (pending(B, P) >> v) & 1:
+                B[P[u + U_BASE]] &= ~(np.int64(1) << (BARRIER_AT + v))
+                less = True
             continue
-        loads = np.int64(0)  # that may take an older one than the last, and are not spared
-        stores = np.int64(0)
-        needs = np.int64(0)
+        loads = nothing(P)  # that may take an older one than the last, and are not spared
+        stores = nothing(P)
+        needs = nothing(P)
         no_gains(P)
-        bit = np.int64(1)
+        bit = np.int64(0)
         for i in range(n):
             if B[entry_at(P, i)] & LAST:
                 continue
@@ -294,75 +327,79 @@ def simplify(B, P):  # type: ignore[no-untyped-def]
             early = P[u + P[u + U_EARLY] + i] >> (2 * v)
             c = cell_of(B, P, i)
             if how & 1 and not spared(B, P, v, c, 0, bit, early & 1 != 0):
-                loads |= bit
+                loads |= mask(P, bit, bit + 1)
             if how & 2 and plain_at(P, v, c, 1) != NEVER:
-                stores |= bit
+                stores |= mask(P, bit, bit + 1)
                 if not spared(B, P, v, c, 1, bit, early & 2 != 0):
-                    needs |= bit
-            bit <<= 1
+                    needs |= mask(P, bit, bit + 1)
+            bit += 1
         a = view_at(P, v, 0)
-        seen = B[a + V_SEEN]
-        known = (seen | B[a + V_LOADS] | ~loads) & (seen | B[a + V_STORES] | ~needs)
+        seen, before = view(B, P, a + V_SEEN), view(B, P, a + V_LOADS)
+        known = (seen | before | ~loads) & (seen | view(B, P, a + V_STORES) | ~needs)
         gone &= known
-        lack = every & ~((seen | B[a + V_LOADS]) & (seen | B[a + V_STORES] | ~stores))
+        lack = every & ~((seen | before) & (seen | view(B, P, a + V_STORES) | ~stores))
         lacking |= lack
-        P[u + P[u + U_LACKS] + v] = lack
-        less = narrow(B, a + V_STORES, stores & ~seen) or less
-        less = narrow(B, a + V_READ, ~(B[a + V_LOADS] | seen)) or less
-        less = narrow(B, a + V_UNLOCKED, lack) or less
-        less = narrow(B, a + V_SEEN, ~(B[a + V_LOADS] & (B[a + V_STORES] | ~stores))) or less
+        note(P, U_LACKS, v, lack)
+        less = narrow(B, P, a + V_STORES, stores & ~seen) or less
+        less = narrow(B, P, a + V_READ, ~(before | seen)) or less
+        less = narrow(B, P, a + V_UNLOCKED, lack) or less
+        less = narrow(B, P, a + V_SEEN, ~(before & (view(B, P, a + V_STORES) | ~stores))) or less
         for i in range(tags_of(B, P, v) - 1, -1, -1):
             w = tag_at(P, v, i)
-            less = narrow(B, w + 1, lack) or less
-            if B[w + 1] == 0:
+            less = narrow(B, P, w + 1, lack) or less
+            if not some(view(B, P, w + 1)):
                 drop_tag(B, P, v, i)
     for v in range(units):
         others = others_of(P, U_LACKS, v)
-        less = narrow(B, view_at(P, v, V_OWN), others) or less
-        less = narrow(B, view_at(P, v, V_CARRIED), others) or less
-        less = narrow(B, view_at(P, v, V_GIVEN), others & ~B[view_at(P, v, V_CARRIED)]) or less
-        P[u + P[u + U_NEEDS] + v] = P[u + P[u + U_LACKS] + v] | (others & ~B[view_at(P, v, V_STRONG)])
-    needs = np.int64(0)
+        less = narrow(B, P, view_at(P, v, V_OWN), others) or less
+        less = narrow(B, P, view_at(P, v, V_CARRIED), others) or less
+        less = narrow(B, P, view_at(P, v, V_GIVEN), others & ~view(B, P, view_at(P, v, V_CARRIED))) or less
+        note(P, U_NEEDS, v, noted(P, U_LACKS, v) | (others & ~view(B, P, view_at(P, v, V_STRONG))))
+    needs = nothing(P)
     for v in range(units):
         if idle(B, P, v):
-            P[u + P[u + U_NEEDS] + v] = 0
-        less = narrow(B, view_at(P, v, V_STRONG), others_of(P, U_LACKS, v)) or less
-        needs |= P[u + P[u + U_NEEDS] + v]
-    less = narrow(B, told_at(P), needs) or less
+            note(P, U_NEEDS, v, nothing(P))
+        less = narrow(B, P, view_at(P, v, V_STRONG), others_of(P, U_LACKS, v)) or less
+        needs |= noted(P, U_NEEDS, v)
+    less = narrow(B, P, told_at(P), needs) or less
     for v in range(units):
-        if (pending(B, P) >> v) & 1 and everything(B, P, v) & others_of(P, U_NEEDS, v) & ~B[told_at(P)] == 0:
-            took_effect(B, P, v)  # it tells nobody anything, and the sooner it does the less it knows
-            less = True
+        if (pending(B, P) >> v) & 1:
+            tells = everything(B, P, v) & others_of(P, U_NEEDS, v) & ~view(B, P, told_at(P))
+            if not some(tells):
+                took_effect(B, P, v)  # it tells nobody anything, and the sooner it does the less it knows
+                less = True
     for i in range(n):
         w = entry_at(P, i)
         c = cell_of(B, P, i)
         how = P[u + P[u + U_AHEAD] + i]
         writer = writer_of(B, w)
-        others = np.int64(0)
-        needs = np.int64(0)
+        others = nothing(P)
+        needs = nothing(P)
         for k in range(units):
             if k != writer and (how >> (2 * k)) & 1:
-                others |= P[u + P[u + U_LACKS] + k]
-                needs |= P[u + P[u + U_NEEDS] + k]
-        less = narrow(B, w + E_CARRIED, others) or less
-        less = narrow(B, w + E_STRONG, needs) or less
+                others |= noted(P, U_LACKS, k)
+                needs |= noted(P, U_NEEDS, k)
+        less = narrow(B, P, w + E_CARRIED, others) or less
+        less = narrow(B, P, w + E_STRONG, needs) or less
         if is_lock(P, c):
-            less = narrow(B, w + E_DEP, lacking) or less
+            less = narrow(B, P, w + E_DEP, lacking) or less
         elif writer >= 0:
-            less = narrow(B, w + E_DEP, P[u + P[u + U_LACKS] + writer]) or less
+            less = narrow(B, P, w + E_DEP, noted(P, U_LACKS, writer)) or less
     b = bits(B, P)
     for i in range(n - 1, -1, -1):
         if B[entry_at(P, i)] & LAST == 0:
             b -= 1
-            if (gone >> b) & 1:
+            if has(gone, b):
                 drop(B, P, i)
                 less = True
     for i in range(entries(B, P) - 1, -1, -1):
         w = entry_at(P, i)
         alone = i == 0 or cell_of(B, P, i - 1) != cell_of(B, P, i)
-        if alone and B[w] & LAST and B[w + E_CARRIED] | B[w + E_DEP] | B[w + E_STRONG] == 0:
-            drop(B, P, i)
-            less = True
+        if alone and B[w] & LAST:
+            tells = view(B, P, w + E_CARRIED) | view(B, P, w + E_DEP) | view(B, P, w + E_STRONG)
+            if not some(tells):
+                drop(B, P, i)
+                less = True
     return less
 
 
@@ -370,14 +407,15 @@ def simplify(B, P):  # type: ignore[no-untyped-def]
 TAGS = 16  # registers and cells of a unit that have tags, at most
 
 
-def viewed(a: Automaton, capacity: int) -> Automaton:
+def viewed(a: Automaton, capacity: int, wide: bool = False) -> Automaton:
     """`a` under the kernel's memory model, with room for `capacity` stores that were overwritten and for as many that
-    were not, as words of the state.
+    were not, as words of the state.  `wide`: views have two words, though one would do.
 
-    Raises `ValueError` for a capacity outside 2 to 60.
+    Raises `ValueError` for a capacity outside 2 to 120.
     """
-    if not 2 <= capacity <= MOST:
-        raise ValueError(f"room for {capacity} stores; from 2 to {MOST}")
+    if not 2 <= capacity <= TWO:
+        raise ValueError(f"room for {capacity} stores; from 2 to {TWO}")
+    wide = wide or capacity > ONE
     units = units_of(a)
     unit_of = [0] * len(a.processes)
     idle: list[int] = []
@@ -399,12 +437,13 @@ def viewed(a: Automaton, capacity: int) -> Automaton:
     first_tag = 2 + len(units) * VIEWS
     head = [0] * U_HEADER
     parts = [unit_of, idle, [x for r in rows for x in r], [0] * a.ncell, locks, [NEVER] * (2 * len(units) * a.ncell),
-             [0] * a.ncell, [0] * len(units), [0] * a.ncell, [0] * len(a.processes), [0] * (2 * MOST),
-             [0] * len(units), [NEVER] * (2 * len(units) * a.ncell), part_of, [0] * len(rows),
-             [0] * 2 * len(rows), [0] * (2 * MOST)]  # fmt: skip
+             [0] * a.ncell, [0] * 2 * len(units), [0] * a.ncell, [0] * len(a.processes), [0] * (2 * capacity),
+             [0] * 2 * len(units), [NEVER] * (2 * len(units) * a.ncell), part_of, [0] * len(rows),
+             [0] * 4 * len(rows), [0] * (2 * capacity)]  # fmt: skip
     where = [*range(U_UNIT_OF, U_NEEDS + 1), U_PLAINS, U_PART_OF, U_LOOSE, U_GAINS, U_EARLY]
     head[U_FIRST] = most_taken(a, rows)
     head[U_BITS] = capacity
+    head[U_UPPER] = more if wide else 0
     head[:9] = [2 * capacity, a.nw, len(units), TAGS, first_tag, first_tag + len(units) * TAG * TAGS, len(rows), 0, 0]
     at = U_HEADER
     for i, part in zip(where, parts, strict=True):
@@ -412,8 +451,8 @@ def viewed(a: Automaton, capacity: int) -> Automaton:
         at += len(part)
     return widened(
         a,
-        more,
-        memory="lkmm" + (f":{capacity}" if capacity != MOST else ""),
+        more * (2 if wide else 1),
+        memory="lkmm" + (f":{capacity}" if capacity != ONE else ""),
         memory_table=[*head, *(x for part in parts for x in part)],
     )
 

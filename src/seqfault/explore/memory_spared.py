@@ -12,6 +12,7 @@ import numpy as np
 
 from seqfault.explore.jit import jit_views as jit
 from seqfault.explore.locksets import holding
+from seqfault.explore.memory_accesses import everything
 from seqfault.explore.memory_views import (
     E_CARRIED,
     NEVER,
@@ -26,14 +27,15 @@ from seqfault.explore.memory_views import (
     U_PART_OF,
     end_of,
     entry_at,
-    everything,
     first_of,
     plain_at,
     racy,
     unit_of,
     writer_of,
 )
+from seqfault.explore.memory_words import note, noted, view
 from seqfault.explore.orders import ATOMIC, FULL_RMW, RELEASE, RMW_ACQUIRE
+from seqfault.explore.raw import has, nothing
 from seqfault.explore.slots import get
 from seqfault.explore.tables import M_PROCESSES, O_MEMORY
 
@@ -115,8 +117,8 @@ def carried(B, P, cell, unit):  # type: ignore[no-untyped-def]
     first = first_of(B, P, cell)
     end = end_of(B, P, cell, first)
     if first == end or writer_of(B, entry_at(P, end - 1)) == unit:
-        return np.int64(0)
-    return B[entry_at(P, end - 1) + E_CARRIED]
+        return nothing(P)
+    return view(B, P, entry_at(P, end - 1) + E_CARRIED)
 
 
 @jit
@@ -126,13 +128,13 @@ def gain(B, P, unit, k, alone):  # type: ignore[no-untyped-def]
     u = P[O_MEMORY]
     i = row_of(P, k)
     if P[u + P[u + U_LOOSE] + k]:
-        return np.int64(0)
-    know = np.int64(0)
+        return nothing(P)
+    know = nothing(P)
     for p in range(P[M_PROCESSES]):
         holds = holding(B, P, P, i, p)
         if holds:
             if unit_of(P, p) == unit:
-                return np.int64(0)
+                return nothing(P)
             if (holds == 3 and racy(P, P[i + 1])) or (holds == 1 and alone and racy(P, P[i + 2])):
                 know |= everything(B, P, unit_of(P, p))
     know |= carried(B, P, P[i + 1], unit)
@@ -147,32 +149,34 @@ def no_gains(P):  # type: ignore[no-untyped-def]
     u = P[O_MEMORY]
     at = u + P[u + U_GAINS]
     for k in range(2 * P[u + U_LOCKS]):
-        P[at + k] = NEVER
+        P[at + 2 * k + 1] = NEVER  # what no second word of a view is
 
 
 @jit
 def gained(B, P, unit, k, alone):  # type: ignore[no-untyped-def]
     """`gain`, or what it said before."""
-    at = P[O_MEMORY] + P[P[O_MEMORY] + U_GAINS] + 2 * k + alone
+    i = 2 * k + alone
+    at = P[O_MEMORY] + P[P[O_MEMORY] + U_GAINS] + 2 * i + 1
     if P[at] == NEVER:
-        P[at] = gain(B, P, unit, k, alone != 0)
-    return P[at]
+        P[at] = 0
+        note(P, U_GAINS, i, gain(B, P, unit, k, alone != 0))
+    return noted(P, U_GAINS, i)
 
 
 @jit
 def spared(B, P, unit, cell, kind, bit, early):  # type: ignore[no-untyped-def]
-    """Whether the unit, which may yet load (`kind` 0) or store a cell, is sure to know by then of the entries `bit`.
+    """Whether the unit, which may yet load (`kind` 0) or store a cell, is sure to know by then of the entry with `bit`.
     `early`: it may do so before it takes the lock U_FIRST."""
     u = P[O_MEMORY]
     s = plain_at(P, unit, cell, kind)
     if s == NEVER:
         return True
     k = P[u + U_FIRST]
-    if k >= 0 and not early and gained(B, P, unit, k, 0) & bit:
+    if k >= 0 and not early and has(gained(B, P, unit, k, 0), bit):
         return True
     k = np.int64(0)
     while s:
-        if s & 3 and gained(B, P, unit, k, (s >> 1) & 1) & bit:
+        if s & 3 and has(gained(B, P, unit, k, (s >> 1) & 1), bit):
             return True
         s >>= 2
         k += 1

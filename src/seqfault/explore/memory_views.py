@@ -6,14 +6,14 @@ take an older store, a store may be put before others' in coherence order, and n
 buffering (a store that passes an earlier load), which is not explored.
 
 State: **entries**, the stores of a location that are not yet the only ones that anybody may see, in coherence order,
-the last of them being what memory holds.  A **view** is a word with a bit for each entry but the last one of a
-location: it is known that this entry was overwritten.  A store carries a view; a CPU has nine (V_*); a register or a
-private cell whose value was loaded, and so orders what depends on it, has one (a **tag**).  An entry that nobody can
-read any more is dropped, so that two states that behave alike are one.
+the last of them being what memory holds.  A **view** has a bit for each entry but the last one of a location: it is
+known that this entry was overwritten (memory_words.py: it is one word, or two).  A store carries a view; a CPU has nine
+(V_*); a register or a private cell whose value was loaded, and so orders what depends on it, has one (a **tag**).  An
+entry that nobody can read any more is dropped, so that two states that behave alike are one.
 
 Only cells that two CPUs touch otherwise than under one lock have entries: of all others every load sees the last store.
 Which these are is learned, as are the cells that a CPU loads or stores at all (`record`): docs/engine.md, "Why records
-may be learned", is the argument.
+may be learned", is the argument.  Accesses: memory_accesses.py.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ import numpy as np
 from seqfault.explore.jit import jit_views as jit
 from seqfault.explore.locksets import against, holding
 from seqfault.explore.memory_sc import load as sc_load
-from seqfault.explore.memory_sc import store as sc_store
-from seqfault.explore.orders import ACQUIRE, ATOMIC, FULL_RMW, RELAXED, RELEASE, RMW_ACQUIRE, RMW_RELEASE
+from seqfault.explore.memory_words import U_END, add_view, blank, put_view, slide, view
+from seqfault.explore.raw import mask, nothing, some
 from seqfault.explore.tables import O_MEMORY, O_TAB, SLOT
 
-MOST = 60  # entries that were overwritten: a bit each of a view
 VIEWS = 9
 # what a unit (a CPU, or a process bound to none) knows.  V_SEEN: of each location, by its own accesses to it; V_LOADS:
 # what its later loads have to respect; V_READ: all that its loads have shown it; V_STORES: what its later stores come
@@ -50,15 +49,18 @@ TAG = 2  # words: of what, the view
     U_CAPACITY, U_BASE, U_UNITS, U_TAGS, U_FIRST_TAG, U_FIRST_ENTRY, U_LOCKS, U_NEWS, U_CHANGED,
     U_UNIT_OF, U_IDLE, U_LOCK_ROWS, U_RACY, U_IS_LOCK, U_RECORDS, U_FOUND, U_LACKS, U_TOUCHED, U_STANDS,
     U_AHEAD, U_NEEDS, U_RACED, U_MET, U_WOKE, U_Q, U_KEYS, U_KNOWN,
-    U_CLASSES, U_CLASS, U_STOOD, U_PENDED, U_KEPT,
-) = range(32)  # fmt: skip
+    U_CLASSES, U_CLASS, U_STOOD, U_PENDED,
+) = range(31)  # fmt: skip
 # behind V_CALLS: of memory_spared.py
 U_PLAINS, U_PART_OF, U_LOOSE, U_GAINS, U_LOOKED, U_FIRST, U_EARLY, U_BITS = range(41, 49)
 # U_RACED, U_MET, U_PENDED, U_WOKE: what a step did, for movers: an access to a racy cell (1: loaded, 2: stored); a full
 # barrier took effect; one came that may take effect later; it began where nothing was known.  U_Q ...: addresses
 # of what processes may yet do (futures.py), if that is known.  U_STOOD: before the step processes were where U_STANDS
-# says.  U_KEPT: what a read-modify-write's unit knew before it
-U_HEADER = 49  # above the numbers: V_CALLS
+# says.  U_FENCED: it has a barrier; U_TELLS: by it its unit knows what somebody else lacks.  Views: U_KEPT: what a
+# read-modify-write's unit knew before it; U_SHOWN: what its load has shown; U_KNEW, U_STRONG: what the step's unit knew
+# before it, what full barriers did that it comes after
+U_FENCED, U_TELLS = U_END, U_END + 1
+U_HEADER = U_END + 2  # above the numbers: V_CALLS
 NEVER = -1  # in a record: no such access
 REMOVED, INSERTED, BETWEEN = range(3)  # what becomes of an entry
 
@@ -168,24 +170,25 @@ def bits(B, P):  # type: ignore[no-untyped-def]
     return bit_of(B, P, entries(B, P))
 
 
-@jit
-def mask(first, end):  # type: ignore[no-untyped-def]
-    """Bits first to end - 1."""
-    return (np.int64(1) << end) - (np.int64(1) << first)
-
-
 # -- entries come and go
 @jit
-def moved(v, i, how):  # type: ignore[no-untyped-def]
+def moved(P, v, i, how):  # type: ignore[no-untyped-def]
     """A view when an entry gets bit `i`, or when the one that has it goes.  Who knows that the entry before it was
     overwritten knew the same of one that is put BETWEEN two."""
-    low = (np.int64(1) << i) - 1
+    low = mask(P, 0, i)
     if how == REMOVED:
         return (v & low) | ((v >> 1) & ~low)
     v = (v & low) | ((v & ~low) << 1)
     if how == BETWEEN:
-        v |= ((v >> (i - 1)) & 1) << i
+        v |= ((v >> (i - 1)) & mask(P, 0, 1)) << i
     return v
+
+
+@jit
+def moved_at(B, P, w, i, how):  # type: ignore[no-untyped-def]
+    v = view(B, P, w)
+    if some(v):
+        put_view(B, P, w, moved(P, v, i, how))
 
 
 @jit
@@ -195,19 +198,18 @@ def renumber(B, P, i, how):  # type: ignore[no-untyped-def]
     units = P[u + U_UNITS]
     first = P[u + U_BASE] + 1
     for k in range(first, first + units * VIEWS + 1):
-        if B[k]:
-            B[k] = moved(B[k], i, how)
+        moved_at(B, P, k, i, how)
     for v in range(units):
         w = tag_at(P, v, 0)
         end = w + TAG * P[u + U_TAGS]
         while w < end and B[w]:
-            B[w + 1] = moved(B[w + 1], i, how)
+            moved_at(B, P, w + 1, i, how)
             w += TAG
     for k in range(entries(B, P)):
         w = entry_at(P, k)
-        B[w + E_CARRIED] = moved(B[w + E_CARRIED], i, how)
-        B[w + E_DEP] = moved(B[w + E_DEP], i, how)
-        B[w + E_STRONG] = moved(B[w + E_STRONG], i, how)
+        moved_at(B, P, w + E_CARRIED, i, how)
+        moved_at(B, P, w + E_DEP, i, how)
+        moved_at(B, P, w + E_STRONG, i, how)
 
 
 @jit
@@ -216,12 +218,8 @@ def insert(B, P, i, bit, how):  # type: ignore[no-untyped-def]
     P[P[O_MEMORY] + U_CHANGED] = 1
     if bit >= 0:
         renumber(B, P, bit, how)
-    n = entries(B, P)
-    for w in range(entry_at(P, n) - 1, entry_at(P, i) - 1, -1):
-        B[w + ENTRY] = B[w]
-    w = entry_at(P, i)
-    for k in range(ENTRY):
-        B[w + k] = 0
+    slide(B, P, entry_at(P, i), entry_at(P, entries(B, P)), ENTRY)
+    blank(B, P, entry_at(P, i), entry_at(P, i + 1))
     B[P[P[O_MEMORY] + U_BASE]] += 1
 
 
@@ -229,11 +227,8 @@ def insert(B, P, i, bit, how):  # type: ignore[no-untyped-def]
 def remove(B, P, i):  # type: ignore[no-untyped-def]
     n = entries(B, P)
     bit = bit_of(B, P, i) if B[entry_at(P, i)] & LAST == 0 else np.int64(-1)
-    for w in range(entry_at(P, i), entry_at(P, n - 1)):
-        B[w] = B[w + ENTRY]
-    w = entry_at(P, n - 1)
-    for k in range(ENTRY):
-        B[w + k] = 0
+    slide(B, P, entry_at(P, i + 1), entry_at(P, n), -ENTRY)
+    blank(B, P, entry_at(P, n - 1), entry_at(P, n))
     B[P[P[O_MEMORY] + U_BASE]] -= 1
     if bit >= 0:
         renumber(B, P, bit, REMOVED)
@@ -257,9 +252,9 @@ def tag(B, P, slot, p):  # type: ignore[no-untyped-def]
         if B[w] == 0:
             break
         if B[w] == key:
-            return B[w + 1]
+            return view(B, P, w + 1)
         w += TAG
-    return np.int64(0)
+    return nothing(P)
 
 
 @jit
@@ -280,22 +275,19 @@ def tags_of(B, P, unit):  # type: ignore[no-untyped-def]
 
 @jit
 def drop_tag(B, P, unit, i):  # type: ignore[no-untyped-def]
-    last = P[P[O_MEMORY] + U_TAGS] - 1
-    for w in range(tag_at(P, unit, i), tag_at(P, unit, last)):
-        B[w] = B[w + TAG]
-    w = tag_at(P, unit, last)
-    B[w] = 0
-    B[w + 1] = 0
+    end = tag_at(P, unit, P[P[O_MEMORY] + U_TAGS])
+    slide(B, P, tag_at(P, unit, i + 1), end, -TAG)
+    blank(B, P, end - TAG, end)
 
 
 @jit
-def set_tag(B, P, slot, p, view):  # type: ignore[no-untyped-def]
+def set_tag(B, P, slot, p, v):  # type: ignore[no-untyped-def]
     """Give a register (or a cell) its tag; False: there is no room.
 
     Tags are kept in the order of their keys."""
     unit = unit_of(P, p)
     key = key_of(P, slot, p)
-    view &= ~(B[view_at(P, unit, V_LOADS)] & B[view_at(P, unit, V_STORES)])
+    v &= ~(view(B, P, view_at(P, unit, V_LOADS)) & view(B, P, view_at(P, unit, V_STORES)))
     room = P[P[O_MEMORY] + U_TAGS]
     i = np.int64(0)
     while i < room:
@@ -304,7 +296,7 @@ def set_tag(B, P, slot, p, view):  # type: ignore[no-untyped-def]
             break
         i += 1
     here = i < room and B[tag_at(P, unit, i)] == key
-    if view == 0:
+    if not some(v):
         if here:
             drop_tag(B, P, unit, i)
         return True
@@ -312,10 +304,9 @@ def set_tag(B, P, slot, p, view):  # type: ignore[no-untyped-def]
     if not here:
         if B[tag_at(P, unit, room - 1)] != 0:
             return False
-        for w in range(tag_at(P, unit, room - 1) - 1, tag_at(P, unit, i) - 1, -1):
-            B[w + TAG] = B[w]
+        slide(B, P, tag_at(P, unit, i), tag_at(P, unit, room - 1), TAG)
         B[tag_at(P, unit, i)] = key
-    B[tag_at(P, unit, i) + 1] = view
+    put_view(B, P, tag_at(P, unit, i) + 1, v)
     return True
 
 
@@ -323,9 +314,9 @@ def set_tag(B, P, slot, p, view):  # type: ignore[no-untyped-def]
 def branched(B, P, slot, p):  # type: ignore[no-untyped-def]
     """A control dependency: later stores come after what the register's value came from."""
     t = tag(B, P, slot, p)
-    if t:
+    if some(t):
         P[P[O_MEMORY] + U_CHANGED] = 1
-        B[view_at(P, unit_of(P, p), V_STORES)] |= t
+        add_view(B, P, view_at(P, unit_of(P, p), V_STORES), t)
 
 
 # -- records
@@ -398,227 +389,3 @@ def plain(B, P, cell, p, kind):  # type: ignore[no-untyped-def]
 def touched(P, cell):  # type: ignore[no-untyped-def]
     """Two bits for each unit: whether it loads, stores the cell."""
     return P[P[O_MEMORY] + P[P[O_MEMORY] + U_TOUCHED] + cell]
-
-
-# -- accesses
-@jit
-def everything(B, P, unit):  # type: ignore[no-untyped-def]
-    v = np.int64(0)
-    for k in range(VIEWS):
-        v |= B[view_at(P, unit, k)]
-    return v
-
-
-@jit
-def loaded(B, P, unit):  # type: ignore[no-untyped-def]
-    """All that a unit's loads, and full barriers, have shown it."""
-    a = view_at(P, unit, 0)
-    return B[a + V_LOADS] | B[a + V_READ] | B[a + V_STRONG]
-
-
-@jit
-def readable(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
-    """From how many stores a load may take its value; `dep`: what its address depends on.  0: `cell` is not racy."""
-    if order == 0:
-        return np.int64(0)
-    record(B, P, cell, p, False)
-    if order != ATOMIC:
-        plain(B, P, cell, p, 0)
-    if not racy(P, cell):
-        return np.int64(0)
-    P[P[O_MEMORY] + U_RACED] |= 1
-    i = first_of(B, P, cell)
-    end = end_of(B, P, cell, i)
-    if i == end:
-        return np.int64(0)
-    if order == ATOMIC:
-        return np.int64(1)
-    unit = unit_of(P, p)
-    know = B[view_at(P, unit, V_SEEN)] | B[view_at(P, unit, V_LOADS)] | dep
-    know >>= bit_of(B, P, i)
-    while i < end - 1 and know & 1:
-        know >>= 1
-        i += 1
-    return end - i
-
-
-@jit
-def overtaken(B, P, unit, i, know):  # type: ignore[no-untyped-def]
-    """A load has taken entry `i`, of which an earlier one of its unit may have shown that it was overwritten: then it
-    comes before that one ((prop \\ id) & int), and what comes after that one knows what it does, too."""
-    bit = np.int64(1) << bit_of(B, P, i)
-    for k in (V_STORES, V_UNLOCKED):
-        w = view_at(P, unit, k)
-        if B[w] & bit:
-            B[w] |= know
-    for k in range(tags_of(B, P, unit)):
-        w = tag_at(P, unit, k) + 1
-        if B[w] & bit:
-            B[w] |= know
-    for k in range(entries(B, P)):
-        w = entry_at(P, k)
-        if writer_of(B, w) == unit and B[w + E_DEP] & bit and not is_lock(P, cell_of(B, P, k)):
-            B[w + E_DEP] |= know
-
-
-@jit
-def load(B, P, cell, order, p, dep, age, choices):  # type: ignore[no-untyped-def]
-    """Raw value of the store `age` stores before the last one, and what is known of it (for the register)."""
-    unit = unit_of(P, p)
-    if order:  # smp_rmb() has ordered it behind what only loads come after so far
-        dep |= B[view_at(P, unit, V_LOADS)] & ~B[view_at(P, unit, V_STORES)]
-    if choices == 0:
-        if dep and order in (ACQUIRE, ATOMIC):
-            P[P[O_MEMORY] + U_CHANGED] = 1
-            B[view_at(P, unit, V_LOADS)] |= dep
-            B[view_at(P, unit, V_STORES)] |= dep
-        return sc_load(B, P, cell, p), dep
-    P[P[O_MEMORY] + U_CHANGED] = 1
-    first = first_of(B, P, cell)
-    j = end_of(B, P, cell, first) - 1 - age
-    w = entry_at(P, j)
-    raw = B[w + E_VALUE]
-    older = mask(bit_of(B, P, first), bit_of(B, P, j))
-    know = dep
-    if writer_of(B, w) == unit:
-        if not is_lock(P, cell):
-            know |= B[w + E_DEP]
-    else:
-        know |= B[w + E_CARRIED] | B[w + E_STRONG] | older
-        B[view_at(P, unit, V_STRONG)] |= B[w + E_STRONG]
-    B[view_at(P, unit, V_SEEN)] |= older
-    B[view_at(P, unit, V_READ)] |= know
-    if age:
-        overtaken(B, P, unit, j, know)
-    if order in (ACQUIRE, ATOMIC):  # of a read-modify-write: when it stores
-        B[view_at(P, unit, V_LOADS)] |= know
-        B[view_at(P, unit, V_STORES)] |= know
-    return raw, know
-
-
-@jit
-def places(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
-    """Before how many stores of others, one more than those, a store may be put in coherence order; `dep`: what its
-    address and value depend on.  0: `cell` is not racy.  -1: there is no room."""
-    if order == 0:
-        return np.int64(0)
-    record(B, P, cell, p, True)
-    if order < RELAXED and not is_lock(P, cell):
-        plain(B, P, cell, p, 1)
-    if not racy(P, cell):
-        return np.int64(0)
-    P[P[O_MEMORY] + U_RACED] |= 2
-    n = entries(B, P)
-    first = first_of(B, P, cell)
-    end = end_of(B, P, cell, first)
-    u = P[O_MEMORY]
-    if n + 1 + (1 if first == end else 0) > P[u + U_CAPACITY] or bits(B, P) >= P[u + U_BITS]:
-        return np.int64(-1)
-    if order >= RELAXED or is_lock(P, cell):
-        return np.int64(1)
-    unit = unit_of(P, p)
-    know = B[view_at(P, unit, V_SEEN)] | B[view_at(P, unit, V_STORES)] | dep
-    if order == RELEASE:
-        know |= everything(B, P, unit)
-    k = np.int64(1)
-    before = lasts(B, P, first)
-    for j in range(end - 1, first, -1):
-        if (know >> (j - 1 - before)) & 1:
-            break
-        if B[entry_at(P, j)] & AFTER == 0:
-            k += 1
-    return k
-
-
-@jit
-def behind_read(B, P, cell, order, p, age):  # type: ignore[no-untyped-def]
-    """Whether a read-modify-write that took its value from the store `age` stores before the last one can stand right
-    behind that."""
-    if is_lock(P, cell):
-        return False
-    at = end_of(B, P, cell, first_of(B, P, cell)) - age
-    if order in (FULL_RMW, RMW_RELEASE) and (everything(B, P, unit_of(P, p)) >> bit_of(B, P, at - 1)) & 1:
-        return False
-    return B[entry_at(P, at)] & AFTER == 0
-
-
-@jit
-def taken(B, P, cell, order, p, know):  # type: ignore[no-untyped-def]
-    """A read-modify-write with an acquire's order stores, and so orders what comes later; `know`: what its load has
-    shown."""
-    if order == RMW_ACQUIRE:
-        unit = unit_of(P, p)
-        if is_lock(P, cell):  # an unlock and a lock order all that is before and behind
-            P[P[O_MEMORY] + U_CHANGED] = 1
-            know |= B[view_at(P, unit, V_UNLOCKED)]
-            B[view_at(P, unit, V_CARRIED)] |= B[view_at(P, unit, V_GIVEN)]
-        B[view_at(P, unit, V_LOADS)] |= know
-        B[view_at(P, unit, V_STORES)] |= know
-        if is_lock(P, cell) and racy(P, cell):  # and its holder's stores for everybody
-            first = first_of(B, P, cell)
-            end = end_of(B, P, cell, first)
-            if first < end:
-                B[view_at(P, unit, V_CARRIED)] |= B[entry_at(P, end - 1) + E_DEP]
-
-
-@jit
-def skipped(B, P, cell, back):  # type: ignore[no-untyped-def]
-    """How many stores come behind one that is put before `back` of those that it may be put before."""
-    at = end_of(B, P, cell, first_of(B, P, cell))
-    n = np.int64(0)
-    while back > 0:
-        n += 1
-        if B[entry_at(P, at - n)] & AFTER == 0:
-            back -= 1
-    return n
-
-
-@jit
-def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-untyped-def]
-    """Store a raw value, with `back` stores behind it in coherence order."""
-    unit = unit_of(P, p)
-    if order == RELEASE and is_lock(P, cell):
-        B[view_at(P, unit, V_UNLOCKED)] |= loaded(B, P, unit)
-        B[view_at(P, unit, V_GIVEN)] = B[view_at(P, unit, V_OWN)]
-    if choices == 0:
-        sc_store(B, P, cell, raw, p)
-        return
-    first = first_of(B, P, cell)
-    end = end_of(B, P, cell, first)
-    if first == end:
-        insert(B, P, first, -1, INSERTED)
-        w = entry_at(P, first)
-        B[w + E_CELL] = cell | LAST
-        B[w + E_VALUE] = sc_load(B, P, cell, p)
-        end += 1
-    at = end - back
-    how = BETWEEN if at < end else INSERTED
-    own = B[view_at(P, unit, V_OWN)]
-    carried = B[view_at(P, unit, V_CARRIED)]
-    if order in (RELEASE, ATOMIC, RMW_RELEASE):
-        carried |= everything(B, P, unit) | dep
-    before = lasts(B, P, first)
-    bit = (at if at < end else end - 1) - before
-    insert(B, P, at, bit, how)  # numbers of what comes behind it change
-    if at == end:
-        B[entry_at(P, at - 1)] &= ~np.int64(LAST)
-        sc_store(B, P, cell, raw, p)
-    dep, own, carried = moved(dep, bit, how), moved(own, bit, how), moved(carried, bit, how)
-    older = mask(first - before, at - before)
-    carried |= older
-    w = entry_at(P, at)
-    B[w + E_CELL] = cell | (unit + 1) << UNIT_AT
-    if at == end:
-        B[w + E_CELL] |= LAST
-    if order >= RELAXED and order != ATOMIC:
-        B[w + E_CELL] |= AFTER
-    B[w + E_VALUE] = raw
-    B[w + E_CARRIED] = carried
-    if is_lock(P, cell):
-        B[w + E_DEP] = own if order == RELEASE else np.int64(0)
-    else:
-        B[w + E_DEP] = dep
-    # not that it was overwritten itself: who has shown that to its unit does not come before it
-    B[w + E_STRONG] = B[view_at(P, unit, V_STRONG)] & ~mask(at - before, end - before)
-    B[view_at(P, unit, V_OWN)] |= carried
-    B[view_at(P, unit, V_SEEN)] |= older

@@ -1,4 +1,5 @@
-"""Operations that numba has no name for: atomic words, prefetch, the upper half of a product, generated code.
+"""Operations that numba has no name for: atomic words, prefetch, the upper half of a product, generated code, views of
+two words.
 
 For functions that are compiled: what is here are their names, and numba, which raw_numba.py needs, is imported only
 where something is compiled.
@@ -30,6 +31,12 @@ fetch_add = Operation("fetch_add")
 prefetch = Operation("prefetch")
 high = Operation("high")
 numbers_at = Operation("numbers_at")
+nothing = Operation("nothing")
+mask = Operation("mask")
+has = Operation("has")
+some = Operation("some")
+view_in = Operation("view_in")
+put_view_in = Operation("put_view_in")
 call2 = Operation("call2")
 call5 = Operation("call5")
 call7 = Operation("call7")

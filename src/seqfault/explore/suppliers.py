@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
-from seqfault.explore import memory, memory_barriers, memory_views
+from seqfault.explore import memory
 from seqfault.explore.engine import Executor
 from seqfault.explore.memory import LKMM
+from seqfault.explore.memory_barriers import AT_ONCE
 from seqfault.explore.memory_buffers import address, buffer_of, count
+from seqfault.explore.memory_lkmm import fence_now
 from seqfault.explore.replay import TRACE_ROOM, Access, Step, knowing
 from seqfault.explore.tables import DISABLED, T_LOAD
 
@@ -118,10 +120,8 @@ def _fence(ex: Executor, words: NDArray[np.int64], who: int, kind: int) -> None:
     """Process `who` has a barrier here; a full one under lkmm takes effect, so that nothing is left to choose."""
     if not ex.views:
         memory.fence(words, ex.P, kind, who)
-    elif kind == MB:
-        memory_barriers.took_effect(words, ex.P, memory_views.unit_of(ex.P, who))
     else:
-        memory_barriers.fence(words, ex.P, kind, who)
+        fence_now(words, ex.P, AT_ONCE if kind == MB else kind, who)
 
 
 def _still(

@@ -23,6 +23,7 @@ from seqfault.explore.memory_views import (
     touched,
     view_at,
 )
+from seqfault.explore.memory_words import U_UPPER
 from seqfault.explore.tables import O_MEMORY
 
 
@@ -32,6 +33,12 @@ class Unseen(NamedTuple):
     process: int
     cell: int
     raw: int
+
+
+def number(words: NDArray[np.int64], P: NDArray[np.int64], w: int) -> int:
+    """The view at word `w`, as a number."""
+    upper = int(P[int(P[O_MEMORY]) + U_UPPER])
+    return int(words[w]) | (int(words[w + upper]) << 64 if upper else 0)
 
 
 def unseen(ex: Executor, words: NDArray[np.int64]) -> list[Unseen]:
@@ -46,7 +53,7 @@ def unseen(ex: Executor, words: NDArray[np.int64]) -> list[Unseen]:
         if idle(words, P, unit):
             continue
         main = int(P[u + int(P[u + U_IDLE]) + 2 * unit])
-        know = int(words[view_at(P, unit, V_SEEN)]) | int(words[view_at(P, unit, V_LOADS)])
+        know = number(words, P, view_at(P, unit, V_SEEN)) | number(words, P, view_at(P, unit, V_LOADS))
         for i in range(int(entries(words, P))):
             w, cell = int(entry_at(P, i)), int(cell_of(words, P, i))
             loads = int(touched(P, cell)) >> (2 * unit) & 1
