@@ -73,13 +73,13 @@ def test_a_process_is_begun_only_where_something_lacks(monkeypatch, tmp_path):
     monkeypatch.setattr(subprocess, "Popen", lambda args, **_: begun.append(args[-1]) or _Ended())
     f = ahead.function(ahead.DRIVE)
     monkeypatch.setattr(f, "directory", tmp_path / "cache")
-    ahead.begin(["sc", "pso"])
+    assert ahead.begin(["sc", "pso"])
     assert len(begun) == 1 and "'drive'" in begun[0]
     f._path(ahead.DRIVE[2].replace(",", " ")).write_bytes(b"")
-    ahead.begin(["sc"])
+    assert not ahead.begin(["sc"])
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(f, "directory", tmp_path / "file" / "cache")
-    ahead.begin(["sc"])
+    assert not ahead.begin(["sc"])
     assert len(begun) == 1
 
 

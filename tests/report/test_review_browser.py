@@ -153,6 +153,7 @@ def test_dark_and_light(opened):
     for page, other in ((light, "rgb(20, 23, 26)"), (dark, "rgb(255, 255, 255)")):
         page.get_by_role("button", name="Dark").click()
         assert paper(page) == other
+        page.wait_for_timeout(500)  # the browser keeps it a moment later
         page.reload()
         assert paper(page) == other
 

@@ -14,6 +14,11 @@ from importlib import import_module
 
 from seqfault.compile.jit import Compiled
 from seqfault.explore import interrupt
+from seqfault.explore.model import automaton_for
+from seqfault.explore.steps import steps_of
+from seqfault.kernel.places import Protocol
+from seqfault.protocols import baseline_name, is_baseline, load
+from seqfault.scenarios.model import Scenario
 
 Function = tuple[str, str, str]  # module, name, types of its arguments
 
@@ -39,18 +44,27 @@ def function(f: Function) -> Compiled:
     return found
 
 
-def begin(memory: Iterable[str]) -> None:
+def begin(memory: Iterable[str]) -> bool:
     """Make what checks under these memory models want and the cache lacks, in another process, which ends with this
-    one.  Where no cache can be written this does nothing."""
+    one; whether there is such a process: where no cache can be written there is none."""
     models = [m.partition(":")[0] for m in memory]
     longest = dict.fromkeys(LONGEST[m] for m in models if m in LONGEST)
     wanted = [f for f in longest if function(f).lacks(f[2].split(","))]
     if not wanted:
-        return
+        return False
     code = f"from seqfault.explore.ahead import make; make({wanted!r})"
     quiet = subprocess.DEVNULL
     child = subprocess.Popen([sys.executable, "-c", code], stdin=quiet, stdout=quiet, stderr=quiet)
     atexit.register(end, child)
+    return True
+
+
+def meanwhile(protocol: Protocol, scenario: Scenario) -> None:
+    """Make the steps of a protocol that is checked under sc, and of what it is held against.  Raises what compiling
+    their text does."""
+    against = [] if protocol.processes or is_baseline(protocol) else [load(baseline_name(protocol.release))]
+    for p in (protocol, *against):
+        steps_of(automaton_for(p, scenario))
 
 
 def end(child: subprocess.Popen[bytes]) -> None:

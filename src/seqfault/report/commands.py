@@ -100,12 +100,14 @@ def run_check(
     if races != "off" and models != ["sc"]:
         raise BadInput("--races compares the next steps of sequentially consistent states, so it is for --memory sc")
     scenarios = select(names, p)
-    ahead.begin(models if reduce != "none" else [m for m in models if m == SC])
+    begun = ahead.begin(models if reduce != "none" else [m for m in models if m == SC])
     err = Console(stderr=True, highlight=False, emoji=False)
     if verbose and not json:
         terminal.automata(console(), p, scenarios)
     else:
         automaton_for(p, scenarios[0])  # errors in the text come before any worker starts
+    if begun and SC in models:
+        ahead.meanwhile(p, scenarios[0])
     limits = Limits(max_states or 0, max_memory, movers=REDUCE[reduce], checkpoint_every=every, threads=threads)
     with Progress(*WITH_WHAT, console=err, transient=True, disable=not err.is_terminal) as bar:
         reports = [
