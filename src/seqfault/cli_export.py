@@ -9,6 +9,12 @@ import typer
 
 from seqfault.cli_price import Json
 
+One = Annotated[
+    str | None, typer.Option("--scenario", "-s", metavar="NAME|FILE", help="The scenario, one, of a protocol.")
+]
+Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: standard output.")]
+Size = Annotated[str | None, typer.Option(metavar="N,N,N,N", help="Sizes of a small model (docs/export.md).")]
+
 app = typer.Typer(
     help="A model or a scenario in the words of another tool.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -24,13 +30,9 @@ def export_promela(
     what: Annotated[
         str, typer.Argument(metavar="PROTOCOL|MODEL", help="A protocol (as for check), or a small model: seq, record.")
     ],
-    scenario: Annotated[
-        str | None, typer.Option("--scenario", "-s", metavar="NAME|FILE", help="The scenario, one, of a protocol.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: standard output.")] = None,
-    size: Annotated[
-        str | None, typer.Option(metavar="N,N,N,N", help="Sizes of a small model (docs/export.md).")
-    ] = None,
+    scenario: One = None,
+    out: Out = None,
+    size: Size = None,
     mode: Annotated[
         str | None, typer.Option(metavar="full|merged", help="Steps of a small model. Default: full, a statement each.")
     ] = None,
@@ -51,10 +53,8 @@ def export_litmus(
             help="A protocol (as for check), a small model (seq, record), or a counterexample's schedule.",
         ),
     ],
-    scenario: Annotated[
-        str | None, typer.Option("--scenario", "-s", metavar="NAME|FILE", help="The scenario, one, of a protocol.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: standard output.")] = None,
+    scenario: One = None,
+    out: Out = None,
     ask: Annotated[
         str | None,
         typer.Option(metavar="bad|seen", help="May a check fail on this path; may loads return what they returned."),
@@ -65,9 +65,7 @@ def export_litmus(
     cells: Annotated[
         list[str] | None, typer.Option("--cells", metavar="PATTERN", help="Only cells whose name has this in it.")
     ] = None,
-    size: Annotated[
-        str | None, typer.Option(metavar="N,N,N,N", help="Sizes of a small model (docs/export.md).")
-    ] = None,
+    size: Size = None,
     json: Json = False,
 ) -> None:
     """A litmus test, for herd7 and `seqfault litmus`: what one run's CPUs do to shared cells, with its orderings."""
@@ -81,7 +79,7 @@ def export_perfetto(
     schedule: Annotated[
         str, typer.Argument(metavar="SCHEDULE", help="A schedule string, as a counterexample prints it.")
     ],
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: standard output.")] = None,
+    out: Out = None,
     json: Json = False,
 ) -> None:
     """Chrome JSON trace events, for ui.perfetto.dev: a track a CPU, functions, accesses, who read what from whom."""

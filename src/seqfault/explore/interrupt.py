@@ -60,7 +60,7 @@ def handled() -> Iterator[None]:
 
 
 def at_once(work: Callable[[T], U], task: T) -> U:
-    """In a worker: what cannot be saved, and so ends when its parent says so."""
+    """In a worker: what ends when its parent says so, but for what sees to it that it is saved (`later`)."""
     with later(False):
         if asked():
             raise KeyboardInterrupt

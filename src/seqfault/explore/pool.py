@@ -47,14 +47,13 @@ def _work(
     checkpoint: Path | None,
     races: str,
 ) -> ScenarioResult:
+    def check(s: Scenario) -> ScenarioResult:
+        return check_scenario(
+            load(protocol), s, limits, locks=locks, memory=memory, lock_waits=waits, checkpoint=checkpoint, races=races
+        )
+
     try:
-        with interrupt.later(False):
-            if interrupt.asked():
-                raise KeyboardInterrupt
-            return check_scenario(
-                load(protocol), scenario, limits, locks=locks, memory=memory, lock_waits=waits, checkpoint=checkpoint,
-                races=races,
-            )  # fmt: skip
+        return interrupt.at_once(check, scenario)
     except KeyboardInterrupt:
         return skipped(scenario, INTERRUPTED)
 

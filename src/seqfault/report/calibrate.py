@@ -5,13 +5,12 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from seqfault.cli import BadInput, dump
 from seqfault.price.calibrate import LIKE, as_toml, calibrate
 from seqfault.price.machines import CONSTANTS, kept
-from seqfault.report.commands import console
+from seqfault.report.consoles import console, stderr_console
 
 
 def run_calibrate(out: Path | None, json: bool) -> None:
@@ -21,7 +20,7 @@ def run_calibrate(out: Path | None, json: bool) -> None:
     path = out or kept()
     if path.is_dir():
         raise BadInput(f"-o {path}: a directory; name a file that can be written")
-    with Console(stderr=True, highlight=False, emoji=False).status("") as status:
+    with stderr_console().status("") as status:
         c = calibrate(lambda what: status.update(f"measuring {what}"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

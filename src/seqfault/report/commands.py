@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.progress import (
     Progress,
 )
@@ -29,15 +28,12 @@ from seqfault.kernel.places import Protocol
 from seqfault.protocols import builtin_names, load
 from seqfault.report import terminal
 from seqfault.report.bars import WITH_WHAT
+from seqfault.report.consoles import console, stderr_console
 from seqfault.report.counterexample import Counterexample, encode_schedule, from_schedule, from_violation
 from seqfault.report.late import passed_over, under
 from seqfault.scenarios import APART, builtin, find
 from seqfault.scenarios import load as load_file
 from seqfault.scenarios.model import Scenario
-
-
-def console() -> Console:
-    return Console(highlight=False, soft_wrap=True, emoji=False)
 
 
 def select(names: list[str], protocol: Protocol | None = None) -> list[Scenario]:
@@ -101,7 +97,7 @@ def run_check(
         raise BadInput("--races compares the next steps of sequentially consistent states, so it is for --memory sc")
     scenarios = select(names, p)
     begun = ahead.begin(models if reduce != "none" else [m for m in models if m == SC])
-    err = Console(stderr=True, highlight=False, emoji=False)
+    err = stderr_console()
     if verbose and not json:
         terminal.automata(console(), p, scenarios)
     else:

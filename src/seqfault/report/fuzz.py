@@ -28,10 +28,11 @@ from seqfault.live.fuzz import (
 from seqfault.live.script import row_text
 from seqfault.mm.fullsize import release_number
 from seqfault.report.bars import WITH_WHAT
+from seqfault.report.consoles import console, stderr_console
 
 FOUND = Path("seqfault-found")
 EXIT = {"same": 0, "different": 1, "incomplete": 3}
-WHY_ENDED = {"time": "ended: its time is up", "found": "ended: differences found", "interrupted": "interrupted"}
+WHY_ENDED = {"time": "ended: its time is up", "interrupted": "interrupted"}  # and could go on
 
 
 def options(
@@ -74,7 +75,7 @@ def verdict(c: Campaign) -> str:
 def run_fuzz(o: Options, json: bool, out: Path | None) -> None:
     """`seqfault fuzz`."""
     usable(out or FOUND)
-    err = Console(stderr=True, highlight=False, emoji=False)
+    err = stderr_console()
     try:
         with Progress(*WITH_WHAT, console=err, transient=True, disable=not err.is_terminal) as bar:
             task = bar.add_task("fuzz", total=o.ops, what="")
@@ -90,7 +91,7 @@ def run_fuzz(o: Options, json: bool, out: Path | None) -> None:
     if json:
         dump(as_json(c, files))
     else:
-        print_report(c, files, Console(highlight=False, soft_wrap=True, emoji=False))
+        print_report(c, files, console())
     raise typer.Exit(EXIT[verdict(c)])
 
 
@@ -250,5 +251,5 @@ def print_report(c: Campaign, files: list[list[str]], con: Console) -> None:
             con.print(line, markup=False)
         if names:
             con.print(f"run it: seqfault run {names[0]}; or {names[1]}, {names[2]}", markup=False)
-    if c.ended in ("time", "interrupted"):
+    if c.ended in WHY_ENDED:
         con.print(f"{WHY_ENDED[c.ended]}; go on with --seed {o.seed} --from {c.next}", markup=False)

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from seqfault.cli import EXIT, BadInput, dump
@@ -22,7 +21,8 @@ from seqfault.mm.fullsize import release_number
 from seqfault.mm.locks import LOCKS, NOT_SHARED, WORDS, Discipline, Exemption, Order, Row, parse
 from seqfault.mm.locks_full import WHOLE_TEXT
 from seqfault.protocols import load
-from seqfault.report.commands import console, select
+from seqfault.report.commands import select
+from seqfault.report.consoles import console, stderr_console
 from seqfault.report.counterexample import encode_schedule
 from seqfault.scenarios.model import Scenario
 
@@ -51,7 +51,7 @@ def run_locks(
         return
     scenarios = select(names)
     automaton_for(p, scenarios[0])  # errors in the text come before any worker starts
-    err = Console(stderr=True, highlight=False, emoji=False)
+    err = stderr_console()
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(p.name, total=len(scenarios))

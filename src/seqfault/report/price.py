@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -24,7 +23,7 @@ from seqfault.price.timed import UnsupportedMachine
 from seqfault.price.workloads import Workload
 from seqfault.price.world import Outcome
 from seqfault.protocols import baseline_name, load
-from seqfault.report.commands import console
+from seqfault.report.consoles import console, stderr_console
 from seqfault.report.review_page import embedded, environment, template
 
 DEFAULT = ("mmap-sem", "spf-v5", "spf-v12", "mmap-seq", "per-vma-lock", "vm-refcnt")
@@ -121,7 +120,7 @@ def run_price(
 
 
 def progress_bar() -> Progress:
-    err = Console(stderr=True, highlight=False, emoji=False)
+    err = stderr_console()
     return Progress(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(), console=err, transient=True, disable=not err.is_terminal,

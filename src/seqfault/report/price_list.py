@@ -5,7 +5,7 @@ from __future__ import annotations
 from seqfault.cli import dump
 from seqfault.price import machines, workloads
 from seqfault.price.machines import POLICIES
-from seqfault.report.commands import console
+from seqfault.report.consoles import console
 
 
 def run_list(json: bool) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 
 from seqfault.cli import BadInput, dump
 from seqfault.mm.fullsize import release_number
 from seqfault.report.bars import OF_HOW_MANY
+from seqfault.report.consoles import console, stderr_console
 from seqfault.trace.replay import Replay, Result
 from seqfault.trace.spaces import Spaces, SpacesFull
 from seqfault.trace.store import TraceError, open_trace
@@ -94,7 +94,7 @@ def run_retrace(
 
 
 def replayed(recording: Recording, release: int, quiet: bool) -> Result:
-    err = Console(stderr=True, highlight=False, emoji=False)
+    err = stderr_console()
     with Progress(*OF_HOW_MANY, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
         task = progress.add_task("compiling the model", total=None)
         replay = Replay(recording, Spaces(release))
@@ -114,7 +114,7 @@ def counted(counts: dict[str, int]) -> str:
 
 
 def show(done: Retraced, verbose: bool) -> None:
-    out = Console(highlight=False, soft_wrap=True, emoji=False)
+    out = console()
 
     def say(text: str) -> None:
         out.print(text, markup=False)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 
 from seqfault.cli import EXIT, BadInput, can_be_written, dump, write
@@ -24,6 +23,7 @@ from seqfault.explore.model import automaton_for
 from seqfault.protocols import load
 from seqfault.report.bars import WITH_WHAT
 from seqfault.report.commands import checked, models_named, select
+from seqfault.report.consoles import console, stderr_console
 from seqfault.report.counterexample import from_violation
 from seqfault.report.review_causes import Cause, Finder, Group, group
 from seqfault.report.review_data import Review, Table, Trace, ordered, review_data
@@ -73,7 +73,7 @@ def run_review(
     command = ["seqfault", "review", protocol, *(w for n in names for w in ("-s", n))]
     command += [] if models == ["sc"] else ["--memory", ",".join(models)]
     command += [*options, "-o", out.name]
-    err = Console(stderr=True, highlight=False, emoji=False)
+    err = stderr_console()
     with Progress(*WITH_WHAT, console=err, transient=True, disable=not err.is_terminal) as bar:
         limits = Limits(max_states or 0, max_memory)
         review = make_review(
@@ -89,7 +89,7 @@ def run_review(
         dump(review_data(review))
     else:
         causes, different = len(review.groups), sum(len(g.members) for g in review.groups)
-        Console(highlight=False, soft_wrap=True, emoji=False).print(
+        console().print(
             f"{out}: {review.protocol.name} under {', '.join(models)}: {review.verdict}; "
             f"{causes} root cause{'s' * (causes != 1)}, {different} distinct violation{'s' * (different != 1)}, "
             f"{len(text.encode()) / 1e6:.2f} MB",

@@ -6,12 +6,12 @@ from collections import Counter
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 
 from seqfault.cli import BadInput, dump
 from seqfault.mm.fullsize import release_number
 from seqfault.report.bars import OF_HOW_MANY
+from seqfault.report.consoles import console, stderr_console
 from seqfault.trace.assemble import CALLS
 from seqfault.trace.histogram import Histogram
 from seqfault.trace.schema import Meta
@@ -42,7 +42,7 @@ def run_summary(name: str, json: bool, top: int = TOP, verbose: bool = False) ->
 
 def read(trace: Trace, quiet: bool) -> tuple[Summary, Vmas | None]:
     """The summary; and the VMAs, where the calls were recorded all the time."""
-    err = Console(stderr=True, highlight=False, emoji=False)
+    err = stderr_console()
     with Progress(*OF_HOW_MANY, console=err, transient=True, disable=quiet or not err.is_terminal) as progress:
         task = progress.add_task("reading", total=trace.rows)
         summary = summarise(trace, lambda n: progress.update(task, completed=n))
@@ -122,7 +122,7 @@ class Page:
     """Lines of at most 80 columns."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False, soft_wrap=True, emoji=False)
+        self.console = console()
 
     def say(self, text: str = "") -> None:
         self.console.print(text, markup=False)

@@ -23,7 +23,7 @@ from seqfault.price.rewrites import GUARDS_SINCE, REWRITES
 from seqfault.price.timed import UnsupportedMachine
 from seqfault.price.world import Outcome, World, program
 from seqfault.protocols import ProtocolError, load
-from seqfault.report.commands import console
+from seqfault.report.consoles import console
 from seqfault.report.price import DEFAULT, ended, merged, progress_bar, protocols_of, stopped, wrong
 from seqfault.report.whatif_rewrites import rewritten
 from seqfault.report.whatif_sites import invalidations, sites, told

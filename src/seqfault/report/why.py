@@ -19,7 +19,8 @@ from seqfault.compile.sites import INSTEAD, Site
 from seqfault.explore import ahead, interrupt
 from seqfault.explore.memory import SC
 from seqfault.protocols import WITHOUT, load, with_sites
-from seqfault.report.commands import console, models_named, select
+from seqfault.report.commands import models_named, select
+from seqfault.report.consoles import console, stderr_console
 from seqfault.report.counterexample import encode_schedule, from_violation
 from seqfault.report.variant import comparison_json, headline, show_comparison, show_writers, writers_json
 from seqfault.scenarios.model import Scenario
@@ -102,7 +103,7 @@ def run_why(
         return
     ahead.begin(models)
     t0 = time.perf_counter()
-    err = Console(stderr=True, highlight=False, emoji=False)
+    err = stderr_console()
     told = TextColumn("{task.description}"), TextColumn("{task.fields[what]}")
     columns = (SpinnerColumn(), *told, TimeElapsedColumn())
     budget = Budget(max_states, None if timeout is None else t0 + timeout)
