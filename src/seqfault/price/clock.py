@@ -131,22 +131,11 @@ class cache_line:
 
 
 # -- who runs
-def tree_set(task: task_t, key: key_t):
-    """All the way up: where to end early could not be foreseen by a processor, which costs it more."""
+def tree_set(task: task_t, key: key_t) -> key_t:
+    """Enter a task, or with NEVER take it out; the smallest of all.  All the way up: where to end early could not be
+    foreseen by a processor, which costs it more."""
     t = the(vtree)
     j: tree_t = the(vclock).leaf + task
-    t.node[j] = key
-    while j > 1:
-        key = min(key, t.node[j ^ 1])
-        j = j >> 1
-        t.node[j] = key
-
-
-def tree_take(task: task_t) -> key_t:
-    """Take one out; the smallest of the others."""
-    t = the(vtree)
-    j: tree_t = the(vclock).leaf + task
-    key: key_t = NEVER
     t.node[j] = key
     while j > 1:
         key = min(key, t.node[j ^ 1])
@@ -169,7 +158,7 @@ def go(mine: key_t):
         if next.stolen != 0:
             m.now += next.stolen
             next.stolen = 0
-        limit: key_t = min(min(tree_take(to), m.until), mine)
+        limit: key_t = min(min(tree_set(to, NEVER), m.until), mine)
         if limit < m.until:
             then: task_t = min(limit & ((1 << KEY) - 1), NR_TASKS)  # probably the next one
             ahead(cell_of(pool_object(vtask, then).clock))
