@@ -7,12 +7,13 @@ how the step ended: that plus (1 + OK, 1 + DISABLED, 1 + ENDS) times 2^32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ir import interval
 from seqfault.compile.ops import REPORTED, Op
+from seqfault.compile.step_own import OwnAccess, note_access, pass_over
 from seqfault.compile.work import MAX_CHOICES, X_DEPTH, X_DIGITS, X_FUEL, X_RADIX, X_SEQ, X_USED, X_WAITED
 from seqfault.kernel.types import INT_MAX, INT_MIN
 
@@ -76,8 +77,10 @@ class Body:
         use_masks: bool,
         known: Known,
         track: bool = False,
+        own: Mapping[int, OwnAccess] | None = None,
     ):
         self.track = track and not c.observer
+        self.own = None if c.observer else own
         self.a, self.g, self.c, self.name, self.k = a, graph, c, name, known
         self.pcs, self.entries, self.stops, self.use_masks = pcs, entries, stops, use_masks
         self.lines: list[str] = []
@@ -112,7 +115,7 @@ class Body:
         for pc in self.pcs:
             for m in self.g.next[pc]:
                 preds[m] = preds.get(m, 0) + 1
-        mine = set(self.pcs)
+        mine = self.mine = set(self.pcs)
         leads = [pc for pc in self.pcs if preds.get(pc, 0) != 1 or pc in self.g.back]
         leads += [m for pc in self.pcs if len(self.g.next[pc]) > 1 for m in self.g.next[pc] if m in mine]
         leads += [m for pc in self.pcs if self.stops[pc] for m in [pc]]
@@ -136,7 +139,9 @@ class Body:
     # -- control
     def goto(self, pc: int) -> None:
         """End the block by going to `pc`, which may end the step."""
-        if pc == 0 or self.stops[pc]:
+        if self.own is not None and pc in self.own:
+            self.do(f"br label %{self.target(pc)}")
+        elif pc == 0 or self.stops[pc]:
             self.stop_at(pc)
         else:
             self.do(f"br label %b{pc}")
@@ -149,6 +154,8 @@ class Body:
         return f"b{pc}"
 
     def stop_at(self, pc: int) -> None:
+        if self.own is not None and pc in self.own:
+            pass_over(self, pc, self.own[pc])
         if not self.c.observer:
             self.set_slot(self.a.pc_slot, str(pc))
             if self.use_masks:
@@ -532,6 +539,8 @@ class Body:
 
     def touch(self, at: str, how: int) -> None:
         """Tell that a cell is touched, if somebody wants to know."""
+        if self.own is not None:
+            note_access(self, at, how)
         if not self.track:
             return
         if at.lstrip("-").isdigit():

@@ -8,7 +8,7 @@ the oracle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from seqfault.compile.automaton import Automaton
 from seqfault.compile.ops import BRANCHES, Op
 from seqfault.compile.packing import Packing
 from seqfault.compile.step_body import Body, Known, signed_range
+from seqfault.compile.step_own import OwnAccess, begin_own, own_accesses, own_text
 from seqfault.compile.step_runtime import runtime
 
 SMALL = 600  # instructions times processes, up to which each process gets code of its own
@@ -258,9 +259,9 @@ def packing_of(a: Automaton, graph: Graph) -> Packing:
     return Packing(widths, squeezed)
 
 
-def step_text(a: Automaton, mode: str, use_masks: bool, track: bool = False) -> StepText:
+def step_text(a: Automaton, mode: str, use_masks: bool, track: bool = False, own: bool = False) -> StepText:
     """The LLVM text of `a`'s steps, which begin where `mode` says; `use_masks`: dead registers are zeroed; `track`:
-    they tell which cells they touch."""
+    they tell which cells they touch; `own`: accesses that are in nobody's way begin none (step_own.py)."""
     graph = Graph(a)
     packing = packing_of(a, graph)
     small = sum(len(graph.reach(p.entry)) for p in a.processes) <= SMALL
@@ -279,16 +280,19 @@ def step_text(a: Automaton, mode: str, use_masks: bool, track: bool = False) -> 
         class_of.append(shared[key])
     known = Known(a)
     out = [runtime(a, known)]
+    unshared = own_accesses(a, graph, a.stop[mode]) if own else None
+    if own:
+        out.append(own_text(a))
     observers: list[StepClass] = []
     for entry in a.observers:
         observers.append(StepClass(len(classes) + len(observers), entry, a.observer_words, True))
     for c in [*classes, *observers]:
-        out.append(class_text(a, graph, c, a.stop[mode], use_masks, known, small, track))
-    out.append(entry_text(a, classes, class_of, observers, packing, small))
+        out.append(class_text(a, graph, c, a.stop[mode], use_masks, known, small, track, unshared))
+    out.append(entry_text(a, classes, class_of, observers, packing, small, own))
     pack = pack_text(packing, a.nw, small)
     out.append(pack if small else "declare void @pack(ptr noalias, ptr noalias)\n")
     plain = not any(int(op) in (Op.CHOOSE, Op.COUNT) for op in a.code[:, 0])
-    if small and plain and not track:
+    if small and plain and not track and not own:
         out.append(successors_text(a, classes, packing))
     return StepText("".join(out), "" if small else pack, class_of, packing, small, classes)
 
@@ -302,6 +306,7 @@ def class_text(
     known: Known,
     small: bool,
     track: bool,
+    own: Mapping[int, OwnAccess] | None,
 ) -> str:
     """The functions that one class of processes can come to, and the dispatcher between them."""
     pcs = graph.reach(c.entry)
@@ -322,7 +327,7 @@ def class_text(
     order = sorted(parts)
     for f in order:
         mine = sorted(entries & set(parts[f]))
-        body = Body(a, graph, c, f"k{c.number}_{f}", parts[f], mine, stops, use_masks, known, track)
+        body = Body(a, graph, c, f"k{c.number}_{f}", parts[f], mine, stops, use_masks, known, track, own)
         out.append(body.text())
     number = {f: i for i, f in enumerate(order)}
     args = "ptr %mem, ptr %reg, ptr %ext, ptr %x"
@@ -355,6 +360,7 @@ def entry_text(
     observers: list[StepClass],
     packing: Packing,
     small: bool,
+    own: bool,
 ) -> str:
     """``advance(S, T, ext, x, process, depth, out)`` and ``observe(S, T, ext, x, number)``."""
     from seqfault.compile.work import X_ACCESSED, X_DEPTH, X_FUEL, X_SEQ, X_STAND, X_USED, X_WAITED
@@ -376,6 +382,8 @@ def entry_text(
     ]):
         out.append(f"  %h{k} = getelementptr i64, ptr %x, i64 {off}\n  store i64 {v}, ptr %h{k}\n")
     out.append(f"  %pp = getelementptr i64, ptr %ext, i64 {process_word}\n  store i64 %process, ptr %pp\n")
+    if own:
+        out.append(begin_own(a))
     out.append("  switch i64 %process, label %never [")
     out.append(" ".join(f"i64 {i}, label %p{i}" for i in range(len(a.processes))) + "]\nnever:\n  unreachable\n")
     phis = []

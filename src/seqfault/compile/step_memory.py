@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from seqfault.compile.automaton import PoolInfo
+from seqfault.compile.step_own import note_object
 from seqfault.compile.work import LOOK, OBJECT, READ, WRITE
 
 if TYPE_CHECKING:
@@ -273,6 +274,8 @@ def allocate(body: Body, pc: int, row: list[int]) -> bool:
     i = body.put(f"and i64 {r}, {(1 << 32) - 1}")
     first = body.put(f"add i64 {body.put(f'mul i64 {i}, {pool.stride}')}, {pool.base}")
     body.touch(first, OBJECT)
+    if body.own is not None:
+        note_object(body, first, pool.stride)
     body.do(f"call void @put(ptr %mem, i64 {first}, i64 1)")
     begin = "true" if defined or pool.typesafe else "false"
     call = f"call void @fresh(ptr %mem, i64 {first}, i64 {pool.stride}, i1 {begin})"

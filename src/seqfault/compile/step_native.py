@@ -41,15 +41,18 @@ WORTH_S = 100.0  # seconds of exploring with one code, in all processes so far, 
 class StepCode:
     """Steps of an automaton as machine code.
 
-    `mode`: where steps begin; `dead`: dead registers are zeroed; `track`: steps tell which cells they touch.
+    `mode`: where steps begin; `dead`: dead registers are zeroed; `track`: steps tell which cells they touch; `own`:
+    accesses that are in nobody's way begin none (step_own.py).
     `addresses`: int64, of the entries; `seconds`: what compiling took, by stage; `cached`: it came from the cache.
 
     Code is compiled quickly at first, and a second time, with all that LLVM can do (about ten seconds of CPU time for
     the mm text; a sixth to a quarter faster), once it was explored with for so long that this is worth it (`explored`).
     """
 
-    def __init__(self, a: Automaton, mode: str = "merged", dead: bool = True, track: bool = False):
-        self.a, self.mode, self.dead, self.track = a, mode, dead, track
+    def __init__(
+        self, a: Automaton, mode: str = "merged", dead: bool = True, track: bool = False, own: bool = False
+    ):
+        self.a, self.mode, self.dead, self.track, self.own = a, mode, dead, track, own
         self.cached = False
         self._engines: list[Any] = []  # code that may still run
         self._key = self.key()
@@ -69,7 +72,7 @@ class StepCode:
         a = self.a
         h = hashlib.sha256(f"{seqfault.__version__} {compiler_hash()} {llvmlite.__version__}".encode())
         h.update(host().encode())
-        h.update(f"{self.mode} {self.dead} {self.track}".encode())
+        h.update(f"{self.mode} {self.dead} {self.track} {self.own}".encode())
         for x in (a.code, a.tab, a.stop[self.mode], a.masks, a.rettab):
             h.update(np.ascontiguousarray(x).tobytes())
         h.update(repr((list(a.pools), list(a.const_words), a.nw, a.nx, list(a.rom_cells))).encode())
@@ -89,7 +92,7 @@ class StepCode:
         return self._key + (".steps" if level == QUICK else ".best")
 
     def _compiled(self, level: int) -> StepObject:
-        obj = compile_steps(self.a, self.mode, self.dead, self.track, level)
+        obj = compile_steps(self.a, self.mode, self.dead, self.track, level, self.own)
         keep_object(self._name(level), obj)
         return obj
 
@@ -139,13 +142,15 @@ def _call2(address: int) -> Callable[[int, int], None]:
     return ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(address)
 
 
-def compile_steps(a: Automaton, mode: str, dead: bool, track: bool = False, level: int = QUICK) -> StepObject:
+def compile_steps(
+    a: Automaton, mode: str, dead: bool, track: bool = False, level: int = QUICK, own: bool = False
+) -> StepObject:
     """Compile without the cache."""
     from seqfault.compile.step_code import step_text  # not needed where the cache has it
 
     seconds: dict[str, float] = {}
     t = time.perf_counter()
-    text = step_text(a, mode, dead and mode != "full", track)
+    text = step_text(a, mode, dead and mode != "full", track, own)
     seconds["text"] = time.perf_counter() - t
     t = time.perf_counter()
     mod = llvm.parse_assembly(text.text)

@@ -8,7 +8,11 @@ MAX_VIOLATIONS = 64  # of one step
 MAX_COUNTED = 64
 X_VIOLATIONS, X_USED, X_TRACE, X_HASH, X_STAND, X_COUNTED, X_TRACE_ROOM, X_DEPTH, X_FUEL = range(9)
 X_SEQ = 15  # the last SEQPOINT that a step passed
-X_DIGITS = 16
+# of accesses that are in nobody's way (compile/step_own.py): the table and the stepping process's part of it, both
+# addresses; how many did not begin a step, and how many may; how often one was not as the table says; how often the
+# table had to be told of one
+X_TABLE, X_ROW, X_OWN, X_OWN_ROOM, X_NEWS, X_MET = range(16, 22)
+X_DIGITS = 24
 X_RADIX = X_DIGITS + MAX_CHOICES
 X_VIOL = X_RADIX + MAX_CHOICES
 X_COUNTS = X_VIOL + 5 * MAX_VIOLATIONS

@@ -48,14 +48,15 @@ def worst(verdicts: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Limits:
-    """How far one scenario is explored: `states`, `memory` in bytes, `seconds` (None: no limit); and how: `movers`, as
-    for `tiers.explore`; `checkpoint_every` seconds; `threads` that share one scenario.
+    """How far one scenario is explored: `states`, `memory` in bytes, `seconds` (None: no limit); and how: `movers`
+    and `own`, as for `tiers.explore`; `checkpoint_every` seconds; `threads` that share one scenario.
     """
 
     states: int = 40_000_000
     memory: int = 8 << 30
     seconds: float | None = None
     movers: bool | None = None
+    own: bool = True
     checkpoint_every: float = 60.0
     threads: int = 1
 
@@ -208,6 +209,7 @@ def run_one(
         rom,
         graph=lock_waits is not None,
         movers=limits.movers,
+        own=limits.own and not protocol.processes and "mode" not in options,
         checkpoint=checkpoint,
         every=limits.checkpoint_every,
         keep=True,

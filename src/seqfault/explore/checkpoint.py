@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.explore import layout as k
+from seqfault.explore.own import CHAIN
 from seqfault.explore.room import more
 
 if TYPE_CHECKING:
     from seqfault.explore.frontier import Search
 
 Saved = tuple[dict[str, Any], dict[str, NDArray[Any]]]  # what `read` gives
-FORMAT = 4
+FORMAT = 5
 COST = 20  # seconds of exploration for each second of saving, at least
 OWN = ("th", "E", "X", "counts", "N")  # of each thread, whole
 SCALARS = ("traced", "peak", "seconds", "need_table")
@@ -39,7 +40,7 @@ def key_of(s: Search) -> str:
     """What an exploration must have in common with its checkpoint."""
     h = hashlib.sha256(s.code.key().encode())
     h.update(s.init.tobytes() + np.ascontiguousarray(s.rom).tobytes())
-    h.update(repr((s.mode, s.dead, s.exact, s.exclusive, s.threads, s.graph, s.moving)).encode())
+    h.update(repr((s.mode, s.dead, s.exact, s.exclusive, s.threads, s.graph, s.moving, s.own is None)).encode())
     return h.hexdigest()
 
 
@@ -54,6 +55,7 @@ def save(s: Search, path: Path) -> None:
         "G": s.G,
         "R": s.R,
         "W": s.W,
+        "own": np.zeros(0, np.uint8) if s.own is None else s.own,
         "number": s.number,
         "edges": s.edges[: int(s.workers[0].th[k.T_EDGES])],
         "parent": s.parent[:n] if s.traced else s.parent,
@@ -131,6 +133,9 @@ def restore(s: Search, path: Path, meta: dict[str, Any], arrays: dict[str, NDArr
             old = arrays[f"{x}{i}"]
             getattr(w, x)[: len(old)] = old
         w.outcomes, w.ostate = arrays[f"outcomes{i}"], arrays[f"ostate{i}"]
+    if s.own is not None:
+        s.own[:] = arrays["own"]
+        s.allow(CHAIN)  # where the table is now
     s.resize()
 
 

@@ -37,7 +37,8 @@ class Exploration:
     hash -> first state; `packed`: of those states their packed form and depth; `counters`: how often each counted event
     was on a transition; `edges`: (held lock class, taken class, instruction); `graph`: every edge, if it was asked for
     and there was room; `cyclic`: whether an execution can go on for ever (None: not looked at); `moved`: steps that
-    were taken at once, as movers (movers.py); `complete`: every state was
+    were taken at once, as movers (movers.py) or accesses in nobody's way (own.py); `news`: what of it was contradicted;
+    `complete`: every state was
     seen, else `reason` says why not.
     """
 
@@ -53,6 +54,7 @@ class Exploration:
     graph: Graph | None = field(default=None, repr=False)
     cyclic: bool | None = None
     moved: int = 0
+    news: int = 0
     complete: bool = True
     reason: str = ""
     seconds: float = 0.0

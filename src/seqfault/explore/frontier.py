@@ -23,11 +23,13 @@ from seqfault.explore.batch import begin, deeper, drive
 from seqfault.explore.engine import Exploration, Found
 from seqfault.explore.entering import LINE
 from seqfault.explore.movers import NEVER, W_WAITS, no_records, with_records
+from seqfault.explore.own import CHAIN, QUIET, STROLLS
 from seqfault.explore.rehash import acyclic, close_ranks, rehash, rehash_exact
 from seqfault.explore.room import give, more, take, zeros
 from seqfault.explore.search import work
 from seqfault.explore.steps import Steps, steps_of
-from seqfault.explore.tables import X_EDGES, buffer, work_array
+from seqfault.explore.strolls import stroll
+from seqfault.explore.tables import X_EDGES, X_NEWS, X_OWN_ROOM, X_TABLE, buffer, work_array
 
 Int64 = NDArray[np.int64]
 FIRST_SLOTS = 1 << 14
@@ -126,7 +128,8 @@ class Search:
     `threads`: how many share the work; `exact`: whole states are kept, not fingerprints (unless a fingerprint is the
     whole state: one of less than a word); `traced`: parents are kept as
     long as there are few states; `expect`: states for which there is room from the start; `graph`: whether it can go on
-    for ever is found out (one thread); `moves`: records by which movers are told (movers.py), or None.
+    for ever is found out (one thread); `moves`: records by which movers are told (movers.py), or None; `own`: the table
+    of accesses that begin no step (own.py), or None.
     """
 
     def __init__(
@@ -144,10 +147,12 @@ class Search:
         expect: int = 0,
         graph: bool = False,
         moves: Int64 | None = None,
+        own: NDArray[np.uint8] | None = None,
     ):
         self.a, self.mode, self.dead = a, mode, dead and mode != "full"
         self.init, self.rom, self.exclusive, self.keep = init, rom, exclusive, TRACED
-        self.code = steps_of(a, mode, dead, moves is not None)
+        self.code = steps_of(a, mode, dead, moves is not None, own is not None)
+        self.own = own
         self.W = self.code.moving if moves is None else with_records(self.code.moving, moves, len(a.processes))
         self.R = no_records(a) if moves is None else moves
         self.moving = moves is not None and not exclusive
@@ -175,17 +180,33 @@ class Search:
         self.peak = 0
         self.seconds = 0.0
         self.need_table = False
+        self.allow(0)
         w = self.workers[0]
         begin(
             self.A, self.P, self.W, self.R, w.N, self.code.pack(init.astype(np.uint64).view(np.int64)), w.front,
             self.table, self.store, self.G, w.th, w.S, w.T, w.E, w.X, w.buf, w.counts, w.outcomes, self.number,
         )  # fmt: skip
+        self.first = w.front[0].copy()
         for w in self.workers[1:]:
             w.N[:] = self.workers[0].N
             w.th[k.T_FRONTIER] = 1
+        self.allow(CHAIN)
         self.pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
         self.G[k.G_LIMIT] = 1 << 60
         self.resize()
+
+    def allow(self, room: int) -> None:
+        """So many accesses of a step that are a process's own begin none."""
+        for w in self.workers:
+            w.X[X_OWN_ROOM] = room if self.own is not None else 0
+            w.X[X_NEWS] = 0
+            w.X[X_TABLE] = self.own.ctypes.data if self.own is not None else 0
+
+    def stroll(self) -> int:
+        """Executions at random, to learn what is touched (`own` is changed); how many."""
+        w = self.workers[0]
+        self.allow(0)
+        return int(stroll(self.A, self.P, w.front, w.buf, w.S, w.T, w.E, w.X, STROLLS, QUIET))
 
     def learned(self) -> Int64:
         """The records that this exploration made (movers.py)."""
@@ -390,7 +411,7 @@ class Search:
         ex.depth, ex.complete, ex.reason, ex.seconds = self.depth, complete, reason, self.seconds
         ex.counters = np.sum([w.counts for w in self.workers], axis=0)
         ex.bytes = max(self.peak, self.bytes)
-        ex.moved = sum(int(w.th[k.T_MOVED]) for w in self.workers)
+        ex.moved, ex.news = sum(int(w.th[k.T_MOVED]) for w in self.workers), int(self.G[k.G_GROWN])
         if self.graph and complete:
             n = self.states
             room = take(n + 1, 0), take(n + 1, 0, np.int32), take(n + 1, 0, np.uint8)
@@ -401,7 +422,7 @@ class Search:
             self.handed = complete and self.states > HANDED  # nothing is added to them any more
             if not self.handed:
                 ex.parent, ex.action = ex.parent.copy(), ex.action.copy()
-        if self.moving or not self.traced:
+        if self.moving or self.own is not None or not self.traced:
             from seqfault.explore.retrace import Retrace
 
             ex.retrace = Retrace(self, ex)

@@ -17,7 +17,7 @@ FILES = [HERE.parent / "compile" / "work.py", *(HERE / name for name in COMPILED
 
 jit = make_jit("engine", FILES)
 jit_graph = make_jit("graph", [HERE / "graph.py", HERE / "progress.py"])
-SEARCH = ("layout.py", "entering.py", "search.py", "locksets.py", "movers.py", "batch.py", "rehash.py")
+SEARCH = ("layout.py", "entering.py", "search.py", "locksets.py", "movers.py", "batch.py", "rehash.py", "strolls.py")
 VIEWS = (
     "futures.py", "locksets.py", "movers.py", "memory_accesses.py", "memory_barriers.py", "memory_lkmm.py",
     "memory_settle.py", "memory_spared.py", "memory_views.py", "memory_words.py",

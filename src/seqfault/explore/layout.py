@@ -31,4 +31,5 @@ V_KIND, V_PC, V_POOL, V_INDEX, V_STATE, V_PROCESS, V_CHOICE, V_COUNT, V_LEVEL = 
 O_HASH, O_STATE, O_LEVEL = range(3)  # of the outcomes
 MAX_DISTINCT = 512
 WHO = 256  # words behind a state in `T`: who took the steps of the generated successors
+UNPASSED = 128  # of who took a step: it ended before the first access that it might have passed over
 EVERY, BY_HASH, TO_SIFT = range(3)  # which successors wait to be entered

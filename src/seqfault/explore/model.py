@@ -88,11 +88,22 @@ def small_scenario(protocol: Protocol) -> Scenario:
 def start_of(protocol: Protocol, scenario: Scenario, memory: str = SC) -> tuple[Automaton, Words, Int64]:
     """The automaton that runs `scenario`, the state that it begins in, and the scenario's data."""
     a = automaton_for(protocol, scenario, memory)
+    key = id(a), id(protocol), id(scenario)
+    if key in _started:
+        words, rom = _started[key][2]
+        return a, words.copy(), rom.copy()
     cells = initial_cells(program_for(protocol, scenario).layout(), protocol, scenario)
     running = None
     if not protocol.processes:
         running = [p.role != 0 or (p.cpu < len(scenario.cpus) and bool(scenario.cpus[p.cpu])) for p in a.processes]
-    return a, a.pack(cells, running), a.rom(cells)
+    start = a.pack(cells, running), a.rom(cells)
+    _started.clear()
+    _started[key] = protocol, scenario, start
+    return a, start[0].copy(), start[1].copy()
+
+
+# the last one, which is explored more than once; what the ids belong to is kept with it
+_started: dict[tuple[int, int, int], tuple[Protocol, Scenario, tuple[Words, Int64]]] = {}
 
 
 _layered: dict[tuple[str, str, bool, tuple[str, ...]], Automaton] = {}

@@ -102,7 +102,7 @@ class Record:
         base = program_for(load(baseline_name(load(self.protocol).release)), scenario)
         what = [program.key("merged"), base.key("merged"), repr(scenario)]
         if limits is not None:
-            what.append(repr((limits.states, limits.memory, limits.movers, limits.threads)))
+            what.append(repr((limits.states, limits.memory, limits.movers, limits.own, limits.threads)))
         if self.locks:
             what.append(repr(load(self.protocol).locks))
         if self.memory != SC:
@@ -125,7 +125,7 @@ class Record:
         if self.path is None or self.locks or self.races != "off" or self.memory != SC or scenario.forever:
             return None
         p = load(self.protocol)
-        what = program_for(p, scenario).key("merged"), repr(scenario), limits.movers, limits.threads, p.without
+        what = program_for(p, scenario).key("merged"), repr(scenario), limits.movers, limits.own, limits.threads, p.without
         name = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
         return self.path.with_name(f"{self.path.name}.{name}.checkpoint")
 

@@ -11,8 +11,10 @@ from seqfault.explore import layout as k
 from seqfault.explore import search
 from seqfault.explore.engine import Executor, Exploration
 from seqfault.explore.exploration import steps_to
+from seqfault.explore.own import CHAIN, Table
 from seqfault.explore.steps import Stepper
-from seqfault.explore.tables import OK, X_VIOLATIONS
+from seqfault.explore.strolls import passed
+from seqfault.explore.tables import OK, X_TABLE, X_VIOLATIONS
 
 if TYPE_CHECKING:
     from seqfault.explore.frontier import Search
@@ -21,17 +23,25 @@ Int64 = NDArray[np.int64]
 Path = list[tuple[int, int]]
 
 
+def steps(p: int, choice: int, before: int) -> Path:
+    """A step of process `p`, with those before it that make no choice."""
+    return [*([(p, 0)] * before), (p, choice)]
+
+
 class Retrace:
     """Paths of an exploration that kept no parents (the depths up to a state's are explored again, with parents, by one
-    thread), or took movers at once (they are put in again)."""
+    thread), or took movers, or accesses in nobody's way, at once (they are put in again)."""
 
     def __init__(self, s: Search, ex: Exploration):
         self.code, self.R, self.moving = s.code, s.R, s.moving
         self.again = (s.a, s.init, s.rom)
         self.options = {"mode": s.mode, "exclusive": s.exclusive, "dead": s.dead, "moves": s.R if s.moving else None}
+        self.own = None if s.own is None else s.own.copy()
+        self.options["own"] = self.own
         self.number: dict[int, int] = {}
         self.parent, self.action = ex.parent, ex.action
         self.kept = len(ex.parent) > 0
+        self.first, self.stepper = s.first, None if s.own is None else Stepper(s.code, s.rom)
 
     def __call__(self, ex: Exploration, state: int) -> Path:
         if self.kept or state == 0:
@@ -41,6 +51,8 @@ class Retrace:
                 self._explore(ex, {state, *(v.state for v in ex.violations)})
             at = self.number[state]
         path = steps_to(self.parent, self.action, at)
+        if self.own is not None:
+            return self._with_own(path, self.own)
         return self._with_movers(path) if self.moving else path
 
     def _explore(self, ex: Exploration, states: set[int]) -> None:
@@ -71,6 +83,15 @@ class Retrace:
                     s.grow()
         self.parent, self.action = s.parent.copy(), s.action.copy()
         s.close()
+
+    def _with_own(self, path: Path, own: Table) -> Path:
+        """Each step as the steps that it passed over.  Choices are made at the end of one, where it ends."""
+        given = np.array(path, np.int64).reshape(-1, 2)
+        many = np.zeros(len(path), np.int64)
+        t = self.stepper
+        t.X[X_TABLE] = own.ctypes.data
+        passed(self.code.addresses, self.first, t.out, t.S, t.T, t.E, t.X, CHAIN, given, many)
+        return [x for (p, choice), n in zip(path, many.tolist(), strict=True) for x in steps(p & (k.UNPASSED - 1), choice, n)]
 
     def _with_movers(self, path: Path) -> Path:
         """Each step with the movers that follow it."""

@@ -56,6 +56,7 @@ from seqfault.explore.layout import (
     T_TRANSITIONS,
     T_WHY,
     TO_SIFT,
+    UNPASSED,
     V_CHOICE,
     V_COUNT,
     V_KIND,
@@ -111,6 +112,9 @@ from seqfault.explore.tables import (
     X_COUNTS,
     X_DIGITS,
     X_HASH,
+    X_NEWS,
+    X_OWN,
+    X_OWN_ROOM,
     X_RADIX,
     X_USED,
     X_VIOL,
@@ -191,6 +195,19 @@ def outcome(X, outcomes, ostate, th, front, head, n):  # type: ignore[no-untyped
     outcomes[s, O_LEVEL] = th[T_LEVEL]
     for w in range(n):
         ostate[s, w] = front[head, w]
+
+
+@jit
+def unpassed(A, X, pS, pT, pE, pX, p, depth, out):  # type: ignore[no-untyped-def]
+    """Take a step again, and end it before the first access that was passed over (compile/step_own.py): it reported
+    something, or came to no successor, behind one, and others have to be looked at before that."""
+    X[X_VIOLATIONS] = 0
+    X[X_COUNTED] = 0
+    room = X[X_OWN_ROOM]
+    X[X_OWN_ROOM] = 0
+    status = call7(A[A_ADVANCE], (pS, pT, pE, pX, p, depth, out))
+    X[X_OWN_ROOM] = room
+    return status
 
 
 @jit
@@ -358,6 +375,9 @@ def work(  # type: ignore[no-untyped-def]
             if G[G_UPTO] <= G[G_NEXT] < nfront or G[G_STORED] > G[G_LIMIT]:
                 why = WHY_PAUSE
                 break
+            if X[X_NEWS]:
+                G[G_GROWN] += X[X_NEWS]
+                X[X_NEWS] = 0
             if G[G_GROWN]:  # some step was no mover after all: what follows is for the records only
                 if G[G_FIRST] == 0:
                     G[G_FIRST] = G[G_STORED]
@@ -421,6 +441,12 @@ def work(  # type: ignore[no-untyped-def]
             while True:
                 X[X_COUNTED] = 0
                 status = call7(advance, (pS, pT, pE, pX, np.int64(p), depth, pB + m * n * 8))
+                by = p
+                if X[X_OWN]:
+                    if status != OK or X[X_VIOLATIONS]:
+                        status = unpassed(A, X, pS, pT, pE, pX, np.int64(p), depth, pB + m * n * 8)
+                        by = p + UNPASSED
+                    th[T_MOVED] += X[X_OWN]
                 used = X[X_USED]
                 says = np.int64(0)
                 if moving:
@@ -453,7 +479,7 @@ def work(  # type: ignore[no-untyped-def]
                                 X[X_DIGITS + j] = np.int64(hashes[ROOM + j])
                                 X[X_RADIX + j] = np.int64(hashes[ROOM + MAX_CHOICES + j])
                         h = hash_of(buf, m, n)
-                        m += queue(h, table, number, hashes, fresh, rec, m, head, p + 256 * choice, how)
+                        m += queue(h, table, number, hashes, fresh, rec, m, head, by + 256 * choice, how)
                 k = last_open(X, used)
                 if k < 0:
                     break
@@ -476,6 +502,8 @@ def work(  # type: ignore[no-untyped-def]
                 violate(X, P[K_DEADLOCK], -1, -1, 0, -1)
                 note(X, distinct, dstate, th, front, head, n, np.int64(-1), np.int64(0))
         head += 1
+    G[G_GROWN] += X[X_NEWS]
+    X[X_NEWS] = 0
     th[T_HEAD] = head
     th[T_END] = end
     th[T_PENDING] = m

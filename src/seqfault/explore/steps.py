@@ -28,8 +28,10 @@ from seqfault.explore.tables import (
 class Steps(StepCode):
     """`StepCode`, and what the search reads: `program` (tables.py), `moving` (movers.py), `boundary` (graph.py)."""
 
-    def __init__(self, a: Automaton, mode: str = "merged", dead: bool = True, track: bool = False):
-        super().__init__(a, mode, dead, track)
+    def __init__(
+        self, a: Automaton, mode: str = "merged", dead: bool = True, track: bool = False, own: bool = False
+    ):
+        super().__init__(a, mode, dead, track, own)
         self.program = program_array(a, mode, dead and mode != "full")
         self.moving = tables(a, track)
         self.boundary = boundaries(a)
@@ -80,12 +82,14 @@ class Stepper:
         return [(int(r[0]), int(r[1]), int(r[2]), int(r[3])) for r in rows]
 
 
-_made: dict[tuple[int, str, bool, bool], Steps] = {}
+_made: dict[tuple[int, str, bool, bool, bool], Steps] = {}
 
 
-def steps_of(a: Automaton, mode: str = "merged", dead: bool = True, track: bool = False) -> Steps:
+def steps_of(
+    a: Automaton, mode: str = "merged", dead: bool = True, track: bool = False, own: bool = False
+) -> Steps:
     """The steps of `a`, made once in a process."""
-    key = id(a), mode, dead and mode != "full", track
+    key = id(a), mode, dead and mode != "full", track, own
     if key not in _made:
-        _made[key] = Steps(a, mode, dead, track)
+        _made[key] = Steps(a, mode, dead, track, own)
     return _made[key]

@@ -17,6 +17,8 @@ from seqfault.explore.engine import Exploration
 from seqfault.explore.frontier import GROWN, Search, run
 from seqfault.explore.layout import G_GROWN, G_LOST
 from seqfault.explore.movers import W_ON, no_records
+from seqfault.explore.own import TRIES as TABLES
+from seqfault.explore.own import FEW, Table, no_table, settled
 from seqfault.explore.racewatch import Races
 from seqfault.explore.watch import Watch
 
@@ -31,6 +33,7 @@ def explore(
     exact: bool = False,
     expect: int = 0,
     movers: bool | None = False,
+    own: bool = False,
     max_states: int = 1 << 40,
     max_memory: int = 1 << 60,
     timeout: float | None = None,
@@ -46,7 +49,8 @@ def explore(
     `tier`: 1 where it can (memory model sc, no renamed counts, no `watcher`), or 0.  `movers`: steps that commute with
     all that others do are taken at once (movers.py): fewer states, the same kinds of violations and the same outcomes.
     None: under tso and lkmm always (reduced.py); under sc where there are more than `MANY` states, and if that shows a
-    violation everything is explored, for every place that shows it and the shortest paths.  For tier 1: `threads`;
+    violation everything is explored, for every place that shows it and the shortest paths.  `own`: wherever movers are
+    not taken, accesses that are in nobody's way begin no step (own.py).  For tier 1: `threads`;
     `exact` (whole states instead of fingerprints); `expect` (states to make room for at the start); `traced` (parents
     are kept while there are few states); `checkpoint`: a file that it is saved to every so many seconds, at a limit and
     at a signal (interrupt.py), and goes on from; it is removed at the end, or left for one who will ask again (`keep`).
@@ -66,7 +70,7 @@ def explore(
     shape = {"threads": threads, "exact": exact, "expect": expect, **options}
     keeper = Keeper(checkpoint, every)
     with interrupt.later():
-        ex = _explore(automaton, init, rom, movers, shape, limits, keeper)
+        ex = _explore(automaton, init, rom, movers, own, shape, limits, keeper)
         if ex.complete and not keep:
             keeper.done()
     return ex
@@ -77,6 +81,7 @@ def _explore(
     init: NDArray[np.uint64],
     rom: NDArray[np.int64],
     movers: bool | None,
+    own: bool,
     shape: dict[str, Any],
     limits: dict[str, Any],
     keeper: Keeper,
@@ -84,21 +89,44 @@ def _explore(
     end = None if limits["timeout"] is None else time.perf_counter() + limits["timeout"]
     most = limits["max_states"]
 
-    def once(moves: NDArray[np.int64] | None = None, saved: Saved | None = None, few: bool = False) -> Once:
-        s = Search(automaton, init, rom, moves=moves, **shape)
+    def once(
+        moves: NDArray[np.int64] | None = None,
+        saved: Saved | None = None,
+        few: int = 0,
+        table: Table | None = None,
+    ) -> Once:
+        s = Search(automaton, init, rom, moves=moves, own=table, **shape)
         left = None if end is None else max(0.01, end - time.perf_counter())
-        mine = {**limits, "timeout": left, "max_states": min(MANY, most) if few else most}
-        return _once(s, mine, keeper, saved, few and most > MANY)
+        mine = {**limits, "timeout": left, "max_states": min(few, most) if few else most}
+        return _once(s, mine, keeper, saved, 0 < few < most)
 
-    def whole(file: Path | None) -> Exploration:
-        return once(saved=keeper.open(file))[0]
+    def without(saved: Saved | None, few: int = 0) -> Exploration:
+        """Everything, without movers; or what there is up to `few` states."""
+        table = None
+        if saved is not None and len(saved[1]["own"]):
+            table = saved[1]["own"]
+        elif own and saved is None:
+            ex = once(few=FEW)[0]
+            if ex.complete or most <= FEW or "states" not in ex.reason:
+                return ex
+            table = no_table(automaton)
+            s = Search(automaton, init, rom, own=table, **shape)
+            s.stroll()
+            s.close()
+            table = settled(automaton, table)
+        for _ in range(TABLES):
+            ex, _, _ = once(saved=saved, few=few, table=table)
+            if table is None or (ex.news == 0 if ex.complete else ex.reason != GROWN):
+                return ex
+            table, saved = settled(automaton, table), None
+        return once(few=few)[0]
 
     if movers is False or shape.get("exclusive"):
-        return whole(keeper.path)
+        return without(keeper.open(keeper.path))
     saved = keeper.open(keeper.path)
     moving = saved is not None and bool(saved[1]["W"][W_ON])
     if movers is None and not moving:
-        few = once(saved=saved, few=True)[0]
+        few = without(saved, MANY)
         if few.complete or most <= MANY or "states" not in few.reason:
             return few
         saved = None
@@ -111,14 +139,14 @@ def _explore(
         if learned is None or (not ex.complete and ex.reason != GROWN):
             if movers or not ex.complete or not ex.violations:
                 return ex
-            everything = whole(keeper.second)
+            everything = without(keeper.open(keeper.second))
             if everything.complete:
                 return everything
             if everything.reason.startswith((interrupt.INTERRUPTED, "time")):  # it can go on
                 ex.complete, ex.reason = False, everything.reason
             return ex
         records = learned
-    return whole(keeper.second)
+    return without(keeper.open(keeper.second))
 
 
 MANY = 20_000_000  # states

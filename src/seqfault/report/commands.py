@@ -53,7 +53,13 @@ def select(names: list[str], protocol: Protocol | None = None) -> list[Scenario]
 
 
 COMPARED = ("sc", "tso", "lkmm")  # what --memory all is
-REDUCE = {"auto": None, "all": True, "none": False}  # what --reduce means for `Limits.movers`
+# what --reduce means for `Limits.movers` and `Limits.own`
+REDUCE: dict[str, tuple[bool | None, bool]] = {
+    "auto": (None, True),
+    "own": (False, True),
+    "all": (True, False),
+    "none": (False, False),
+}
 
 
 def run_check(
@@ -96,7 +102,8 @@ def run_check(
     if races != "off" and models != ["sc"]:
         raise BadInput("--races compares the next steps of sequentially consistent states, so it is for --memory sc")
     scenarios = select(names, p)
-    begun = ahead.begin(models if reduce != "none" else [m for m in models if m == SC])
+    movers, own = REDUCE[reduce]
+    begun = ahead.begin(models if movers is not False else [m for m in models if m == SC])
     err = stderr_console()
     if verbose and not json:
         terminal.automata(console(), p, scenarios)
@@ -104,7 +111,7 @@ def run_check(
         automaton_for(p, scenarios[0])  # errors in the text come before any worker starts
     if begun and SC in models:
         ahead.meanwhile(p, scenarios[0])
-    limits = Limits(max_states or 0, max_memory, movers=REDUCE[reduce], checkpoint_every=every, threads=threads)
+    limits = Limits(max_states or 0, max_memory, movers=movers, own=own, checkpoint_every=every, threads=threads)
     with Progress(*WITH_WHAT, console=err, transient=True, disable=not err.is_terminal) as bar:
         reports = [
             checked(

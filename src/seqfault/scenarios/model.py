@@ -339,12 +339,9 @@ def run_setup(m: Machine, s: Scenario) -> None:
 
 
 def write_rom(s: Scenario, layout: Layout) -> None:
-    """Put the CPUs' operations into the scenario's data."""
+    """Put the CPUs' operations into the scenario's data, where there are none yet."""
     rom = the(scenario_rom)
     per, fills = size("NR_OPS", layout.sizes), size("NR_FILLS", layout.sizes)
-    blank = Operation(0, 0, 0)
-    for k in range(per * layout.sizes["NR_CPUS"]):
-        write_op(k, blank)
     for c, ops in enumerate(s.cpus):
         rom.nr_ops[c] = len(ops)
         rom.forever[c] = c in s.forever
@@ -369,6 +366,8 @@ def initial_cells(layout: Layout, protocol: Protocol, s: Scenario) -> list[int |
         m = make_machine(layout, protocol)
         with m:
             run_setup(m, s)
+            for k in range(size("NR_OPS", layout.sizes) * layout.sizes["NR_CPUS"]):
+                write_op(k, Operation(0, 0, 0))
         if len(_set_up) > 2000:
             _set_up.clear()
         _set_up[key] = layout, protocol, m.cells
