@@ -62,4 +62,4 @@ def test_no_cache(fresh: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_each_text_has_its_own_file(fresh: Path):
     a, b = baselines.stored("text"), baselines.stored("text of another release")
-    assert a.path != b.path
+    assert a.lines.path != b.lines.path

@@ -7,6 +7,8 @@ than `MOST_BYTES`; it costs only the time to compile again.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
 import os
 import pickle
 import re
@@ -17,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-KINDS = (".automaton", ".native", ".steps", ".best", ".spent", ".baseline", ".elf")
+KINDS = (".automaton", ".native", ".steps", ".best", ".spent", ".baseline", ".setups", ".elf")
 LOOPS = re.compile(r"[a-z]+-[0-9a-f]{16}")  # folders of compile/jit.py
 DAYS = 30
 MOST_BYTES = 2 << 30
@@ -35,9 +37,9 @@ def cache_dir() -> Path:
     return Path(platformdirs.user_cache_dir("seqfault"))
 
 
-def kept(name: str) -> bytes | None:
+def kept(name: str, folder: Path | None = None) -> bytes | None:
     """What was kept as `name`; None: nothing that can be read."""
-    path = cache_dir() / name
+    path = (folder or cache_dir()) / name
     try:
         data = path.read_bytes()
     except OSError:
@@ -87,6 +89,39 @@ def put(path: Path, data: bytes) -> bool:
         with contextlib.suppress(OSError):
             os.unlink(name)
         return False
+
+
+class Lines:
+    """A file of results, each a line of JSON with its key before it, to which several processes add.
+
+    A line that cannot be read is as one that is not there; where nothing can be written, results last as long as the
+    process.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.known: dict[str, Any] = {}
+        data = kept(path.name, path.parent)
+        for line in (data or b"").splitlines():
+            try:
+                key, what = json.loads(line)
+                self.known[key] = what
+            except (ValueError, TypeError):
+                continue
+
+    def get(self, key: str) -> Any:
+        """What is known; None: nothing."""
+        return self.known.get(key)
+
+    def put(self, key: str, what: Any) -> None:
+        """Keep a result."""
+        self.known[key] = what
+        line = json.dumps([key, what], separators=(",", ":")) + "\n"
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as f:
+                fcntl.flock(f, fcntl.LOCK_EX)
+                f.write(line)
 
 
 def prune(folder: Path, now: float | None = None) -> int:

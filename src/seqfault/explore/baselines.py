@@ -1,18 +1,16 @@
 """What mmap-sem shows in a scenario, kept in the cache: every check of another protocol is held against it.
 
 A file for each text of mmap-sem, release of the engine and memory model; a line for each scenario, whole explorations
-only.  A line that cannot be read is as one that is not there.
+only.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import json
 from functools import cache
 from pathlib import Path
 
-from seqfault.compile.cache import cache_dir
+from seqfault.compile.cache import Lines, cache_dir
 from seqfault.compile.digest import files_digest
 from seqfault.scenarios.model import Scenario
 
@@ -29,35 +27,19 @@ class Stored:
 
     def __init__(self, text: str):
         name = hashlib.sha256(f"{text} {_engine()}".encode()).hexdigest()[:32]
-        self.path = cache_dir() / f"{name}.baseline"
-        self.known: dict[str, Shown] = {}
-        try:
-            lines = self.path.read_text().splitlines()
-        except (OSError, UnicodeDecodeError):
-            return
-        for line in lines:
-            try:
-                key, outcomes, violations = json.loads(line)
-                self.known[key] = set(outcomes), {(k, o) for k, o in violations}
-            except (ValueError, TypeError):
-                continue
+        self.lines = Lines(cache_dir() / f"{name}.baseline")
 
     def get(self, scenario: Scenario) -> Shown | None:
         """What is known of a scenario."""
-        return self.known.get(_key(scenario))
+        try:
+            outcomes, violations = self.lines.get(_key(scenario)) or ()
+            return set(outcomes), {(k, o) for k, o in violations}
+        except (ValueError, TypeError):
+            return None
 
     def put(self, scenario: Scenario, shown: Shown) -> None:
         """Keep what a whole exploration has shown."""
-        key = _key(scenario)
-        self.known[key] = shown
-        line = json.dumps([key, sorted(shown[0]), sorted(shown[1])]) + "\n"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as f:
-                fcntl.flock(f, fcntl.LOCK_EX)
-                f.write(line)
-        except OSError:
-            pass  # a read-only home only costs the time to explore again
+        self.lines.put(_key(scenario), [sorted(shown[0]), sorted(shown[1])])
 
 
 def _key(scenario: Scenario) -> str:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import seqfault
 from seqfault.compile.automaton import Automaton, Int64, Words
+from seqfault.compile.cache import Lines, cache_dir
+from seqfault.compile.digest import files_digest
 from seqfault.compile.program import AGENT, CPU, ENVIRONMENT, Process, Program, build
 from seqfault.explore.memory import SC, canonical, with_memory
 from seqfault.kernel.places import Protocol
@@ -92,7 +96,8 @@ def start_of(protocol: Protocol, scenario: Scenario, memory: str = SC) -> tuple[
     if key in _started:
         words, rom = _started[key][2]
         return a, words.copy(), rom.copy()
-    cells = initial_cells(program_for(protocol, scenario).layout(), protocol, scenario)
+    program = program_for(protocol, scenario)
+    cells = initial_cells(program.layout(), protocol, scenario, _set_ups(program.key("merged")))
     running = None
     if not protocol.processes:
         running = [p.role != 0 or (p.cpu < len(scenario.cpus) and bool(scenario.cpus[p.cpu])) for p in a.processes]
@@ -100,6 +105,14 @@ def start_of(protocol: Protocol, scenario: Scenario, memory: str = SC) -> tuple[
     _started.clear()
     _started[key] = protocol, scenario, start
     return a, start[0].copy(), start[1].copy()
+
+
+@cache
+def _set_ups(text: str) -> Lines:
+    """What setups lead to, by the key of the text; what runs them is hashed, too."""
+    folders = [Path(seqfault.__file__).parent / x for x in ("kernel", "scenarios")]
+    how = files_digest(sorted(f for x in folders for f in x.glob("*.py")), text)
+    return Lines(cache_dir() / f"{how[:32]}.setups")
 
 
 # the last one, which is explored more than once; what the ids belong to is kept with it

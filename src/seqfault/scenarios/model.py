@@ -6,8 +6,10 @@ An operation is a line of text: ``mmap 2-4 rw``, ``munmap 2-4``, ``mprotect 2-4 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -356,21 +358,37 @@ def write_rom(s: Scenario, layout: Layout) -> None:
     the(faults_left).n = s.fail_allocations
 
 
-def initial_cells(layout: Layout, protocol: Protocol, s: Scenario) -> list[int | None]:
+class SetUps(typing.Protocol):
+    """Memory behind setups, kept from one run to the next: of one text, in one layout."""
+
+    def get(self, key: str, /) -> Any: ...
+
+    def put(self, key: str, what: Any, /) -> None: ...
+
+
+def initial_cells(
+    layout: Layout, protocol: Protocol, s: Scenario, known: SetUps | None = None
+) -> list[int | None]:
     """The memory that a scenario begins with: its setup run as plain Python under `protocol` (all of it: sites are
-    taken out of what is explored)."""
+    taken out of what is explored), or as it is `known`."""
     if protocol.processes:  # a small model, which has no operations
         return [c.start for c in layout.cells]
     key = id(layout), id(protocol), s.setup
     if key not in _set_up:
-        m = make_machine(layout, protocol)
-        with m:
-            run_setup(m, s)
-            for k in range(size("NR_OPS", layout.sizes) * layout.sizes["NR_CPUS"]):
-                write_op(k, Operation(0, 0, 0))
+        name = hashlib.sha256(repr(s.setup).encode()).hexdigest()[:32]
+        cells = known.get(name) if known is not None else None
+        if not isinstance(cells, list) or len(cells) != len(layout.cells):
+            m = make_machine(layout, protocol)
+            with m:
+                run_setup(m, s)
+                for k in range(size("NR_OPS", layout.sizes) * layout.sizes["NR_CPUS"]):
+                    write_op(k, Operation(0, 0, 0))
+            cells = m.cells
+            if known is not None:
+                known.put(name, cells)
         if len(_set_up) > 2000:
             _set_up.clear()
-        _set_up[key] = layout, protocol, m.cells
+        _set_up[key] = layout, protocol, cells
     m = Machine(layout, protocol.binds)
     m.cells = list(_set_up[key][2])
     with m:
