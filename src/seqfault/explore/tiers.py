@@ -105,10 +105,11 @@ def _explore(
         table = None
         if saved is not None and len(saved[1]["own"]):
             table = saved[1]["own"]
-        elif own and saved is None:
-            ex = once(few=FEW)[0]
+        elif own:
+            ex = once(saved=saved, few=FEW)[0]
             if ex.complete or most <= FEW or "states" not in ex.reason:
                 return ex
+            saved = None
             table = no_table(automaton)
             s = Search(automaton, init, rom, own=table, **shape)
             s.stroll()

@@ -86,7 +86,7 @@ def run_check(
     if threads > (os.cpu_count() or 1):
         raise BadInput(f"--threads {threads}: this machine has {os.cpu_count()} processors")
     if reduce not in REDUCE:
-        raise BadInput(f"--reduce {reduce!r}: auto, all or none")
+        raise BadInput(f"--reduce {reduce!r}: auto, own, all or none")
     p = load(protocol)
     models = models_named(memory)
     if late and not any(under(m) for m in models):
