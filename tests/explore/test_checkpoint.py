@@ -199,8 +199,9 @@ def rounds(monkeypatch, n: int) -> None:
 
 
 def test_every_phase_goes_on(tmp_path, monkeypatch):
-    """Few states, then movers (several attempts), then everything because of a violation; interrupted in each."""
+    """Few states, then own accesses, then movers (several attempts), then everything because of a violation; interrupted in each."""
     p, s = load("spf-seed"), find(["case6/apart-area-read-write"])[0]
+    monkeypatch.setattr(tiers, "FEW", 200)
     monkeypatch.setattr(tiers, "MANY", 300)
     monkeypatch.setattr(frontier, "BUDGET", 100)
     monkeypatch.setattr(frontier, "CHUNK_S", 1e9)

@@ -20,6 +20,7 @@ from seqfault.compile.packing import Packing
 from seqfault.compile.step_body import Body, Known, signed_range
 from seqfault.compile.step_own import OwnAccess, begin_own, own_accesses, own_text
 from seqfault.compile.step_runtime import runtime
+from seqfault.compile.step_wait import waits_text
 
 SMALL = 600  # instructions times processes, up to which each process gets code of its own
 OK, DISABLED, ENDS = 0, 1, 2
@@ -288,7 +289,10 @@ def step_text(a: Automaton, mode: str, use_masks: bool, track: bool = False, own
         observers.append(StepClass(len(classes) + len(observers), entry, a.observer_words, True))
     for c in [*classes, *observers]:
         out.append(class_text(a, graph, c, a.stop[mode], use_masks, known, small, track, unshared))
-    out.append(entry_text(a, classes, class_of, observers, packing, small, own))
+    looks = not small and not track
+    if looks:
+        out += [waits_text(a, graph, c, a.stop[mode], known, unshared) for c in classes]
+    out.append(entry_text(a, classes, class_of, observers, packing, small, own, looks))
     pack = pack_text(packing, a.nw, small)
     out.append(pack if small else "declare void @pack(ptr noalias, ptr noalias)\n")
     plain = not any(int(op) in (Op.CHOOSE, Op.COUNT) for op in a.code[:, 0])
@@ -361,6 +365,7 @@ def entry_text(
     packing: Packing,
     small: bool,
     own: bool,
+    looks: bool,
 ) -> str:
     """``advance(S, T, ext, x, process, depth, out)`` and ``observe(S, T, ext, x, number)``."""
     from seqfault.compile.work import X_ACCESSED, X_DEPTH, X_FUEL, X_SEQ, X_STAND, X_USED, X_WAITED
@@ -376,7 +381,8 @@ def entry_text(
     out.append(head)
     given = "%out" if packing.whole else "%given"
     out.append(f"  %T = alloca [{n} x i64]\n" if small else f"  %T = getelementptr i64, ptr {given}, i64 0\n")
-    out.append(f"  call void @llvm.memcpy.p0.p0.i64(ptr %T, ptr %S, i64 {nb}, i1 false)\n")
+    copy = f"  call void @llvm.memcpy.p0.p0.i64(ptr %T, ptr %S, i64 {nb}, i1 false)\n"
+    out.append("" if looks else copy)
     for k, (off, v) in enumerate([
         (X_USED, "0"), (X_DEPTH, "%depth"), (X_FUEL, "100000"), (X_ACCESSED, "0"), (X_SEQ, "-1"), (X_WAITED, "0"),
     ]):
@@ -392,12 +398,22 @@ def entry_text(
         out.append(
             f"p{i}:\n  %reg{i} = getelementptr i64, ptr %T, i64 {p.base}\n"
             f"  %cp{i} = getelementptr i64, ptr %ext, i64 {cpu_word}\n  store i64 {p.cpu}, ptr %cp{i}\n"
-            f"  %w{i} = getelementptr i64, ptr %reg{i}, i64 {at_pc}\n  %v{i} = load i64, ptr %w{i}\n"
+            f"  %w{i} = getelementptr i64, ptr %S, i64 {p.base + at_pc}\n  %v{i} = load i64, ptr %w{i}\n"
             f"  %s{i} = lshr i64 %v{i}, {shift_pc}\n  %pc{i} = and i64 %s{i}, {mask_pc}\n"
+        )
+        if looks:
+            out.append(
+                f"  %sr{i} = getelementptr i64, ptr %S, i64 {p.base}\n"
+                f"  %no{i} = call i64 @waits{c.number}(ptr %S, ptr %sr{i}, ptr %ext, ptr %x, i64 %pc{i})\n"
+                f"  %nb{i} = icmp ne i64 %no{i}, 0\n  br i1 %nb{i}, label %waits, label %go{i}\ngo{i}:\n{copy}"
+            )
+        out.append(
             f"  %r{i} = call i64 @run{c.number}(ptr %T, ptr %reg{i}, ptr %ext, ptr %x, i64 %pc{i})\n"
             "  br label %join\n"
         )
-        phis.append(f"[%r{i}, %p{i}]")
+        phis.append(f"[%r{i}, %{'go' if looks else 'p'}{i}]")
+    if looks:
+        out.append(f"waits:\n  ret i64 {DISABLED}\n")
     out.append("join:\n  %r = phi i64 " + ", ".join(phis) + "\n  %k = lshr i64 %r, 32\n")
     out.append("  %ok = icmp eq i64 %k, 1\n  br i1 %ok, label %keep, label %no\nkeep:\n")
     out.append(f"  %stand = and i64 %r, {(1 << 32) - 1}\n  %stp = getelementptr i64, ptr %x, i64 {X_STAND}\n")
