@@ -4,7 +4,8 @@ reduction.
     python bench/reductions.py [--count 30] [--seed 1] [--protocols mmap-sem,spf-seed,spf-v5] [--most 3000000]
 
 For scenarios the measure is one state for each shared access, without dead registers zeroed; scenarios that have more
-than `--most` such states are left out, and named.  Verdicts (kinds of violations) and outcomes must be equal.
+than `--most` such states are left out, and named.  Verdicts (kinds of violations) and outcomes must be equal.  CPU
+time is that of the second exploration of each kind, learning included.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import random
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -23,6 +25,7 @@ SEQ = Path(__file__).parents[1] / "tests/data/promela/seq.pml"
 
 
 def scenarios(protocol_name: str, count: int, seed: int, most: int) -> None:
+    from seqfault.explore import tiers
     from seqfault.explore.model import automaton_for, program_for
     from seqfault.explore.tiers import explore
     from seqfault.protocols import load
@@ -30,8 +33,10 @@ def scenarios(protocol_name: str, count: int, seed: int, most: int) -> None:
     from seqfault.scenarios.model import initial_cells
 
     protocol = load(protocol_name)
-    total: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
-    least: dict[int, float] = defaultdict(lambda: 1e9)
+    tiers.FEW = 1  # own accesses in small scenarios, too
+    total: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0, 0, 0])
+    cpu: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+    least: dict[int, list[float]] = defaultdict(lambda: [1e9, 1e9])
     by_cpus = defaultdict(list)
     for s in builtin():
         by_cpus[len(s.cpus)].append(s)
@@ -48,20 +53,29 @@ def scenarios(protocol_name: str, count: int, seed: int, most: int) -> None:
             if not plain.complete:
                 left_out.append(s.name)
                 continue
-            dead = explore(a, init, rom)
-            moved = explore(a, init, rom, movers=True)
-            for ex in (dead, moved):
+            kinds_of: tuple[dict[str, bool], ...] = ({}, {"own": True}, {"movers": True})
+            exs = []
+            for i, k in enumerate(kinds_of):
+                explore(a, init, rom, **k)
+                begun = time.process_time()
+                exs.append(explore(a, init, rom, **k))
+                cpu[cpus][i] += time.process_time() - begun
+            dead, own, moved = exs
+            for ex in exs:
                 kinds = [{(v.kind, v.pool) for v in e.violations} for e in (plain, ex)]
                 if kinds[0] != kinds[1] or set(ex.outcomes) != set(plain.outcomes):
                     raise SystemExit(f"{protocol_name} {s.name}: a reduction changed the verdict")
             t = total[cpus]
-            for i, n in enumerate((1, plain.states, dead.states, moved.states)):
+            for i, n in enumerate((1, plain.states, dead.states, own.states, moved.states)):
                 t[i] += n
-            least[cpus] = min(least[cpus], plain.states / moved.states)
-    for cpus, (n, plain_n, dead_n, moved_n) in total.items():
+            for i, ex in enumerate((own, moved)):
+                least[cpus][i] = min(least[cpus][i], plain.states / ex.states)
+    for cpus, (n, plain_n, dead_n, own_n, moved_n) in total.items():
         print(
             f"{protocol_name}, {cpus} CPUs, {n} scenarios: {plain_n:,} states, dead registers {plain_n / dead_n:.1f}x ({dead_n:,}), "
-            f"movers {dead_n / moved_n:.1f}x ({moved_n:,}), both {plain_n / moved_n:.1f}x (least {least[cpus]:.1f}x)",
+            f"own accesses {dead_n / own_n:.1f}x ({own_n:,}), both {plain_n / own_n:.1f}x (least {least[cpus][0]:.1f}x); "
+            f"movers instead {dead_n / moved_n:.1f}x ({moved_n:,}), both {plain_n / moved_n:.1f}x (least {least[cpus][1]:.1f}x); "
+            f"CPU seconds {cpu[cpus][0]:.1f}, {cpu[cpus][1]:.1f}, {cpu[cpus][2]:.1f}",
             flush=True,
         )
     if left_out:

@@ -17,8 +17,8 @@ from seqfault.explore.engine import Exploration
 from seqfault.explore.frontier import GROWN, Search, run
 from seqfault.explore.layout import G_GROWN, G_LOST
 from seqfault.explore.movers import W_ON, no_records
-from seqfault.explore.own import TRIES as TABLES
 from seqfault.explore.own import FEW, Table, no_table, settled
+from seqfault.explore.own import TRIES as TABLES
 from seqfault.explore.racewatch import Races
 from seqfault.explore.watch import Watch
 
