@@ -86,7 +86,7 @@ def overlap(a: Automaton, s: int, c: int) -> bool:
 
 
 def own_text(a: Automaton) -> str:
-    """``@met``: a process makes an access that the table may lack; ``@met_object``: it stores all cells of an object."""
+    """``@met``: a process makes an access that the table may lack; ``@met_object``: it stores an object's cells."""
     n = width(a)
     process_word = int(a.tab[a.process_slot][0]) - a.nw
     return f"""

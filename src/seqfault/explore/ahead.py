@@ -64,7 +64,7 @@ def meanwhile(protocol: Protocol, scenario: Scenario) -> None:
     their text does."""
     against = [] if protocol.processes or is_baseline(protocol) else [load(baseline_name(protocol.release))]
     for p in (protocol, *against):
-        steps_of(automaton_for(p, scenario), own=not p.processes)
+        steps_of(automaton_for(p, scenario))
 
 
 def end(child: subprocess.Popen[bytes]) -> None:

@@ -31,8 +31,11 @@ class Stored:
 
     def get(self, scenario: Scenario) -> Shown | None:
         """What is known of a scenario."""
+        known = self.lines.get(_key(scenario))
+        if known is None:
+            return None
         try:
-            outcomes, violations = self.lines.get(_key(scenario)) or ()
+            outcomes, violations = known
             return set(outcomes), {(k, o) for k, o in violations}
         except (ValueError, TypeError):
             return None

@@ -48,4 +48,4 @@ def settled(a: Automaton, table: Table) -> Table:
         if info.role > 1:
             out[p] = met[p]
     out[:, -1] = 0
-    return out
+    return np.ascontiguousarray(out, np.uint8)

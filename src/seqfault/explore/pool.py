@@ -125,7 +125,8 @@ class Record:
         if self.path is None or self.locks or self.races != "off" or self.memory != SC or scenario.forever:
             return None
         p = load(self.protocol)
-        what = program_for(p, scenario).key("merged"), repr(scenario), limits.movers, limits.own, limits.threads, p.without
+        how = limits.movers, limits.own, limits.threads
+        what = program_for(p, scenario).key("merged"), repr(scenario), *how, p.without
         name = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
         return self.path.with_name(f"{self.path.name}.{name}.checkpoint")
 

@@ -41,7 +41,8 @@ class Retrace:
         self.number: dict[int, int] = {}
         self.parent, self.action = ex.parent, ex.action
         self.kept = len(ex.parent) > 0
-        self.first, self.stepper = s.first, None if s.own is None else Stepper(s.code, s.rom)
+        self.first = s.first
+        self.stepper: Stepper | None = None
 
     def __call__(self, ex: Exploration, state: int) -> Path:
         if self.kept or state == 0:
@@ -88,10 +89,12 @@ class Retrace:
         """Each step as the steps that it passed over.  Choices are made at the end of one, where it ends."""
         given = np.array(path, np.int64).reshape(-1, 2)
         many = np.zeros(len(path), np.int64)
-        t = self.stepper
+        t = self.stepper or Stepper(self.code, self.again[2])
+        self.stepper = t
         t.X[X_TABLE] = own.ctypes.data
         passed(self.code.addresses, self.first, t.out, t.S, t.T, t.E, t.X, CHAIN, given, many)
-        return [x for (p, choice), n in zip(path, many.tolist(), strict=True) for x in steps(p & (k.UNPASSED - 1), choice, n)]
+        taken = zip(path, many.tolist(), strict=True)
+        return [x for (p, choice), n in taken for x in steps(p & (k.UNPASSED - 1), choice, n)]
 
     def _with_movers(self, path: Path) -> Path:
         """Each step with the movers that follow it."""

@@ -48,8 +48,8 @@ from seqfault.compile.work import (
 __all__ = [
     "MAX_ACCESSED", "MAX_CHOICES", "MAX_COUNTED", "MAX_INSTRUCTIONS", "MAX_VIOLATIONS", "X_ACCESSED", "X_AGED",
     "X_BEHIND", "X_COUNTED", "X_COUNTS", "X_DEPTH", "X_DIGITS", "X_EDGES", "X_FUEL", "X_HASH", "X_MET", "X_NEWS",
-    "X_OWN", "X_OWN_ROOM", "X_RADIX", "X_SEQ", "X_STAND", "X_TABLE", "X_TRACE", "X_TRACE_ROOM", "X_USED", "X_VALUE", "X_VIOL", "X_VIOLATIONS", "X_WAITED",
-    "X_WITHIN",
+    "X_OWN", "X_OWN_ROOM", "X_RADIX", "X_SEQ", "X_STAND", "X_TABLE", "X_TRACE", "X_TRACE_ROOM", "X_USED",
+    "X_VALUE", "X_VIOL", "X_VIOLATIONS", "X_WAITED", "X_WITHIN",
 ]  # fmt: skip
 
 OK, DISABLED, ENDS = 0, 1, 2
