@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from seqfault.compile.program import compile_program
 from seqfault.explore import layout, tiers
-from seqfault.explore.entering import hash_of, hash_of_few, sift
+from seqfault.explore.entering import KEYS, hash_of, hash_of_few, sift
 from seqfault.explore.frontier import FULL, Search, run
 from seqfault.explore.rehash import close_ranks, enter_at
 from seqfault.models import record, seq
@@ -59,9 +60,36 @@ def test_the_short_way_to_a_fingerprint():
         h = [int(hash_of(states, i, n)) for i in range(len(states))]
         assert h == [int(hash_of_few(x[0], x[n - 1], n)) for x in states]
         assert len(set(h)) == len(np.unique(states[:, :n], axis=0))
-    zero = -2 * 0x9E3779B97F4A7C15 % 2**64 - 2**64  # the one word of all with fingerprint 0, which means an empty slot
+    zero = (2**63 - int(KEYS[0])) % 2**64 - 2**63  # the one word of all with fingerprint 0, which means an empty slot
     both = np.array([[zero, 0], [0, 0]], np.int64)
     assert [int(hash_of(both, 0, 1)), int(hash_of_few(np.int64(zero), np.int64(zero), 1))] == [1, 1]
+
+
+@pytest.mark.parametrize("n", [2, 3, 7, 53, 2050])
+def test_fingerprints_of_states_that_are_mostly_zero(n: int):
+    """One bit in one word or in two: all different.  (Keys that are multiples of one another would not do: what one
+    word adds another one takes away.)"""
+    r = random.Random(n)
+    places = list(range(n)) if n < 10 else sorted({0, 1, 2, 3, n - 1, n - 2, *r.sample(range(n), 4)})
+    bits = [1 << b for b in range(0, 63, 3 if n < 10 else 6)]
+    seen: set[int] = set()
+    state = np.zeros((1, n), np.int64)
+    many = 0
+    for i, j in itertools.combinations_with_replacement(places, 2):
+        for x, y in itertools.product(bits, bits):
+            if i == j and x >= y:
+                continue
+            state[:] = 0
+            state[0, i] |= x
+            state[0, j] |= y
+            seen.add(int(hash_of(state, 0, n)))
+            many += 1
+    for i, x in itertools.product(places, bits):
+        state[:] = 0
+        state[0, i] = x
+        seen.add(int(hash_of(state, 0, n)))
+        many += 1
+    assert len(seen) == many
 
 
 @pytest.mark.parametrize("expect", [0, 4_157_242])

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from programs import program, show, texts
 from test_movers import counted, same, shown
 
+from seqfault.compile import step_code
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ops import Op
 from seqfault.compile.program import Process, Program, compile_program
 from seqfault.compile.step_code import Graph
 from seqfault.compile.step_own import LOADS, OWN, STORES, own_accesses
-from seqfault.explore import own, tiers
+from seqfault.explore import own, steps, tiers
 from seqfault.explore.engine import Exploration
 from seqfault.explore.frontier import Search
 from seqfault.kernel import *
@@ -63,6 +65,32 @@ def test_random_programs(role: int):
     assert compared > PROGRAMS * 0.9
     assert passed > compared
     assert reduced < all_states
+
+
+@pytest.mark.parametrize("role", [0, 1], ids=["cpu", "agent"])
+def test_random_programs_in_the_shape_of_large_ones(role: int, monkeypatch, tmp_path):
+    """Processes share code, and who would wait is told before a state is copied: states and steps are those of the
+    interpreter, and with own accesses all that is promised."""
+    monkeypatch.setattr(step_code, "SMALL", 0)
+    monkeypatch.setattr(tiers, "FEW", 1)
+    monkeypatch.setenv("SEQFAULT_CACHE", str(tmp_path))
+    monkeypatch.setattr(steps, "_made", {})
+    a = replace(texts(role).automaton)
+    text = step_code.step_text(a, "merged", True, own=True).text
+    assert "@waits0" in text and text.count("label %waiting") > 1
+    for seed in range(PROGRAMS * role, PROGRAMS * role + PROGRAMS // 2):
+        init, rom = texts(role).start(program(seed))
+        x = tiers.explore(a, init, rom, graph=True, max_states=MANY, tier=0)
+        if not x.complete:
+            continue
+        y = tiers.explore(a, init, rom, graph=True)
+        z = tiers.explore(a, init, rom, graph=True, own=True)
+        try:
+            assert (x.states, x.transitions, x.finals) == (y.states, y.transitions, y.finals)
+            assert places(x) == places(y) == places(z)
+            same(y, z)
+        except AssertionError as e:
+            raise AssertionError(f"program {seed}\n{show(program(seed))}") from e
 
 
 @struct(pool=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 from seqfault.explore.jit import jit_search as jit
@@ -33,6 +35,9 @@ from seqfault.explore.slots import mix
 TOGETHER = 16
 LINE = 7  # a line of the cache has so many slots and one; tables have whole lines
 SEED = np.uint64(0x9E3779B97F4A7C15)
+MANY_KEYS = 1024
+# fixed, as fingerprints are in checkpoints
+KEYS = np.frombuffer(hashlib.shake_256(b"seqfault").digest(8 * MANY_KEYS), "<u8").astype(np.uint64)
 
 
 @jit
@@ -40,22 +45,26 @@ def hash_of(words, row, n):  # type: ignore[no-untyped-def]
     """64-bit fingerprint of a packed state; one of a single word is unique.
 
     Sums of the halves of products of two words each (NH, of UMAC: Black et al. 1999, without the carry from half to
-    half), mixed: a multiplication for two words, where mixing each word takes four."""
-    k = SEED
+    half), mixed: a multiplication for two words, where mixing each word takes four.  Each word has a key of its own,
+    and no key may be a small multiple of another: words are mostly zero."""
     if n == 1:
-        h = mix(np.uint64(words[row, 0]) + k + k)
+        h = mix(np.uint64(words[row, 0]) + KEYS[0])
         return h if h != 0 else np.uint64(1)
     low = np.uint64(0)
     up = np.uint64(0)
+    even = np.uint64(0)
+    odd = np.uint64(0)
     for w in range(0, n - 1, 2):
-        k += SEED
-        a = np.uint64(words[row, w]) + k
-        k += SEED
-        b = np.uint64(words[row, w + 1]) + k
+        i = w & (MANY_KEYS - 1)
+        if w >= MANY_KEYS and i == 0:
+            even = mix(np.uint64(w))
+            odd = mix(even + SEED)
+        a = np.uint64(words[row, w]) + (KEYS[i] + even)
+        b = np.uint64(words[row, w + 1]) + (KEYS[i + 1] + odd)
         low += a * b
         up += high(a, b)
     if n & 1:
-        up += mix(np.uint64(words[row, n - 1]) + k + SEED)
+        up += mix(np.uint64(words[row, n - 1]) + KEYS[(n - 1) & (MANY_KEYS - 1)])
     h = mix(mix(low) + up)
     return h if h != 0 else np.uint64(1)
 
@@ -64,11 +73,11 @@ def hash_of(words, row, n):  # type: ignore[no-untyped-def]
 def hash_of_few(first, last, n):  # type: ignore[no-untyped-def]
     """As `hash_of`, of a state of one word or two.  A call would cost as much as the rest of it: small models spend a
     fifth of their time in `hash_of`."""
-    a = np.uint64(first) + SEED + SEED
     if n == 1:
-        h = mix(a)
+        h = mix(np.uint64(first) + KEYS[0])
     else:
-        b = np.uint64(last) + SEED + SEED + SEED
+        a = np.uint64(first) + KEYS[0]
+        b = np.uint64(last) + KEYS[1]
         h = mix(mix(a * b) + high(a, b))
     return h if h != 0 else np.uint64(1)
 
