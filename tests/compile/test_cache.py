@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +67,20 @@ def test_where_nothing_can_be_written_nothing_is_kept(folder, monkeypatch):
     monkeypatch.setenv("SEQFAULT_CACHE", str(folder / "file"))
     cache.keep("a.steps", b"code")
     assert cache.kept("a.steps") is None
+
+
+def test_lines_are_read_again(folder):
+    one, other = cache.Lines(folder / "a.setups"), cache.Lines(folder / "a.setups")
+    one.put("x", [1, None, True])
+    other.put("y", {"z": 2})
+    with (folder / "a.setups").open("a") as f:
+        f.write('["cut", [1,\n[3]\n')
+    again = cache.Lines(folder / "a.setups")
+    assert again.get("x") == [1, None, True] and again.get("y") == {"z": 2}
+    assert again.get("cut") is None and one.get("y") is None
+
+
+def test_lines_where_nothing_can_be_written():
+    lines = cache.Lines(Path("/proc/none/a.setups"))
+    lines.put("x", 1)
+    assert lines.get("x") == 1

@@ -262,7 +262,7 @@ def test_watching_changes_nothing():
     a = automaton_for(p, s)
     w = Watch(a)
     w.begin()
-    _, plain, _ = run_one(p, s, Limits())
+    _, plain, _ = run_one(p, s, Limits(own=False))
     _, watched, _ = run_one(p, s, Limits(), watcher=w)
     assert (plain.states, plain.transitions, plain.outcomes) == (watched.states, watched.transitions, watched.outcomes)
     assert not w.full and w.accesses()

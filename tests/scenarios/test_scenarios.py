@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from seqfault.explore.check import HOLDS, Limits, check_scenario
-from seqfault.explore.model import program_for
+from seqfault.explore.model import program_for, start_of
 from seqfault.protocols import load as load_protocol
 from seqfault.scenarios import ScenarioError, builtin, everything, find, load, parse
 from seqfault.scenarios.model import execute, from_toml, make_machine, parse_line, run_setup, to_toml
@@ -119,3 +119,29 @@ def test_no_such_file_or_name():
         find(["case9/*"])
     with pytest.raises(ScenarioError, match="No such file"):
         load("/nonexistent.toml")
+
+
+def test_what_setups_lead_to_is_kept(monkeypatch, tmp_path):
+    """A scenario begins alike whether its setup is run or read; what cannot be of this text is run again."""
+    from seqfault.explore import model
+    from seqfault.scenarios import model as scenarios
+
+    monkeypatch.setenv("SEQFAULT_CACHE", str(tmp_path))
+    protocol, some = load_protocol("spf-v5"), builtin()[:40]
+
+    def starts():
+        model._set_ups.cache_clear()
+        model._started.clear()
+        monkeypatch.setattr(scenarios, "_set_up", {})
+        return [[x.tolist() for x in start_of(protocol, s)[1:]] for s in some]
+
+    first = starts()
+    [kept] = tmp_path.glob("*.setups")
+    monkeypatch.setattr(scenarios, "run_setup", None)  # nothing is run
+    assert starts() == first
+    monkeypatch.undo()
+    monkeypatch.setenv("SEQFAULT_CACHE", str(tmp_path))
+    lines = kept.read_text().splitlines()
+    kept.write_text("\n".join([lines[0], *(x[:40] for x in lines[1:])]))
+    assert starts() == first
+    model._set_ups.cache_clear()

@@ -57,7 +57,7 @@ def test_names_of_the_issue():
 @pytest.mark.parametrize("name", ["argued/third-question", "munmap/all-one-page2-read-write"])
 def test_with_everything_in_it_is_the_protocol(name):
     s = find([name])[0]
-    _, ex, vs = run_one(load("spf-v5"), s, Limits())
+    _, ex, vs = run_one(load("spf-v5"), s, Limits(own=False))
     a, words, rom = start_of(with_sites("spf-v5"), s)
     whole = explore(a, words, rom)
     assert (whole.states, whole.transitions, set(whole.outcomes)) == (ex.states, ex.transitions, set(ex.outcomes))
