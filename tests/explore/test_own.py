@@ -354,3 +354,27 @@ def test_where_it_can_be_told():
     assert [pc for pc in of["locks"] if pc not in found] == []
     left = [Op(int(a.code[pc, 0])) for pc in of["makes_and_frees"] if pc not in found]
     assert left == [Op.ALLOC, Op.FREE]
+
+
+def makes_two():
+    w = the(world)
+    p = kmem_cache_zalloc(item)
+    p.n = 1
+    q = kmem_cache_zalloc(item)
+    q.n = 2
+    w.x = p.n
+
+
+def test_what_was_met_of_one_object_is_taken_for_met_of_all():
+    """Who gets which depends on who comes first."""
+    a, _, _ = made(makes_two, stores_y)
+    [pool] = [p for p in a.pools if p.name == "item"]
+    met = np.zeros((len(a.processes), a.ncell + 1), np.uint8)
+    first, other = (slice(pool.base + i * pool.stride, pool.base + (i + 1) * pool.stride) for i in range(2))
+    met[0, first] = LOADS | STORES  # allocated
+    table = own.settled(a, met)
+    assert (table[0, other] & (LOADS | STORES) == LOADS | STORES).all()
+    assert (table[1, other] >> OWN == 0).all() and (table[0, other] >> OWN == LOADS | STORES).all()
+    met[:, first] = 0
+    met[0, first.start] = LOADS  # only looked at
+    assert (own.settled(a, met)[0, other] & (LOADS | STORES) == 0).all()
