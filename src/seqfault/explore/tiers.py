@@ -88,6 +88,7 @@ def _explore(
 ) -> Exploration:
     end = None if limits["timeout"] is None else time.perf_counter() + limits["timeout"]
     most = limits["max_states"]
+    own = own and shape.get("mode", "merged") == "merged" and not shape.get("exclusive")
 
     def once(
         moves: NDArray[np.int64] | None = None,
