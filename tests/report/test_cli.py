@@ -236,3 +236,23 @@ def test_bad_script(capsys, monkeypatch, tmp_path: Path):
 def test_python_m(module):
     out = subprocess.run([sys.executable, "-m", module, "check", "nosuch"], capture_output=True, text=True, check=False)
     assert out.returncode == 2 and "nosuch" in out.stderr and "Traceback" not in out.stderr
+
+
+def test_reductions_by_name(capsys, monkeypatch):
+    """The same verdict by each; own accesses are what is taken where nothing is said."""
+    found = {}
+    for how in ("none", "own", "auto", "all"):
+        given = ("--reduce", how) if how != "auto" else ()
+        code, out, _ = run(capsys, monkeypatch, "check", "spf-v5", "-s", "two-writers/merge-munmap", "--json", *given)
+        [s] = json.loads(out)["scenarios"]
+        found[how] = s["states"], code, {(v["kind"], v["object"]) for v in s["violations"]}, s["outcomes"]
+    states = {how: x[0] for how, x in found.items()}
+    assert states["none"] > 2 * states["own"] == 2 * states["auto"]
+    assert states["none"] > states["all"] > 0
+    assert found["none"][1:] == found["own"][1:] == found["auto"][1:] == found["all"][1:]
+
+
+@pytest.mark.parametrize("given", [("some",), ("own", "--memory", "tso"), ("own", "--memory", "all")])
+def test_reductions_that_there_are_not(given, capsys, monkeypatch):
+    code, _, err = run(capsys, monkeypatch, "check", "spf-v5", "-s", "argued/case1-alone", "--reduce", *given)
+    assert code == 2 and err.startswith("seqfault: --reduce") and err.count("\n") == 1

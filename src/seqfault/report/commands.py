@@ -93,6 +93,8 @@ def run_check(
         raise BadInput("--load-buffering lists what only lkmm passes over: add --memory lkmm")
     if locks and p.processes:
         raise BadInput(f"--locks: {protocol} is a small model, of which there is no table of locks")
+    if reduce == "own" and models != [SC]:
+        raise BadInput("--reduce own is for --memory sc; with another model it is auto, all or none")
     if locks and models != ["sc"]:
         raise BadInput("--locks looks at who holds a lock in memory, so it is for --memory sc")
     if races not in MODES:
