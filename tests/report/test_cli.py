@@ -256,3 +256,18 @@ def test_reductions_by_name(capsys, monkeypatch):
 def test_reductions_that_there_are_not(given, capsys, monkeypatch):
     code, _, err = run(capsys, monkeypatch, "check", "spf-v5", "-s", "argued/case1-alone", "--reduce", *given)
     assert code == 2 and err.startswith("seqfault: --reduce") and err.count("\n") == 1
+
+
+def test_ctrl_c_at_the_very_start():
+    """While the command line is imported, too, there is no traceback."""
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "sys.meta_path.insert(0, type('Finder', (), {'find_spec': staticmethod("
+        "lambda name, *_: signal.raise_signal(signal.SIGINT) if name == 'typer' else None)}));"
+        "from seqfault.__main__ import main; sys.argv[1:] = ['--version']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGINT and not done.stdout and not done.stderr
+    kept = code.replace("default_int_handler", "SIG_IGN")
+    done = subprocess.run([sys.executable, "-c", kept], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.startswith("seqfault ")
