@@ -26,11 +26,10 @@ SEQ = Path(__file__).parents[1] / "tests/data/promela/seq.pml"
 
 def scenarios(protocol_name: str, count: int, seed: int, most: int) -> None:
     from seqfault.explore import tiers
-    from seqfault.explore.model import automaton_for, program_for
+    from seqfault.explore.model import start_of
     from seqfault.explore.tiers import explore
     from seqfault.protocols import load
     from seqfault.scenarios import builtin
-    from seqfault.scenarios.model import initial_cells
 
     protocol = load(protocol_name)
     tiers.FEW = 1  # own accesses in small scenarios, too
@@ -45,10 +44,7 @@ def scenarios(protocol_name: str, count: int, seed: int, most: int) -> None:
         if cpus < 2:
             continue
         for s in random.Random(seed).sample(mine, min(count, len(mine))):
-            a = automaton_for(protocol, s)
-            cells = initial_cells(program_for(protocol, s).layout(), protocol, s)
-            running = [p.role != 0 or (p.cpu < len(s.cpus) and bool(s.cpus[p.cpu])) for p in a.processes]
-            init, rom = a.pack(cells, running), a.rom(cells)
+            a, init, rom = start_of(protocol, s)
             plain = explore(a, init, rom, dead=False, max_states=most)
             if not plain.complete:
                 left_out.append(s.name)

@@ -72,7 +72,6 @@ def test_random_programs_in_the_shape_of_large_ones(role: int, monkeypatch, tmp_
     """Processes share code, and who would wait is told before a state is copied: states and steps are those of the
     interpreter, and with own accesses all that is promised."""
     monkeypatch.setattr(step_code, "SMALL", 0)
-    monkeypatch.setattr(tiers, "FEW", 1)
     monkeypatch.setenv("SEQFAULT_CACHE", str(tmp_path))
     monkeypatch.setattr(steps, "_made", {})
     a = replace(texts(role).automaton)
