@@ -210,6 +210,14 @@ class Body:
         self.label(on)
         return bad, on
 
+    def defined(self, raw: str, cond: str, pc: int, cell: str) -> str:
+        """A raw value that was loaded; where `cond` says that it is none, that is reported, and 0 taken for it."""
+        before = self.fresh()
+        self.do(f"br label %{before}")
+        self.label(before)
+        cold, _ = self.report_if(cond, self.k.kind["uninitialised-read"], pc, -1, cell)
+        return self.put(f"phi i64 [{raw}, %{before}], [0, %{cold}]")
+
     # -- words and slots
     def word(self, base: str, w: int) -> str:
         key = (base, w)

@@ -184,23 +184,13 @@ def load(body: Body, pc: int, row: list[int]) -> bool:
     if c.same:
         mask, lo, span = int(c.mask), int(c.lo), int(c.span)
         if mask and span >= 0 and (mask < 0 or mask > span):
-            bad = body.put(f"icmp sgt i64 {raw}, {span}")
-            before = body.fresh()
-            body.do(f"br label %{before}")
-            body.label(before)
-            cold, _ = body.report_if(bad, body.k.kind["uninitialised-read"], pc, -1, c.at)
-            raw = body.put(f"phi i64 [{raw}, %{before}], [0, %{cold}]")
+            raw = body.defined(raw, body.put(f"icmp sgt i64 {raw}, {span}"), pc, c.at)
         if span >= 0:
             rng = lo, lo + span
     else:
         wide = body.put(f"icmp slt i64 {c.span}, 0")
         over = body.put(f"icmp sgt i64 {raw}, {c.span}")
-        bad = body.put(f"select i1 {wide}, i1 false, i1 {over}")
-        before = body.fresh()
-        body.do(f"br label %{before}")
-        body.label(before)
-        cold, _ = body.report_if(bad, body.k.kind["uninitialised-read"], pc, -1, c.at)
-        raw = body.put(f"phi i64 [{raw}, %{before}], [0, %{cold}]")
+        raw = body.defined(raw, body.put(f"select i1 {wide}, i1 false, i1 {over}"), pc, c.at)
     if constant(raw) and constant(c.lo):
         v = str(int(raw) + int(c.lo))
         rng = int(v), int(v)

@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING, Any
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.ops import Op
 from seqfault.compile.step_body import FUSED, Body, Known, Range
-from seqfault.compile.step_memory import cell, raw_of, terms_of, touched
 from seqfault.compile.step_own import ASSIGNS, OwnAccess
-from seqfault.compile.work import READ
-from seqfault.kernel.types import INT_MAX, INT_MIN
 
 if TYPE_CHECKING:
     from seqfault.compile.step_code import Graph, StepClass
@@ -72,24 +69,9 @@ class Looking(Body):
         self.fail_if(cond, "", pc)
         return "", ""
 
-    def op_load(self, pc: int, row: list[int]) -> bool:
-        c = cell(self, row[2], terms_of(row), touched(self, pc))
-        if row[7]:
-            self.touch(c.at, READ)
-        raw = raw_of(self, c)
-        rng = INT_MIN, INT_MAX
-        if c.same:
-            mask, lo, span = int(c.mask), int(c.lo), int(c.span)
-            if mask and span >= 0 and (mask < 0 or mask > span):
-                self.fail_if(self.put(f"icmp sgt i64 {raw}, {span}"), "", pc)
-            if span >= 0:
-                rng = lo, lo + span
-        else:
-            wide = self.put(f"icmp slt i64 {c.span}, 0")
-            over = self.put(f"icmp sgt i64 {raw}, {c.span}")
-            self.fail_if(self.put(f"select i1 {wide}, i1 false, i1 {over}"), "", pc)
-        self.assign(row[1], self.put(f"add i64 {raw}, {c.lo}"), rng, pc)
-        return False
+    def defined(self, raw: str, cond: str, pc: int, cell: str) -> str:
+        self.fail_if(cond, "", pc)
+        return raw
 
     def waits(self, way: Way, chosen: Sequence[int], otherwise: str) -> None:
         """Go to `steps` if the step can be taken with these choices, else to label `otherwise`."""
