@@ -166,10 +166,11 @@ def shows(ex: Executor, first: NDArray[np.int64], path: Path, target: tuple[int,
         if ex.pc(words, p) == ex.a.halt_pc:
             return False
         status = ex.run(words, p, choice)
-        if status == DISABLED or (status == ENDS and n + 1 < len(path)):
+        last = n + 1 == len(path)
+        if last and any((k, pc, pool) == target for k, pc, pool, _ in ex.violations()):
+            return True  # who takes a lock twice waits for ever
+        if status == DISABLED or (status == ENDS and not last):
             return False
-        if n + 1 == len(path) and any((k, pc, pool) == target for k, pc, pool, _ in ex.violations()):
-            return True
     if target[1] >= 0:
         return False
     if at_rest(ex, words):
