@@ -51,6 +51,7 @@ class Known:
         first = int(a.tab[a.cpu_slot, 0])
         self.lasting |= set(range(first, a.observer_base + a.observer_words))
         self.rows = [tuple(int(x) for x in r) for r in a.tab]
+        self.chooses = bool((a.code[:, 0] == Op.CHOOSE).any())
 
     def bounds(self, s: int) -> Range:
         word, _shift, _mask, lo, span, rel = self.rows[s]

@@ -248,7 +248,7 @@ def pass_over(body: Body, pc: int, access: OwnAccess) -> None:
     so_far = body.put(f"load i64, ptr {many}")
     room = body.put(f"load i64, ptr {body.put(f'getelementptr i64, ptr %x, i64 {X_OWN_ROOM}')}")
     yes.append(body.put(f"icmp slt i64 {so_far}, {room}"))
-    if (body.a.code[:, 0] == Op.CHOOSE).any():
+    if body.k.chooses:
         used = body.put(f"load i64, ptr {body.put(f'getelementptr i64, ptr %x, i64 {X_USED}')}")
         yes.append(body.put(f"icmp eq i64 {used}, 0"))
     on, stop = body.fresh(), body.fresh()

@@ -318,6 +318,7 @@ def expand(  # type: ignore[no-untyped-def]
 
 # a path of a hundred steps takes Python a tenth of a second
 step_alone = step.sparing(1000)
+at_rest_alone = at_rest.sparing(50)
 
 
 class Executor:
@@ -336,7 +337,8 @@ class Executor:
             from seqfault.explore.memory_lkmm import connect  # what other models have no need of
 
             connect(self.P)
-        self.step = step if self.views else step_alone  # views are reached by addresses of code
+        # views are reached by addresses of code
+        self.step, self.at_rest = (step, at_rest) if self.views else (step_alone, at_rest_alone)
 
     def pc(self, words: NDArray[np.int64], p: int) -> int:
         """Where process `p` stands."""
@@ -389,7 +391,7 @@ class Executor:
     def rest(self, words: NDArray[np.int64]) -> int:
         """Apply the oracles of states at rest; returns the outcome's hash."""
         self.X[X_TRACE] = 0
-        at_rest(self.B, words, self.P, self.X)
+        self.at_rest(self.B, words, self.P, self.X)
         return int(self.X[X_HASH])
 
     def violations(self) -> list[tuple[int, int, int, int]]:

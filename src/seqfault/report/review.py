@@ -64,7 +64,8 @@ def run_review(
     p = load(protocol)
     table = read_sites(sites, p.name) if sites is not None else None
     scenarios = select(names, p)
-    ahead.begin(models)
+    if ahead.begin(models) and SC in models:
+        ahead.meanwhile(p, scenarios[0])
     asked = None
     if price or traces or cpus is not None or machine is not None:
         from seqfault.report.review_price import ask_prices  # polars and LLVM: only who asks waits for them
