@@ -145,9 +145,10 @@ def check(
     reduce: Annotated[
         str,
         typer.Option(
-            metavar="auto|own|all|none",
+            metavar="auto|own|all|none|symmetry",
             help="Fewer states, same verdict. own: accesses in nobody's way begin no step; all: steps that commute with"
-            " all others are taken at once; auto: own, and the latter in large scenarios that show no violation.",
+            " all others are taken at once; auto: own, and the latter in large scenarios that show no violation;"
+            " symmetry: of a small model, which of its equal processes stands where.",
         ),
     ] = "auto",
     checkpoint_every: Annotated[

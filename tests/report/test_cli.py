@@ -17,6 +17,8 @@ from seqfault.explore.check import VIOLATED, Limits, check_scenario
 from seqfault.protocols import load
 from seqfault.scenarios import find
 
+EXAMPLES = Path(__file__).parents[2] / "examples/seqcount"
+
 
 def test_version(capsys, monkeypatch):
     code, out, _ = run(capsys, monkeypatch, "--version")
@@ -256,6 +258,27 @@ def test_reductions_by_name(capsys, monkeypatch):
 def test_reductions_that_there_are_not(given, capsys, monkeypatch):
     code, _, err = run(capsys, monkeypatch, "check", "spf-v5", "-s", "argued/case1-alone", "--reduce", *given)
     assert code == 2 and err.startswith("seqfault: --reduce") and err.count("\n") == 1
+
+
+def test_symmetry_of_a_small_model(capsys, monkeypatch, tmp_path):
+    """Two writers and three readers: nearly twelve times fewer states; the same violations where the lock is missing,
+    each told by the processes that take the steps."""
+    text = (EXAMPLES / "locked.py").read_text()
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(text.replace("    spin_lock(r.lock)\n", "").replace("    spin_unlock(r.lock)\n", ""))
+    for file, expected in ((EXAMPLES / "locked.py", 0), (wrong, 1)):
+        found = {}
+        for how in ("none", "symmetry"):
+            code, out, _ = run(capsys, monkeypatch, "check", str(file), "--json", "--reduce", how)
+            assert code == expected
+            [s] = json.loads(out)["scenarios"]
+            found[how] = s["states"], [(v["kind"], v["line"]) for v in s["violations"]]
+            for v in s["violations"]:
+                assert run(capsys, monkeypatch, "replay", v["schedule"])[0] == 1
+        assert 8 * found["symmetry"][0] < found["none"][0] and found["symmetry"][1] == found["none"][1]
+    for given in (["spf-seed"], [str(EXAMPLES / "seqcount.py")], [str(wrong), "--memory", "tso"], [str(wrong), "--races", "report"]):
+        code, _, err = run(capsys, monkeypatch, "check", *given, "--reduce", "symmetry")
+        assert code == 2 and "symmetry" in err and err.count("\n") == 1
 
 
 def test_ctrl_c_at_the_very_start():

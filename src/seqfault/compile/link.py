@@ -434,7 +434,7 @@ class Linker:
             where=where,
             access=access,
             cells=[
-                replace(c, type=f"ptr {c.type.target.name}" if isinstance(c.type, PtrType) else "int")
+                replace(c, type=f"ptr {c.type.target.name}" if isinstance(c.type, PtrType) else named(c.type))
                 for c in self.layout.cells
             ],
             state_bits=int(nw * 64),
@@ -496,3 +496,8 @@ def closure(f: Function) -> set[Function]:
 def link(program: Program, unit: Unit, granularity: str) -> Automaton:
     """Lay out a program's functions as one automaton."""
     return Linker(program, unit, granularity == "full").link(granularity)
+
+
+def named(t: Any) -> str:
+    """What an integer's type is called, or "int"."""
+    return getattr(t, "name", "") or "int"

@@ -8,7 +8,7 @@ the oracle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from seqfault.compile.step_body import Body, Known, signed_range
 from seqfault.compile.step_own import OwnAccess, begin_own, own_accesses, own_text
 from seqfault.compile.step_runtime import runtime
 from seqfault.compile.step_wait import waits_text
+from seqfault.compile.symmetry import Alike, canonical_text
 
 SMALL = 600  # instructions times processes, up to which each process gets code of its own
 OK, DISABLED, ENDS = 0, 1, 2
@@ -232,8 +233,8 @@ WIDE = 16  # words of a state from which copying it is cheaper than squeezing it
 SQUEEZED = 0.8  # of its words, if it is squeezed; where more are left, it is not
 
 
-def packing_of(a: Automaton, graph: Graph) -> Packing:
-    """Which bits of each word of a state are ever used; all of them where little would be gained."""
+def packing_of(a: Automaton, graph: Graph, may_be_whole: bool = True) -> Packing:
+    """Which bits of each word of a state are ever used; all of them where little would be gained, if it may be so."""
     used = [0] * a.nw
     for i in range(a.ncell):
         word, shift, mask = int(a.tab[i, 0]), int(a.tab[i, 1]), int(a.tab[i, 2]) & ((1 << 64) - 1)
@@ -255,16 +256,20 @@ def packing_of(a: Automaton, graph: Graph) -> Packing:
             used[p.base + w] |= by_entry[p.entry][w]
     widths = [u.bit_length() for u in used]
     squeezed = max(1, (sum(widths) + 63) // 64)
-    if a.nw >= WIDE and squeezed >= a.nw * SQUEEZED:
+    if may_be_whole and a.nw >= WIDE and squeezed >= a.nw * SQUEEZED:
         return Packing([64] * a.nw, a.nw)
     return Packing(widths, squeezed)
 
 
-def step_text(a: Automaton, mode: str, use_masks: bool, track: bool = False, own: bool = False) -> StepText:
+def step_text(
+    a: Automaton, mode: str, use_masks: bool, track: bool = False, own: bool = False,
+    alike: Sequence[Alike] = (),
+) -> StepText:  # fmt: skip
     """The LLVM text of `a`'s steps, which begin where `mode` says; `use_masks`: dead registers are zeroed; `track`:
-    they tell which cells they touch; `own`: accesses that are in nobody's way begin none (step_own.py)."""
+    they tell which cells they touch; `own`: accesses that are in nobody's way begin none (step_own.py); `alike`:
+    processes that are put in order in what they lead to (symmetry.py)."""
     graph = Graph(a)
-    packing = packing_of(a, graph)
+    packing = packing_of(a, graph, not alike)
     small = sum(len(graph.reach(p.entry)) for p in a.processes) <= SMALL
     classes: list[StepClass] = []
     class_of: list[int] = []
@@ -293,7 +298,7 @@ def step_text(a: Automaton, mode: str, use_masks: bool, track: bool = False, own
     if looks:
         out += [waits_text(a, graph, c, a.stop[mode], known, unshared) for c in classes]
     out.append(entry_text(a, classes, class_of, observers, packing, small, own, looks))
-    pack = pack_text(packing, a.nw, small)
+    pack = pack_text(packing, a, small, alike)
     out.append(pack if small else "declare void @pack(ptr noalias, ptr noalias)\n")
     plain = not any(int(op) in (Op.CHOOSE, Op.COUNT) for op in a.code[:, 0])
     if small and plain and not track and not own:
@@ -510,10 +515,10 @@ def successors_text(a: Automaton, classes: list[StepClass], packing: Packing) ->
     return "".join(out)
 
 
-def pack_text(packing: Packing, nw: int, small: bool) -> str:
-    """``pack(S, out)`` and ``unpack(in, S)``."""
+def pack_text(packing: Packing, a: Automaton, small: bool, alike: Sequence[Alike] = ()) -> str:
+    """``pack(S, out)`` and ``unpack(in, S)``; packed, `alike` processes are in order."""
     if packing.whole:
-        copy = f"  call void @llvm.memcpy.p0.p0.i64(ptr %to, ptr %from, i64 {8 * nw}, i1 false)\n  ret void\n}}\n"
+        copy = f"  call void @llvm.memcpy.p0.p0.i64(ptr %to, ptr %from, i64 {8 * a.nw}, i1 false)\n  ret void\n}}\n"
         sign = "(ptr noalias %from, ptr noalias %to) alwaysinline {\n"
         first = "" if small else "declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)\n"
         return f"{first}define void @pack{sign}{copy}define void @unpack{sign}{copy}"
@@ -523,13 +528,18 @@ def pack_text(packing: Packing, nw: int, small: bool) -> str:
     n = 0
     for i in range(packing.words):
         back.append(f"  %ip{i} = getelementptr i64, ptr %in, i64 {i}\n  %i{i} = load i64, ptr %ip{i}\n")
+    for w, width in enumerate(packing.widths):
+        if width:
+            out.append(f"  %p{w} = getelementptr i64, ptr %S, i64 {w}\n  %v{w} = load i64, ptr %p{w}\n")
+    value = {w: f"%v{w}" for w in range(len(packing.widths))}
+    for i, group in enumerate(alike):
+        out += canonical_text(f"g{i}", group, value, packing.widths)
     at = 0
     for w, width in enumerate(packing.widths):
         back.append(f"  %sp{w} = getelementptr i64, ptr %S, i64 {w}\n")
         if width == 0:
             back.append(f"  store i64 0, ptr %sp{w}\n")
             continue
-        out.append(f"  %p{w} = getelementptr i64, ptr %S, i64 {w}\n  %v{w} = load i64, ptr %p{w}\n")
         word, bit = divmod(at, 64)
         mask = (1 << width) - 1
 
@@ -543,15 +553,15 @@ def pack_text(packing: Packing, nw: int, small: bool) -> str:
                 n += 1
 
         if bit:
-            out.append(f"  %l{w} = shl i64 %v{w}, {bit}\n")
+            out.append(f"  %l{w} = shl i64 {value[w]}, {bit}\n")
             put(word, f"%l{w}")
             back.append(f"  %a{w} = lshr i64 %i{word}, {bit}\n")
             got = f"%a{w}"
         else:
-            put(word, f"%v{w}")
+            put(word, value[w])
             got = f"%i{word}"
         if bit + width > 64:
-            out.append(f"  %r{w} = lshr i64 %v{w}, {64 - bit}\n")
+            out.append(f"  %r{w} = lshr i64 {value[w]}, {64 - bit}\n")
             put(word + 1, f"%r{w}")
             back.append(f"  %b{w} = shl i64 %i{word + 1}, {64 - bit}\n  %c{w} = or i64 {got}, %b{w}\n")
             got = f"%c{w}"

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from seqfault.compile.automaton import Automaton, Int64
 from seqfault.compile.cache import cache_dir, keep_object, kept_object
 from seqfault.compile.packing import Packing
 from seqfault.compile.program import compiler_hash
+from seqfault.compile.symmetry import Alike
 from seqfault.compile.target import host, linked_objects, optimise, target_machine
 
 ENTRIES = ("advance", "observe", "pack", "unpack", "successors")
@@ -42,7 +43,8 @@ class StepCode:
     """Steps of an automaton as machine code.
 
     `mode`: where steps begin; `dead`: dead registers are zeroed; `track`: steps tell which cells they touch; `own`:
-    accesses that are in nobody's way begin none (step_own.py).
+    accesses that are in nobody's way begin none (step_own.py); `alike`: processes that are put in order in what they
+    lead to (symmetry.py).
     `addresses`: int64, of the entries; `seconds`: what compiling took, by stage; `cached`: it came from the cache.
 
     Code is compiled quickly at first, and a second time, with all that LLVM can do (about ten seconds of CPU time for
@@ -50,9 +52,10 @@ class StepCode:
     """
 
     def __init__(
-        self, a: Automaton, mode: str = "merged", dead: bool = True, track: bool = False, own: bool = False
-    ):
-        self.a, self.mode, self.dead, self.track, self.own = a, mode, dead, track, own
+        self, a: Automaton, mode: str = "merged", dead: bool = True, track: bool = False, own: bool = False,
+        alike: Sequence[Alike] = (),
+    ):  # fmt: skip
+        self.a, self.mode, self.dead, self.track, self.own, self.alike = a, mode, dead, track, own, alike
         self.cached = False
         self._engines: list[Any] = []  # code that may still run
         self._key = self.key()
@@ -72,7 +75,7 @@ class StepCode:
         a = self.a
         h = hashlib.sha256(f"{seqfault.__version__} {compiler_hash()} {llvmlite.__version__}".encode())
         h.update(host().encode())
-        h.update(f"{self.mode} {self.dead} {self.track} {self.own}".encode())
+        h.update(f"{self.mode} {self.dead} {self.track} {self.own} {self.alike or ''}".encode())
         for x in (a.code, a.tab, a.stop[self.mode], a.masks, a.rettab):
             h.update(np.ascontiguousarray(x).tobytes())
         h.update(repr((list(a.pools), list(a.const_words), a.nw, a.nx, list(a.rom_cells))).encode())
@@ -92,7 +95,7 @@ class StepCode:
         return self._key + (".steps" if level == QUICK else ".best")
 
     def _compiled(self, level: int) -> StepObject:
-        obj = compile_steps(self.a, self.mode, self.dead, self.track, level, self.own)
+        obj = compile_steps(self.a, self.mode, self.dead, self.track, level, self.own, self.alike)
         keep_object(self._name(level), obj)
         return obj
 
@@ -143,14 +146,15 @@ def _call2(address: int) -> Callable[[int, int], None]:
 
 
 def compile_steps(
-    a: Automaton, mode: str, dead: bool, track: bool = False, level: int = QUICK, own: bool = False
-) -> StepObject:
+    a: Automaton, mode: str, dead: bool, track: bool = False, level: int = QUICK, own: bool = False,
+    alike: Sequence[Alike] = (),
+) -> StepObject:  # fmt: skip
     """Compile without the cache."""
     from seqfault.compile.step_code import step_text  # not needed where the cache has it
 
     seconds: dict[str, float] = {}
     t = time.perf_counter()
-    text = step_text(a, mode, dead and mode != "full", track, own)
+    text = step_text(a, mode, dead and mode != "full", track, own, alike)
     seconds["text"] = time.perf_counter() - t
     t = time.perf_counter()
     mod = llvm.parse_assembly(text.text)

@@ -130,18 +130,22 @@ def begin(A, P, W, R, N, init, fa, table, store, G, th, S, T, E, X, buf, counts,
     for w in range(n):
         fa[0, w] = init[w]
     call2(A[A_UNPACK], (pF, pS))
-    for p in range(P[M_PROCESSES]):
-        i = P[O_PROCS] + p * PROCESS_ROW
-        pc = get(S, P, P[M_PC], P[i + P_BASE])
-        if pc == P[i + P_ENTRY] and not P[P[O_STOP] + pc]:
-            X[X_VIOLATIONS] = 0
-            X[X_COUNTED] = 0
-            status = call7(A[A_ADVANCE], (pS, pT, pE, pX, np.int64(p), np.int64(0), pF))
-            # local work that makes a choice, or is itself at fault, belongs to the first step
-            if status == OK and X[X_USED] == 0 and X[X_VIOLATIONS] == 0:
-                call2(A[A_UNPACK], (pF, pS))
-                for j in range(X[X_COUNTED]):
-                    counts[X[X_COUNTS + j]] += 1
+    more = True
+    while more:  # canonical states (compile/symmetry.py) have another process in its place then
+        more = False
+        for p in range(P[M_PROCESSES]):
+            i = P[O_PROCS] + p * PROCESS_ROW
+            pc = get(S, P, P[M_PC], P[i + P_BASE])
+            if pc == P[i + P_ENTRY] and not P[P[O_STOP] + pc]:
+                X[X_VIOLATIONS] = 0
+                X[X_COUNTED] = 0
+                status = call7(A[A_ADVANCE], (pS, pT, pE, pX, np.int64(p), np.int64(0), pF))
+                # local work that makes a choice, or is itself at fault, belongs to the first step
+                if status == OK and X[X_USED] == 0 and X[X_VIOLATIONS] == 0:
+                    more = True
+                    call2(A[A_UNPACK], (pF, pS))
+                    for j in range(X[X_COUNTED]):
+                        counts[X[X_COUNTS + j]] += 1
     call2(A[A_PACK], (pS, pF))
     X[X_VIOLATIONS] = 0
     X[X_COUNTED] = 0

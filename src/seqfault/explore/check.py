@@ -48,8 +48,8 @@ def worst(verdicts: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Limits:
-    """How far one scenario is explored: `states`, `memory` in bytes, `seconds` (None: no limit); and how: `movers`
-    and `own`, as for `tiers.explore`; `checkpoint_every` seconds; `threads` that share one scenario.
+    """How far one scenario is explored: `states`, `memory` in bytes, `seconds` (None: no limit); and how: `movers`,
+    `own` and `symmetric`, as for `tiers.explore`; `checkpoint_every` seconds; `threads` that share one scenario.
     """
 
     states: int = 40_000_000
@@ -57,6 +57,7 @@ class Limits:
     seconds: float | None = None
     movers: bool | None = None
     own: bool = True
+    symmetric: bool = False
     checkpoint_every: float = 60.0
     threads: int = 1
 
@@ -210,6 +211,7 @@ def run_one(
         graph=lock_waits is not None,
         movers=limits.movers,
         own=limits.own and not protocol.processes and "mode" not in options,
+        symmetric=limits.symmetric,
         checkpoint=checkpoint,
         every=limits.checkpoint_every,
         keep=True,

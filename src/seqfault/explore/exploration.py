@@ -65,6 +65,9 @@ class Exploration:
     # holds no exploration: such a ring would keep its arrays until Python looks for rings
     retrace: Callable[[Exploration, int], list[tuple[int, int]]] | None = field(default=None, repr=False)
 
+    # who takes the step behind a path that `process` takes from a canonical state (compile/symmetry.py)
+    who: Callable[[list[tuple[int, int]], int], int] | None = field(default=None, repr=False)
+
     def path_to(self, state: int) -> list[tuple[int, int]]:
         """A shortest path to a state: (process, choice code) of each step.
 
@@ -76,7 +79,7 @@ class Exploration:
         """A shortest path that ends with the violation."""
         path = self.path_to(v.state)
         if v.process >= 0:
-            path.append((v.process, v.choice))
+            path.append((v.process if self.who is None else self.who(path, v.process), v.choice))
         return path
 
 

@@ -114,12 +114,8 @@ def whole_lines(slots: int) -> int:
     return (slots | LINE) + 1
 
 
-_spare: dict[int, list[Worker]] = {}  # of each code, for the next exploration
-
-
 def _worker(code: Steps) -> Worker:
-    mine = _spare.get(id(code))
-    return mine.pop() if mine else Worker(code.a, code.packing.words)
+    return code.spare.pop() if code.spare else Worker(code.a, code.packing.words)
 
 
 class Search:
@@ -129,7 +125,8 @@ class Search:
     whole state: one of less than a word); `traced`: parents are kept as
     long as there are few states; `expect`: states for which there is room from the start; `graph`: whether it can go on
     for ever is found out (one thread); `moves`: records by which movers are told (movers.py), or None; `own`: the table
-    of accesses that begin no step (own.py), or None.
+    of accesses that begin no step (own.py), or None; `symmetric`: of states that differ in which of some processes that
+    can be exchanged stands where, one is explored (compile/symmetry.py); neither with `moves` nor with `own`.
     """
 
     def __init__(
@@ -148,11 +145,12 @@ class Search:
         graph: bool = False,
         moves: Int64 | None = None,
         own: NDArray[np.uint8] | None = None,
+        symmetric: bool = False,
     ):
         self.a, self.mode, self.dead = a, mode, dead and mode != "full"
         self.init, self.rom, self.exclusive, self.keep = init, rom, exclusive, TRACED
-        self.code = steps_of(a, mode, dead, moves is not None, own is not None)
-        self.own = own
+        self.code = steps_of(a, mode, dead, moves is not None, own is not None, symmetric)
+        self.own, self.symmetric = own, symmetric
         self.W = self.code.moving if moves is None else with_records(self.code.moving, moves, len(a.processes))
         self.R = no_records(a) if moves is None else moves
         self.moving = moves is not None and not exclusive
@@ -221,7 +219,7 @@ class Search:
     def close(self) -> None:
         """Give the threads' arrays back for the next exploration."""
         for w in reversed(self.workers):  # the first one has the frontier, and is the first to be used again
-            _spare.setdefault(id(self.code), []).append(w)
+            self.code.spare.append(w)
         self.workers = []
         if self.pool is not None:
             self.pool.shutdown()
@@ -422,10 +420,12 @@ class Search:
             self.handed = complete and self.states > HANDED  # nothing is added to them any more
             if not self.handed:
                 ex.parent, ex.action = ex.parent.copy(), ex.action.copy()
-        if self.moving or self.own is not None or not self.traced:
+        if self.moving or self.own is not None or self.symmetric or not self.traced:
             from seqfault.explore.retrace import Retrace
 
-            ex.retrace = Retrace(self, ex)
+            again = Retrace(self, ex)
+            ex.retrace = again
+            ex.who = again.who if self.symmetric else None
         rows: dict[tuple[int, int, int], tuple[tuple[Any, ...], Int64, Int64, int]] = {}
         for w in self.workers:
             for i in range(int(w.th[k.T_DISTINCT])):

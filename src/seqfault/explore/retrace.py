@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from seqfault.compile.automaton import Automaton
+from seqfault.compile.symmetry import alike, really
 from seqfault.explore import layout as k
 from seqfault.explore import search
 from seqfault.explore.engine import Executor, Exploration
@@ -30,12 +32,14 @@ def steps(p: int, choice: int, before: int) -> Path:
 
 class Retrace:
     """Paths of an exploration that kept no parents (the depths up to a state's are explored again, with parents, by one
-    thread), or took movers, or accesses in nobody's way, at once (they are put in again)."""
+    thread), or took movers, or accesses in nobody's way, at once (they are put in again), or canonical states (who
+    took the steps is found again)."""
 
     def __init__(self, s: Search, ex: Exploration):
         self.code, self.R, self.moving = s.code, s.R, s.moving
         self.again = (s.a, s.init, s.rom)
         self.options = {"mode": s.mode, "exclusive": s.exclusive, "dead": s.dead, "moves": s.R if s.moving else None}
+        self.options["symmetric"] = s.symmetric
         self.own = None if s.own is None else s.own.copy()
         self.options["own"] = self.own
         self.number: dict[int, int] = {}
@@ -54,7 +58,13 @@ class Retrace:
         path = steps_to(self.parent, self.action, at)
         if self.own is not None:
             return self._with_own(path, self.own)
+        if self.options["symmetric"]:
+            return Real(*self.again, self.options["mode"], self.options["dead"]).path(path)  # type: ignore[arg-type]
         return self._with_movers(path) if self.moving else path
+
+    def who(self, path: Path, process: int) -> int:
+        """Who takes the step behind a (real) path that `process` takes in the canonical state it ends in."""
+        return Real(*self.again, self.options["mode"], self.options["dead"]).who(path, process)  # type: ignore[arg-type]
 
     def _explore(self, ex: Exploration, states: set[int]) -> None:
         from seqfault.explore.frontier import Search
@@ -135,3 +145,24 @@ class Retrace:
                 follow(p, says)
         s.close()
         return out
+
+
+class Real:
+    """Steps from canonical states (compile/symmetry.py) as steps of the processes that really take them."""
+
+    def __init__(self, a: Automaton, init: NDArray[np.uint64], rom: Int64, mode: str, dead: bool):
+        self.groups = alike(a, mode, dead)
+        self.t = Executor(a, rom, mode, dead)
+        self.words = self.t.start(init)
+
+    def path(self, steps: Path) -> Path:
+        out = []
+        for p, choice in steps:
+            out.append((really(self.groups, self.words, p), choice))
+            self.t.run(self.words, *out[-1])
+        return out
+
+    def who(self, path: Path, process: int) -> int:
+        for p, choice in path:
+            self.t.run(self.words, p, choice)
+        return really(self.groups, self.words, process)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.step_native import StepCode
+from seqfault.compile.symmetry import alike
 from seqfault.explore.graph import boundaries
 from seqfault.explore.movers import tables
 from seqfault.explore.tables import (
@@ -26,15 +28,18 @@ from seqfault.explore.tables import (
 
 
 class Steps(StepCode):
-    """`StepCode`, and what the search reads: `program` (tables.py), `moving` (movers.py), `boundary` (graph.py)."""
+    """`StepCode`, and what the search reads: `program` (tables.py), `moving` (movers.py), `boundary` (graph.py);
+    `spare`: threads' arrays, for the next exploration (frontier.py)."""
 
     def __init__(
-        self, a: Automaton, mode: str = "merged", dead: bool = True, track: bool = False, own: bool = False
-    ):
-        super().__init__(a, mode, dead, track, own)
+        self, a: Automaton, mode: str = "merged", dead: bool = True, track: bool = False, own: bool = False,
+        symmetric: bool = False,
+    ):  # fmt: skip
+        super().__init__(a, mode, dead, track, own, alike(a, mode, dead and mode != "full") if symmetric else ())
         self.program = program_array(a, mode, dead and mode != "full")
         self.moving = tables(a, track)
         self.boundary = boundaries(a)
+        self.spare: list[Any] = []
 
 
 class Stepper:
@@ -82,14 +87,15 @@ class Stepper:
         return [(int(r[0]), int(r[1]), int(r[2]), int(r[3])) for r in rows]
 
 
-_made: dict[tuple[int, str, bool, bool, bool], Steps] = {}
+_made: dict[tuple[int, str, bool, bool, bool, bool], Steps] = {}
 
 
 def steps_of(
-    a: Automaton, mode: str = "merged", dead: bool = True, track: bool = False, own: bool = False
-) -> Steps:
-    """The steps of `a`, made once in a process."""
-    key = id(a), mode, dead and mode != "full", track, own
+    a: Automaton, mode: str = "merged", dead: bool = True, track: bool = False, own: bool = False,
+    symmetric: bool = False,
+) -> Steps:  # fmt: skip
+    """The steps of `a`, made once in a process; `symmetric`: to canonical states (compile/symmetry.py)."""
+    key = id(a), mode, dead and mode != "full", track, own, symmetric
     if key not in _made:
-        _made[key] = Steps(a, mode, dead, track, own)
+        _made[key] = Steps(a, mode, dead, track, own, symmetric)
     return _made[key]

@@ -34,6 +34,7 @@ def explore(
     expect: int = 0,
     movers: bool | None = False,
     own: bool = False,
+    symmetric: bool = False,
     max_states: int = 1 << 40,
     max_memory: int = 1 << 60,
     timeout: float | None = None,
@@ -50,7 +51,9 @@ def explore(
     all that others do are taken at once (movers.py): fewer states, the same kinds of violations and the same outcomes.
     None: under tso and lkmm always (reduced.py); under sc where there are more than `MANY` states, and if that shows a
     violation everything is explored, for every place that shows it and the shortest paths.  `own`: wherever movers are
-    not taken, accesses that are in nobody's way begin no step (own.py).  For tier 1: `threads`;
+    not taken, accesses that are in nobody's way begin no step (own.py).  `symmetric`: neither of those, but of states
+    that differ in which of some alike processes stands where, one is explored (compile/symmetry.py).  For tier 1:
+    `threads`;
     `exact` (whole states instead of fingerprints); `expect` (states to make room for at the start); `traced` (parents
     are kept while there are few states); `checkpoint`: a file that it is saved to every so many seconds, at a limit and
     at a signal (interrupt.py), and goes on from; it is removed at the end, or left for one who will ask again (`keep`).
@@ -67,7 +70,9 @@ def explore(
             if ex is not None:
                 return ex
         return engine.explore(automaton, init, rom, watcher=watcher, **limits, **options)
-    shape = {"threads": threads, "exact": exact, "expect": expect, **options}
+    shape = {"threads": threads, "exact": exact, "expect": expect, "symmetric": symmetric, **options}
+    if symmetric:
+        movers = own = False
     keeper = Keeper(checkpoint, every)
     with interrupt.later():
         ex = _explore(automaton, init, rom, movers, own, shape, limits, keeper)

@@ -6,7 +6,7 @@ A callback names an object by number; the place ``rcu_callback/call`` says what 
 
 from __future__ import annotations
 
-from seqfault.kernel.task import cpumask_t, preempt_disable, preempt_enable, rcu_callback
+from seqfault.kernel.task import preempt_disable, preempt_enable, rcu_callback, taskmask_t
 from seqfault.kernel.types import Size, array, integer, ptr, struct
 from seqfault.kernel.words import BUG_ON, atomic, check, choose, process_id, the, wait_for
 
@@ -18,14 +18,14 @@ class rcu_head:
     """`arg`: number of the object, plus one; 0: this slot is free.  `waiting`: readers to wait for."""
 
     arg: integer(0, 255)
-    waiting: cpumask_t
+    waiting: taskmask_t
 
 
 @struct(pool=1, static=True)
 class srcu_struct:
     """One SRCU domain.  `readers`: a bit per process inside."""
 
-    readers: cpumask_t
+    readers: taskmask_t
     queue: array[rcu_head, NR_RCU]
 
 

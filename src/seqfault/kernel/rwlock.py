@@ -5,8 +5,8 @@ Who waits cannot run; who holds one cannot sleep.
 
 from __future__ import annotations
 
-from seqfault.kernel.task import NR_TASKS, cpumask_t, preempt_disable, preempt_enable
-from seqfault.kernel.types import integer, struct
+from seqfault.kernel.task import preempt_disable, preempt_enable, task_t, taskmask_t
+from seqfault.kernel.types import struct
 from seqfault.kernel.words import (
     atomic,
     check,
@@ -24,8 +24,8 @@ from seqfault.kernel.words import (
 class rwlock_t:
     """`writer`: the process that holds it for writing, plus one.  `readers`: a bit per process."""
 
-    writer: integer(0, NR_TASKS)
-    readers: cpumask_t
+    writer: task_t
+    readers: taskmask_t
 
 
 def __read_trylock(lock: rwlock_t) -> bool:

@@ -6,7 +6,7 @@ explored, the fair ones among them.
 
 from __future__ import annotations
 
-from seqfault.kernel.task import NR_TASKS, cpumask_t, might_sleep
+from seqfault.kernel.task import might_sleep, task_t, taskmask_t
 from seqfault.kernel.types import integer, struct
 from seqfault.kernel.words import atomic, check, cpu_relax, lock_acquire, lock_release, process_id
 
@@ -15,8 +15,8 @@ from seqfault.kernel.words import atomic, check, cpu_relax, lock_acquire, lock_r
 class rw_semaphore:
     """`writer`: the process that holds it for writing, plus one.  `readers`: a bit per process."""
 
-    writer: integer(0, NR_TASKS)
-    readers: cpumask_t
+    writer: task_t
+    readers: taskmask_t
 
 
 def __down_write(sem: rw_semaphore) -> bool:

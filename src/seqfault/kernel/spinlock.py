@@ -5,7 +5,7 @@ A trylock that fails changes nothing; a lock that is held makes its taker unable
 
 from __future__ import annotations
 
-from seqfault.kernel.task import NR_TASKS, preempt_disable, preempt_enable
+from seqfault.kernel.task import preempt_disable, preempt_enable, task_t
 from seqfault.kernel.types import integer, struct
 from seqfault.kernel.words import (
     atomic,
@@ -23,7 +23,7 @@ from seqfault.kernel.words import (
 class spinlock_t:
     """`owner`: number of the process that holds it, plus one; 0 when free."""
 
-    owner: integer(0, NR_TASKS)
+    owner: task_t
 
 
 def __spin_trylock(lock: spinlock_t) -> bool:

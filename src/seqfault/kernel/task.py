@@ -8,7 +8,8 @@ from seqfault.kernel.words import check, pool_object, process_id, smp_processor_
 
 NR_CPUS = Size("NR_CPUS", 2)
 NR_TASKS = Size("NR_TASKS", 6)
-cpumask_t = integer(0, 255, "cpumask_t")
+task_t = integer(0, NR_TASKS, "task_t")  # number of a process, plus one; 0: none
+taskmask_t = integer(0, 255, "taskmask_t")  # a bit for each process
 RCU_ARGS = Size("RCU_ARGS", 255)
 rcu_arg_t = integer(0, RCU_ARGS, "rcu_arg_t")  # number of an object whose free is deferred
 

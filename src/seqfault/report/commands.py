@@ -14,6 +14,7 @@ from rich.progress import (
 )
 
 from seqfault.cli import BAD_INPUT, EXIT, BadInput, dump
+from seqfault.compile.symmetry import alike
 from seqfault.explore import ahead
 from seqfault.explore.check import Limits, Report, ScenarioResult, worst
 from seqfault.explore.checkpoint import CheckpointError
@@ -53,12 +54,13 @@ def select(names: list[str], protocol: Protocol | None = None) -> list[Scenario]
 
 
 COMPARED = ("sc", "tso", "lkmm")  # what --memory all is
-# what --reduce means for `Limits.movers` and `Limits.own`
-REDUCE: dict[str, tuple[bool | None, bool]] = {
-    "auto": (None, True),
-    "own": (False, True),
-    "all": (True, False),
-    "none": (False, False),
+# what --reduce means for `Limits.movers`, `own` and `symmetric`
+REDUCE: dict[str, tuple[bool | None, bool, bool]] = {
+    "auto": (None, True, False),
+    "own": (False, True, False),
+    "all": (True, False, False),
+    "none": (False, False, False),
+    "symmetry": (False, False, True),
 }
 
 
@@ -86,15 +88,15 @@ def run_check(
     if threads > (os.cpu_count() or 1):
         raise BadInput(f"--threads {threads}: this machine has {os.cpu_count()} processors")
     if reduce not in REDUCE:
-        raise BadInput(f"--reduce {reduce!r}: auto, own, all or none")
+        raise BadInput(f"--reduce {reduce!r}: auto, own, all, none or symmetry")
     p = load(protocol)
     models = models_named(memory)
     if late and not any(under(m) for m in models):
         raise BadInput("--load-buffering lists what only lkmm passes over: add --memory lkmm")
     if locks and p.processes:
         raise BadInput(f"--locks: {protocol} is a small model, of which there is no table of locks")
-    if reduce == "own" and models != [SC]:
-        raise BadInput("--reduce own is for --memory sc; with another model it is auto, all or none")
+    if reduce in ("own", "symmetry") and models != [SC]:
+        raise BadInput(f"--reduce {reduce} is for --memory sc; with another model it is auto, all or none")
     if locks and models != ["sc"]:
         raise BadInput("--locks looks at who holds a lock in memory, so it is for --memory sc")
     if races not in MODES:
@@ -103,8 +105,10 @@ def run_check(
         raise BadInput("--races and --locks each watch an exploration by themselves: run check once for each")
     if races != "off" and models != ["sc"]:
         raise BadInput("--races compares the next steps of sequentially consistent states, so it is for --memory sc")
+    if reduce == "symmetry":
+        can_be_exchanged(p, races)
     scenarios = select(names, p)
-    movers, own = REDUCE[reduce]
+    movers, own, symmetric = REDUCE[reduce]
     begun = ahead.begin(models if movers is not False else [m for m in models if m == SC])
     err = stderr_console()
     if verbose and not json:
@@ -113,7 +117,7 @@ def run_check(
         automaton_for(p, scenarios[0])  # errors in the text come before any worker starts
     if begun and SC in models:
         ahead.meanwhile(p, scenarios[0])
-    limits = Limits(max_states or 0, max_memory, movers=movers, own=own, checkpoint_every=every, threads=threads)
+    limits = Limits(max_states or 0, max_memory, None, movers, own, symmetric, every, threads)
     with Progress(*WITH_WHAT, console=err, transient=True, disable=not err.is_terminal) as bar:
         reports = [
             checked(
@@ -132,6 +136,18 @@ def run_check(
         if len(models) > 1:
             terminal.show_matrix(console(), reports)
     raise typer.Exit(EXIT[worst(r.verdict for r in reports)])
+
+
+def can_be_exchanged(p: Protocol, races: str) -> None:
+    """Raises `BadInput` if no two processes can (compile/symmetry.py)."""
+    if not p.processes:
+        what = "CPUs of the mm text are told apart, by their operations and TLBs"
+        raise BadInput(f"--reduce symmetry is for small models: {what}; it is auto, own, all or none")
+    if races != "off":
+        raise BadInput("--races compares the steps of processes by name; leave --reduce symmetry out")
+    if not alike(automaton_for(p, small_scenario(p))):
+        what = "no two run the same function, or it asks for smp_processor_id()"
+        raise BadInput(f"--reduce symmetry: no processes of {p.name} can be exchanged: {what}; leave it out")
 
 
 MANY = 100  # scenarios
