@@ -10,6 +10,8 @@ recording take as long as the program does when nobody records it, with one thre
 As root, on Linux 6.15 or later, with perf, stress-ng and a python3 that has numpy (`--python`).  CPUs may share a core
 without telling, so all are kept busy while anything is measured, by loops that give way to everybody.  Hosts change
 their speed by a third, for seconds or minutes: so what is compared is measured in turns, several times, and means count.
+A program may do one thing in one run and another in the next (numpy's threads, by whose arena they get: 190,000 or 349,000
+faults), so a run is predicted by the recordings that made as many faults, within a tenth.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ TRIES = 3
 ENOUGH = 1000  # fallbacks in all takes; with fewer there is no judging
 BACKED = 2 << 30  # bytes: more than any of the programs has mapped
 WITHIN = 0.15
+AS_MANY = 0.1  # faults of a run and of a recording that did the same differ by less
 RECORDING, RUNNING = "recording.toml", "running.toml"
 AUTOGROUP = Path("/proc/self/autogroup")
 OLDEST = (6, 15)  # vm_refcnt
@@ -153,16 +156,22 @@ def record(command: Sequence[str], out: Path, say: Callable[[str], None]) -> Non
         raise LiveError("this kernel has no tracepoints of mmap_lock (CONFIG_TRACING); nothing to compare with")
 
 
-def seconds(command: Sequence[str]) -> float:
-    """How long the process with the work lives: that of the command, or stress-ng's stressor.  Raises `LiveError`."""
+def run_once(command: Sequence[str]) -> tuple[float, int]:
+    """How long the process with the work lives, that of the command or stress-ng's stressor, and how many page faults
+    there were.  Raises `LiveError`."""
     with tempfile.NamedTemporaryFile(suffix=".yaml") as f:
         stressor = command[0] == "stress-ng"
         began = time.perf_counter()
-        done = subprocess.run([*command, *(("--metrics", "-Y", f.name) if stressor else ())], capture_output=True)
+        quiet = subprocess.DEVNULL
+        child = subprocess.Popen(
+            [*command, *(("--metrics", "-Y", f.name) if stressor else ())], stdin=quiet, stdout=quiet, stderr=quiet
+        )
+        _, status, usage = os.wait4(child.pid, 0)
         took = time.perf_counter() - began
-        if done.returncode:
-            raise LiveError(f"{' '.join(command)}: exit code {done.returncode}")
-        return wall_clock(Path(f.name).read_text()) if stressor else took
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            raise LiveError(f"{' '.join(command)}: exit code {child.returncode}")
+        return wall_clock(Path(f.name).read_text()) if stressor else took, usage.ru_minflt
 
 
 def wall_clock(yaml: str) -> float:
@@ -193,7 +202,7 @@ def means(all_: Sequence[Calibrated], recorded: Sequence[Calibrated]) -> Calibra
 def measure(chosen: Sequence[Program], takes: int, runs: int, folder: Path, say: Callable[[str], None]) -> None:
     """Write recordings, untraced runs (`runs.json`), and the machine to the folder: as it was while it recorded, and while
     it did not."""
-    out: dict[str, Any] = {"date": time.strftime("%Y-%m-%d %H:%M"), "load": os.getloadavg()[0], "runs": {}}
+    out: dict[str, Any] = {"date": time.strftime("%Y-%m-%d %H:%M"), "load": os.getloadavg()[0], "runs": {}, "faults": {}}
     recording, running = [], []
 
     def calibrated(recorders: bool) -> Calibrated:
@@ -219,8 +228,9 @@ def measure(chosen: Sequence[Program], takes: int, runs: int, folder: Path, say:
             for n in (1, 2):
                 backed()
                 with first_of_all():
-                    took = seconds(p.command(p.run, n))
+                    took, faults = run_once(p.command(p.run, n))
                 out["runs"].setdefault(p.name, {}).setdefault(str(n), []).append(took)
+                out["faults"].setdefault(p.name, {}).setdefault(str(n), []).append(faults)
     (folder / RECORDING).write_text(as_toml(means(recording, recording)))
     (folder / RUNNING).write_text(as_toml(means(running, recording)))
     out |= {"load_after": os.getloadavg()[0], "kernel": os.uname().release}
@@ -302,7 +312,7 @@ def share_of(measured: Sequence[float], fallbacks: int, predicted: Sequence[floa
 @dataclass
 class Speed:
     """Units of work a second, untraced and as a recording's replay has it.  `recorded`: while it was recorded;
-    `recorded_predicted`: the replay of that."""
+    `recorded_predicted`: the replay of that; `left_out`: faults of the runs that did what no recording did."""
 
     threads: int
     measured: float
@@ -311,6 +321,7 @@ class Speed:
     recorded: float
     recorded_predicted: float
     predicted: float
+    left_out: list[int] = field(default_factory=list)
 
     @property
     def error(self) -> float:
@@ -321,13 +332,37 @@ class Speed:
         return "ok" if abs(self.error) <= WITHIN else "**miss**"
 
 
+@dataclass
+class Replayed:
+    """A recording: its faults, and in seconds how long it took, how long its replay does with the recorder's cost, and
+    without."""
+
+    faults: int
+    recorded: float
+    slowed: float
+    replayed: float
+
+
 def speed_of(
-    work: int, threads: int, runs: Sequence[float], recorded: Sequence[float], slowed: Sequence[float],
-    replayed: Sequence[float],
+    work: int, threads: int, runs: Sequence[float], faults: Sequence[int] | None, recordings: Sequence[Replayed]
 ) -> Speed:
-    """All in seconds for `work`; of several the means."""
-    times = statistics.fmean(runs), max(runs), min(runs), *(statistics.fmean(x) for x in (recorded, slowed, replayed))
-    return Speed(threads, *(work / s for s in times))
+    """`runs` in seconds for `work`, and their `faults` (None: not known, so each did what all recordings did): each is
+    predicted by the recordings that made as many; of several, means.  Raises `LiveError` if none did."""
+    measured, predicted, left_out = [], [], []
+    for took, n in zip(runs, faults or [None] * len(runs), strict=True):
+        same = [r.replayed for r in recordings if n is None or abs(r.faults - n) <= AS_MANY * n]
+        if same:
+            measured.append(took)
+            predicted.append(statistics.fmean(same))
+        elif n is not None:
+            left_out.append(n)
+    if not measured:
+        made = ", ".join(f"{r.faults:,}" for r in recordings)
+        raise LiveError(f"no run made as many faults as a recording ({made}): more --runs")
+    mean = statistics.fmean
+    recorded, slowed = mean(r.recorded for r in recordings), mean(r.slowed for r in recordings)
+    times = mean(measured), max(measured), min(measured), recorded, slowed, mean(predicted)
+    return Speed(threads, *(work / s for s in times), left_out)
 
 
 @dataclass
@@ -346,7 +381,10 @@ class Judged:
     broken: list[str] = field(default_factory=list)  # replays in which the text did what it must not, or failed
 
 
-def judge(p: Program, folder: Path, runs: dict[str, list[float]], seeds: int, say: Callable[[str], None]) -> Judged:
+def judge(
+    p: Program, folder: Path, runs: dict[str, list[float]], faults: dict[str, list[int]], seeds: int,
+    say: Callable[[str], None],
+) -> Judged:  # fmt: skip
     running = machines.read(str(folder / RUNNING))
 
     def ask_about(path: Path) -> Any:
@@ -384,7 +422,7 @@ def judge(p: Program, folder: Path, runs: dict[str, list[float]], seeds: int, sa
         out.reasons = {k: n / total for k, n in sorted(reasons.items(), key=lambda x: -x[1])}
     for n, times in sorted(runs.items()):
         say(f"{p.name}: replaying {n} thread(s)")
-        seen: list[tuple[float, float, float]] = []
+        seen: list[Replayed] = []
         for path in sorted(folder.glob(f"{p.name}.threads.{n}.*parquet")):
             q = ask_about(path)
             j = q.jobs[1]
@@ -392,14 +430,15 @@ def judge(p: Program, folder: Path, runs: dict[str, list[float]], seeds: int, sa
             rec = j.replay.recorded
             tell_broken(out, path, slow)
             tell_broken(out, path, r)
-            seen.append((rec.seconds, slow.seconds, r.seconds))
+            count = {k: s.n for k, s in r.outcomes[0].stats.items() if s.n}
+            seen.append(Replayed(count.get("fault", 0), rec.seconds, slow.seconds, r.seconds))
             out.mean_ns.setdefault(n, []).append({
                 "recorded": rec.mean, "replayed": {k: s.mean for k, s in r.outcomes[0].stats.items() if s.n},
                 "slowed": {k: s.mean for k, s in slow.outcomes[0].stats.items() if s.n},
-                "count": {k: s.n for k, s in r.outcomes[0].stats.items() if s.n}, "left_out": dict(j.replay.left_out),
-                "failed": r.outcomes[0].failed, "finished": r.outcomes[0].finished, "seconds": seen[-1],
+                "count": count, "left_out": dict(j.replay.left_out), "failed": r.outcomes[0].failed,
+                "finished": r.outcomes[0].finished, "seconds": [rec.seconds, slow.seconds, r.seconds],
             })  # fmt: skip
-        out.speeds.append(speed_of(p.run, int(n), times, *zip(*seen, strict=True)))
+        out.speeds.append(speed_of(p.run, int(n), times, faults.get(n), seen))
     return out
 
 
@@ -441,6 +480,9 @@ def show(results: Sequence[Judged]) -> None:
 
 
     for r in results:
+        for v in r.speeds:
+            if v.left_out:
+                print(f"\n{r.program}, {v.threads} threads: left out, with as many faults as no recording: {v.left_out}")
         for text in r.broken:
             print(f"\n{text}")
 
@@ -504,7 +546,12 @@ def judged(chosen: Sequence[Program], folder: Path, seeds: int, as_json: bool, s
         about = json.loads((folder / "runs.json").read_text())
     except (OSError, ValueError) as e:
         raise LiveError(f"--again {folder}: no runs.json of --keep there ({e})") from None
-    results = [judge(p, folder, about["runs"][p.name], seeds, say) for p in chosen if p.name in about["runs"]]
+    made = about.get("faults", {})
+    results = [
+        judge(p, folder, about["runs"][p.name], made.get(p.name, {}), seeds, say)
+        for p in chosen
+        if p.name in about["runs"]
+    ]
     if as_json:
         data = [
             asdict(r) | {"verdicts": [s.verdict for s in (r.share, r.user_share, *r.speeds) if s is not None]}

@@ -65,10 +65,24 @@ def test_a_share_is_judged_by_the_range_of_the_takes(live):
 
 
 def test_a_throughput_is_judged_by_the_mean_of_the_runs(live):
-    s = live.speed_of(100, 2, [1.0, 1.0, 4.0], [9.0, 11.0], [6.0, 10.0], [1.5, 2.0])
+    recordings = [live.Replayed(1000, 9.0, 6.0, 1.5), live.Replayed(2000, 11.0, 10.0, 2.0)]
+    s = live.speed_of(100, 2, [1.0, 1.0, 4.0], None, recordings)
     assert (s.measured, s.least, s.most, s.recorded, s.recorded_predicted) == (50, 25, 100, 10, 12.5)
     assert s.error == pytest.approx(100 / 1.75 / 50 - 1) and s.verdict == "ok"
-    assert live.speed_of(100, 2, [2.0], [10.0], [8.0], [1.7]).verdict == "**miss**"
+    assert live.speed_of(100, 2, [2.0], None, [live.Replayed(1000, 10.0, 8.0, 1.69)]).verdict == "**miss**"
+
+
+def test_a_run_is_predicted_by_recordings_that_did_the_same(live):
+    recordings = [live.Replayed(1000, 9.0, 6.0, 1.5), live.Replayed(1010, 9.0, 6.0, 1.7), live.Replayed(2000, 11.0, 9.0, 4.0)]
+    s = live.speed_of(100, 2, [1.0, 3.0, 9.0], [1005, 1950, 4000], recordings)
+    assert s.measured == 50 and s.predicted == pytest.approx(100 / 2.8) and s.left_out == [4000]
+    assert s.recorded_predicted == pytest.approx(100 / 7)  # of all
+    with pytest.raises(live.LiveError, match=r"1,000, 1,010, 2,000"):
+        live.speed_of(100, 2, [9.0], [4000], recordings)
+    took, faults = live.run_once([sys.executable, "-c", "pass"])
+    assert took > 0 and faults > 100
+    with pytest.raises(live.LiveError, match="exit code 3"):
+        live.run_once([sys.executable, "-c", "raise SystemExit(3)"])
 
 
 def test_constants_of_several_calibrations_are_their_means(live):
