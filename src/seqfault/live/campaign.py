@@ -191,7 +191,11 @@ Note = Callable[[Tally, str], None]
 def run_campaign(o: Options, note: Note | None = None) -> Campaign:
     """Run it.  `note(tally, what)` is called as it goes on.  Ctrl-C ends it with what was done."""
     c = Campaign(o, Tally(), next=o.first)
-    sampler = Sampler(o)
+    try:
+        sampler = Sampler(o)
+    except KeyboardInterrupt:
+        c.ended = "interrupted"
+        return c
     t0 = time.perf_counter()
     try:
         if o.jobs <= 1:
