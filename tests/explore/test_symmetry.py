@@ -25,6 +25,7 @@ from seqfault.explore.engine import Executor, Exploration
 from seqfault.explore.replay import ends, shows
 from seqfault.explore.tables import OK, X_USED
 from seqfault.kernel import *
+from seqfault.kernel.rwlock import read_lock, read_unlock, rwlock_t
 from seqfault.kernel.spinlock import spin_lock, spin_unlock, spinlock_t
 from seqfault.models import seq
 
@@ -32,7 +33,6 @@ MOST_CHOICES = 64  # two to the sixth: a generated text has six lines
 PROGRAMS = int(os.environ.get("SEQFAULT_SYMMETRY", "8"))
 HEAD = '''"""Generated."""
 from seqfault.kernel import *
-from seqfault.kernel.rwlock import read_lock, read_unlock, rwlock_t, write_lock, write_unlock
 from seqfault.kernel.rwsem import down_read, down_write, downgrade_write, rw_semaphore, up_read, up_write
 from seqfault.kernel.spinlock import spin_lock, spin_trylock, spin_unlock, spinlock_t
 
@@ -45,7 +45,7 @@ class world:
     x: integer(0, 3)
     y: integer(0, 3)
     lk: spinlock_t
-    rw: rwlock_t
+    other: spinlock_t
     sem: rw_semaphore
     h: ptr[thing]
 
@@ -57,7 +57,7 @@ def outcome():
 '''
 LINES = (
     "w.x = {n}", "w.y = {n}", "v = w.x", "v = w.y", "w.x = v", "w.y = v", "spin_lock(w.lk)", "spin_unlock(w.lk)",
-    "read_lock(w.rw)\n    v = w.y\n    read_unlock(w.rw)", "write_lock(w.rw)\n    w.x = u\n    write_unlock(w.rw)",
+    "spin_lock(w.other)", "down_write(w.sem)\n    w.x = u\n    up_write(w.sem)",
     "down_read(w.sem)", "up_read(w.sem)", "down_write(w.sem)\n    w.y = v\n    downgrade_write(w.sem)", "if spin_trylock(w.lk):\n        spin_unlock(w.lk)",
     "if v == {n}:\n        w.y = u", "u = v", "with atomic():\n        w.x = (w.x + 1) & 3", "wait_for(w.x != {n})",
     "assert w.x != v or w.y != {n}", "for i in range(2):\n        w.y = (w.y + v) & 3", "v = choose(2)",
@@ -214,7 +214,7 @@ def test_who_asks_which_cpu_it_is_cannot_be_exchanged():
 
 
 def test_who_looks_at_what_locks_keep_cannot_be_exchanged():
-    for entries in ([looks_at_owner] * 2, [takes_it, takes_it, looks_at_owner], [remembers] * 2):
+    for entries in ([looks_at_owner] * 2, [takes_it, takes_it, looks_at_owner], [remembers] * 2, [reads_under_rwlock] * 2):
         a, _, _ = start(Program("t", [Process(f, i) for i, f in enumerate(entries)], [outcome]))
         assert alike(a) == []
     a, _, _ = start(Program("t", [Process(takes_it, i) for i in range(2)], [tells_owner]))
@@ -252,6 +252,7 @@ class shared:
     x: integer(0, 7)
     big: integer(-(1 << 60), 1 << 60)
     lk: spinlock_t
+    rw: rwlock_t
 
 
 def outcome():
@@ -276,6 +277,14 @@ def takes_it():
     spin_lock(w.lk)
     w.x = 1
     spin_unlock(w.lk)
+
+
+def reads_under_rwlock():
+    """It adds its bit: twice is a bug, and makes it another's."""
+    w = the(shared)
+    read_lock(w.rw)
+    w.x = 1
+    read_unlock(w.rw)
 
 
 def looks_at_owner():

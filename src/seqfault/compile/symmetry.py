@@ -25,8 +25,13 @@ if TYPE_CHECKING:
 Int64 = NDArray[np.int64]
 ALL = (1 << 64) - 1
 OWNER, MASK, NOTES = task_t.name, taskmask_t.name, "task_struct"
-LIBRARY = tuple(f"kernel/{x}.py" for x in ("spinlock", "rwsem", "rwlock", "task"))  # may ask who it is
-COMPARES = frozenset({Op.EQ, Op.NE, Op.LT, Op.LE})
+# may ask who it is; not rwlock.py, which adds a reader's bit: twice by one reader is a bug that makes it another's
+LIBRARY = tuple(f"kernel/{x}.py" for x in ("spinlock", "rwsem", "task"))
+COMPARES = frozenset({Op.EQ, Op.NE})
+# what may be done with a number or a mask of processes, for every exchange of them to commute with it
+FAITHFUL = COMPARES | {
+    Op.MOV, Op.AND, Op.OR, Op.INV, Op.BR, Op.BREQ, Op.BRNE, Op.LOAD, Op.STORE, Op.CHKPTR, Op.CHKIDX, Op.CHECK,
+}  # fmt: skip
 ONE = frozenset({Op.MOV, Op.NOT, Op.INV, Op.NEG, Op.WRAP})  # operations of one operand
 
 
@@ -87,7 +92,8 @@ def alike(a: Automaton, mode: str = "merged", dead: bool = True) -> list[Alike]:
     if all(len(g) < 2 for g in groups.values()):
         return []
     graph = Graph(a)
-    about = {c.addr for c in a.cells if c.pool == NOTES or c.type in (OWNER, MASK)}
+    notes = {c.addr for c in a.cells if c.pool == NOTES}
+    about = notes | {c.addr for c in a.cells if c.type in (OWNER, MASK)}
     entries = {p.entry for p in a.processes} | set(a.observers)
     if not all(_only_locks(a, pc, about) for pc in {x for e in entries for x in graph.reach(e)}):
         return []
@@ -95,7 +101,7 @@ def alike(a: Automaton, mode: str = "merged", dead: bool = True) -> list[Alike]:
     out = []
     for (entry, words), group in groups.items():
         pcs = graph.reach(entry)
-        if len(group) < 2 or a.cpu_slot in slots_of(a, pcs) or _remembers(a, graph, entry, about, mode, dead):
+        if len(group) < 2 or a.cpu_slot in slots_of(a, pcs) or _remembers(a, graph, entry, about, notes, mode, dead):
             continue
         own = tuple(
             tuple(f for i, f in fields.items() if a.cells[i].pool == NOTES and a.cells[i].index == p)
@@ -135,10 +141,11 @@ def _cells(a: Automaton, pc: int) -> set[int]:
 
 
 def _remembers(
-    a: Automaton, graph: Graph, entry: int, about: set[int], mode: str, dead: bool
+    a: Automaton, graph: Graph, entry: int, about: set[int], notes: set[int], mode: str, dead: bool
 ) -> bool:
     """Whether a register that is part of a state, or text that is no lock's, may have what was computed from who runs
-    it, or from cells `about` that.  What locks compare with that is equal whoever runs it."""
+    it or from cells `about` that, other than its own `notes`; or a lock does with it what an exchange of processes
+    would change.  What it compares with it is equal whoever runs it."""
     seen: dict[int, frozenset[int]] = {entry: frozenset()}  # slots that may have it, before an instruction
     work = [entry]
     while work:
@@ -148,14 +155,20 @@ def _remembers(
         before = seen[pc]
         reads = _reads(a, pc, op, row)
         told = bool(before & reads)
+        cells = _cells(a, pc)
         if a.stop[mode][pc] and any(_kept(a, pc, s, dead) for s in before):
             return True
-        if told and (a.where[pc].file not in LIBRARY or (op is Op.STORE and not _cells(a, pc) <= about)):
+        if told and (a.where[pc].file not in LIBRARY or op not in FAITHFUL):
+            return True
+        if told and ((op is Op.STORE and not cells <= about) or (op is Op.LOAD and not cells <= notes)):
             return True
         after = before
         if op in ASSIGNS or op is Op.ALLOC:
             after = frozenset(s for s in before if not overlap(a, s, row[1]))
-            told = told or a.process_slot in reads or (op is Op.LOAD and bool(_cells(a, pc) & about))
+            if op is Op.LOAD:
+                told = bool(cells & about - notes)
+            elif a.process_slot in reads:
+                told = True
             if told and op not in COMPARES:
                 after |= {row[1]}
         for m in (*graph.successors(pc), *([graph.callee[pc]] if pc in graph.callee else ()), *graph.rets.get(pc, ())):
