@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -212,6 +213,25 @@ def test_a_few_calls_are_made_by_python(jit: Any, tmp_path: Path) -> None:
     assert jit(total).sparing(2)(a, 9) == total(a, 9)  # its code is there
     assert in_python(jit(several))(1, 3, True) == several(1, 3, True)
     assert jit(total).known((a, 3)) and not jit(total).known((a, 3.0))
+
+
+def test_what_a_command_begins_with_wants_no_numba() -> None:
+    """Nothing that these call makes an array, for which numba's runtime would be imported."""
+    from seqfault.explore import batch, engine
+
+    def called(f: Compiled, seen: dict[int, Compiled]) -> dict[int, Compiled]:
+        seen[id(f)] = f
+        for n in f.fn.__code__.co_names:
+            x = f.fn.__globals__.get(n)
+            more = [getattr(x, m, None) for m in f.fn.__code__.co_names] if isinstance(x, ModuleType) else [x]
+            for g in more:
+                if isinstance(g, Compiled) and id(g) not in seen:
+                    called(g, seen)
+        return seen
+
+    for f in (engine.step, engine.at_rest, batch.begin, batch.drive):
+        found = called(f, {}).values()
+        assert len(found) > 5 and not [g.__name__ for g in found if g.options["_nrt"]]
 
 
 def test_a_warm_check_imports_no_numba() -> None:

@@ -12,22 +12,29 @@ is the order of counts of different objects, which splits states and joins none.
 
 from __future__ import annotations
 
-import numpy as np
-
 from seqfault.compile.counts import AT, CELLS, FUNCTIONS, HEAD
 from seqfault.explore.jit import jit
 from seqfault.explore.slots import get, put
-from seqfault.explore.tables import M_PC, M_PROCESSES, O_COUNTS, O_PROCS, O_TAB, P_BASE, PROCESS_ROW, SLOT
-
-MOST = 512  # values of one state
+from seqfault.explore.tables import (
+    COUNTS,
+    COUNTS_AT,
+    M_PC,
+    M_PROCESSES,
+    O_COUNTS,
+    O_PROCS,
+    O_TAB,
+    P_BASE,
+    PROCESS_ROW,
+    SLOT,
+)
 
 
 @jit
-def gather(P, first, n, base, pb, slots, bases, k):  # type: ignore[no-untyped-def]
+def gather(P, first, n, base, pb, slots, k):  # type: ignore[no-untyped-def]
     for i in range(n):
-        if k < slots.shape[0]:
-            slots[k] = P[base + first + i]
-            bases[k] = pb
+        if k < COUNTS:
+            P[slots + k] = P[base + first + i]
+            P[slots + COUNTS + k] = pb
             k += 1
     return k
 
@@ -37,52 +44,52 @@ def rename(B, P):  # type: ignore[no-untyped-def]
     """Give the counts of the state B, and their copies in its registers, the least values of the same parity and
     order."""
     t = P[O_COUNTS]
-    slots = np.empty(MOST, np.int64)
-    bases = np.empty(MOST, np.int64)
-    k = gather(P, HEAD, P[t + CELLS], t, 0, slots, bases, 0)
+    slots = P.shape[0] - COUNTS_AT  # arrays, at the end of `P`: those of its own would want numba's runtime
+    bases = slots + COUNTS
+    values = bases + COUNTS
+    names = values + COUNTS + 1
+    k = gather(P, HEAD, P[t + CELLS], t, 0, slots, 0)
     for p in range(P[M_PROCESSES]):
         pb = P[P[O_PROCS] + p * PROCESS_ROW + P_BASE]
         row = t + P[t + AT] + 3 * get(B, P, P[M_PC], pb)
         f = P[row]
         if f < 0:
             continue
-        k = gather(P, P[row + 1], P[row + 2], t, pb, slots, bases, k)
+        k = gather(P, P[row + 1], P[row + 2], t, pb, slots, k)
         while True:  # those who wait for it to return
             g = t + P[t + FUNCTIONS] + 2 * f
             if P[g] < 0:
                 break
             call = t + P[g + 1] + 3 * get(B, P, P[g], pb)
-            k = gather(P, P[call + 1], P[call + 2], t, pb, slots, bases, k)
+            k = gather(P, P[call + 1], P[call + 2], t, pb, slots, k)
             f = P[call]
-    values = np.empty(k + 1, np.int64)
-    values[0] = 0
+    P[values] = 0
     n = 1
     for i in range(k):
-        v = get(B, P, slots[i], bases[i])
-        span = P[P[O_TAB] + slots[i] * SLOT + 4]
-        if bases[i] == 0 and v > span:  # undefined
-            slots[i] = -1
+        v = get(B, P, P[slots + i], P[bases + i])
+        span = P[P[O_TAB] + P[slots + i] * SLOT + 4]
+        if P[bases + i] == 0 and v > span:  # undefined
+            P[slots + i] = -1
             continue
         j = n
-        while j > 0 and values[j - 1] > v:
+        while j > 0 and P[values + j - 1] > v:
             j -= 1
-        if j > 0 and values[j - 1] == v:
+        if j > 0 and P[values + j - 1] == v:
             continue
         for m in range(n, j, -1):
-            values[m] = values[m - 1]
-        values[j] = v
+            P[values + m] = P[values + m - 1]
+        P[values + j] = v
         n += 1
-    names = np.empty(n, np.int64)
-    names[0] = 0
+    P[names] = 0
     for j in range(1, n):
-        names[j] = names[j - 1] + (1 if (values[j] - values[j - 1]) & 1 else 2)
-    if names[n - 1] == values[n - 1]:
+        P[names + j] = P[names + j - 1] + (1 if (P[values + j] - P[values + j - 1]) & 1 else 2)
+    if P[names + n - 1] == P[values + n - 1]:
         return
     for i in range(k):
-        if slots[i] < 0:
+        if P[slots + i] < 0:
             continue
-        v = get(B, P, slots[i], bases[i])
+        v = get(B, P, P[slots + i], P[bases + i])
         for j in range(n):
-            if values[j] == v:
-                put(B, P, slots[i], bases[i], names[j])
+            if P[values + j] == v:
+                put(B, P, P[slots + i], P[bases + i], P[names + j])
                 break

@@ -163,7 +163,7 @@ def waits(X, used):  # type: ignore[no-untyped-def]
 
 
 @jit
-def full(P, X, used, pc, p, why):  # type: ignore[no-untyped-def]
+def has_no_room(P, X, used, pc, p, why):  # type: ignore[no-untyped-def]
     """The step cannot be taken: it waits, or a memory model has no room for it."""
     waits(X, used)
     if why == FULL:
@@ -347,7 +347,7 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             elif views:
                 why = call8(P[lk + V_LOAD], (pB, pP, pX, np.int64(q), addr, p, used, depth))
                 if why:
-                    return full(P, X, used, pc, p, why)
+                    return has_no_room(P, X, used, pc, p, why)
                 used = X[X_USED]
                 raw = X[X_VALUE]
             else:
@@ -382,12 +382,12 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             if weak:
                 how = memory.store(B, P, addr, u & P[t + np.uintp(2)], P[q + np.uintp(7)], p)
                 if how:
-                    return full(P, X, used, pc, p, how)
+                    return has_no_room(P, X, used, pc, p, how)
             elif views:
                 X[X_VALUE] = u & P[t + np.uintp(2)]
                 why = call8(P[lk + V_STORE], (pB, pP, pX, np.int64(q), addr, p, used, depth))
                 if why:
-                    return full(P, X, used, pc, p, why)
+                    return has_no_room(P, X, used, pc, p, why)
                 used = X[X_USED]
             else:
                 store(B, P, addr, u, p)
@@ -481,7 +481,7 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             if views:
                 why = call8(P[lk + V_OBJECT], (pB, pP, pX, first_cell, np.int64(1), p, np.int64(0), np.int64(0)))
                 if why:
-                    return full(P, X, used, pc, p, why)
+                    return has_no_room(P, X, used, pc, p, why)
                 call8(P[lk + V_FORGET], (pB, pP, pX, a, p, np.int64(-1), np.int64(0), np.int64(0)))
             else:
                 store(B, P, first_cell, np.int64(1), p)
@@ -495,7 +495,7 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
                     elif P[P[O_TAB] + s * SLOT + 2] != 0:
                         why = call8(P[lk + V_OBJECT], (pB, pP, pX, s, raw, p, np.int64(1), np.int64(zero)))
                         if why:
-                            return full(P, X, used, pc, p, why)
+                            return has_no_room(P, X, used, pc, p, why)
             put(B, P, a, pb, found + 1)
             event(P, X, T_ALLOC, pc, first_cell, found)
         elif op == 44:  # FREE
@@ -516,7 +516,7 @@ def step(B, P, X, p, pb, words, cpu, pc, stops, depth):  # type: ignore[no-untyp
             else:
                 why = call8(P[lk + V_OBJECT], (pB, pP, pX, s, np.int64(2), p, np.int64(0), np.int64(0)))
                 if why:
-                    return full(P, X, used, pc, p, why)
+                    return has_no_room(P, X, used, pc, p, why)
             event(P, X, T_FREE, pc, s, x - 1)
         elif op == 45:  # LOCKDEP_ACQUIRE
             held = get(B, P, P[M_HELD], pb)

@@ -111,6 +111,8 @@ SLOT = 6
     M_CELLS,
 ) = range(44)
 HEADER = 48
+COUNTS = 512  # sequence counts of one state, at most
+COUNTS_AT = 4 * COUNTS + 2  # words at the end of `P`, where counts are renamed
 # a process in P[O_PROCS:]
 P_ENTRY, P_BASE, P_WORDS, P_ROLE, P_CPU = range(5)
 PROCESS_ROW = 5
@@ -169,7 +171,7 @@ def program_array(a: Automaton, mode: str, use_masks: bool) -> NDArray[np.int64]
         head[slot] = at
         parts.append(flat)
         at += len(flat)
-    return np.concatenate([*parts, np.zeros(8, np.int64)])
+    return np.concatenate([*parts, np.zeros(COUNTS_AT if head[M_COUNTS] else 8, np.int64)])
 
 
 def work_array(a: Automaton, trace_room: int = 0) -> NDArray[np.int64]:
