@@ -5,14 +5,13 @@ What cannot be said so is refused with `Refused`: values that are addresses, RCU
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from modules import load
 from seqfault.compile.program import Process, Program, compile_program
 from seqfault.explore.engine import Exploration, explore
 from seqfault.explore.memory import with_memory
@@ -189,12 +188,7 @@ def module(test: Litmus, folder: Path) -> tuple[ModuleType, list[str], list[Regi
     text = HEAD.format(n=len(cells), r=max(1, len(places))) + text
     file = folder / f"{re.sub(r'[^a-zA-Z0-9]', '_', test.name)}.py"
     file.write_text(text)
-    spec = importlib.util.spec_from_file_location(f"from_litmus_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
-    m = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = m
-    spec.loader.exec_module(m)
-    return m, cells, places
+    return load(file, f"from_litmus_{file.stem}"), cells, places
 
 
 def checker_states(

@@ -3,8 +3,6 @@ the textbook shapes; what orders a pair and what does not; locks and processes."
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from full_barriers import full_barriers
 from late_stores import late_stores
 
+from modules import load
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.program import Process, Program, compile_program
 from seqfault.explore import tiers
@@ -131,11 +130,7 @@ def text(body: str, folder: Path, other: str = "other") -> tuple[Automaton, list
     body = "\n".join(f"    {line}" for line in body.strip().split("\n"))
     file = folder / f"t{abs(hash((body, other)))}.py"
     file.write_text(HEAD + body + "\n")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None and spec.loader is not None
-    m = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = m
-    spec.loader.exec_module(m)
+    m = load(file, file.stem)
     a = compile_program(Program("t", [Process(m.us, 0), Process(getattr(m, other), 1)]))
     return a, pairs(a)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from modules import load
 from seqfault.compile.program import Process, Program, compile_program
 from seqfault.explore.engine import Exploration, explore
 from seqfault.explore.memory import canonical, with_memory
@@ -655,11 +654,7 @@ def test_generated_programs(seed: int, model: str, tmp_path: Path):
     name = f"{model}_{seed}"
     f = tmp_path / f"{name}.py"
     f.write_text(HEAD + "".join("\n" + source(f"f{k}_{i}", t) for k, p in enumerate(progs) for i, t in enumerate(p)))
-    spec = importlib.util.spec_from_file_location(name, f)
-    assert spec is not None and spec.loader is not None
-    mod = importlib.util.module_from_spec(spec)
-    sys.modules[name] = mod
-    spec.loader.exec_module(mod)
+    mod = load(f, name)
     relaxed = 0
     for k, threads in enumerate(progs):
         capacity = rng.randint(1, 4)

@@ -28,6 +28,11 @@ def kinds(a: Automaton, ex: Exploration) -> set[tuple[str, int]]:
     return {(a.kinds[v.kind], v.pool) for v in ex.violations}
 
 
+def places(ex: Exploration) -> set[tuple[int, int, int, int]]:
+    """Where each violation shows."""
+    return {(v.kind, v.pc, v.pool, v.cell) for v in ex.violations}
+
+
 def same(x: Exploration, y: Exploration) -> None:
     """What movers promise."""
     a = x.automaton

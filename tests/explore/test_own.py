@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from programs import program, show, texts
-from test_movers import counted, same, shown
+from test_movers import counted, places, same, shown
 
 from seqfault.compile import step_code
 from seqfault.compile.automaton import Automaton
@@ -35,11 +35,6 @@ MANY = 60_000  # states; larger programs are left out
 def at_once(monkeypatch):
     """However few states there are."""
     monkeypatch.setattr(tiers, "FEW", 1)
-
-
-def places(ex: Exploration) -> set[tuple[int, int, int, int]]:
-    """Where each violation shows."""
-    return {(v.kind, v.pc, v.pool, v.cell) for v in ex.violations}
 
 
 @pytest.mark.parametrize("role", [0, 1, 2], ids=["cpu", "agent", "environment"])

@@ -261,7 +261,7 @@ def test_reductions_that_there_are_not(given, capsys, monkeypatch):
 
 
 def test_symmetry_of_a_small_model(capsys, monkeypatch, tmp_path):
-    """Two writers and three readers: nearly twelve times fewer states; the same violations where the lock is missing,
+    """Two writers and three readers: up to twelve times fewer states; the same violations where the lock is missing,
     each told by the processes that take the steps."""
     text = (EXAMPLES / "locked.py").read_text()
     wrong = tmp_path / "wrong.py"
