@@ -34,6 +34,11 @@ class PoolInfo:
     state: int
     typesafe: bool
 
+    @property
+    def states(self) -> list[int]:
+        """The cells that tell whether its objects live."""
+        return [self.base + i * self.stride for i in range(self.n)]
+
 
 @dataclass(frozen=True)
 class ProcessInfo:
@@ -170,6 +175,23 @@ class Automaton:
         """Where a process stands."""
         mask = int(self.tab[self.pc_slot][2])
         return int(words[self.processes[process].base]) & mask
+
+    def touched(self, pc: int, most: int = 1 << 60) -> list[int]:
+        """Numbers of the cells that the access of an instruction may mean, in order (none: it makes none, or may mean
+        more than `most`)."""
+        acc = self.access[pc]
+        if acc is None:
+            return []
+        pool = next(p for p in self.pools if p.name == acc.pool)
+        if acc.offset < 0:
+            return pool.states
+        offsets = [acc.offset]
+        for count, stride in acc.spans:
+            offsets = [o + i * stride for o in offsets for i in range(count)]
+            if len(offsets) * pool.n > most:
+                return []
+        first = pool.base + (1 if pool.state == 0 else 0)
+        return sorted({first + i * pool.stride + o for i in range(pool.n) for o in offsets})
 
     def disassemble(self) -> str:
         """One line an instruction, for reading."""

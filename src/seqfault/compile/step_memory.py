@@ -6,7 +6,6 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from seqfault.compile.automaton import PoolInfo
 from seqfault.compile.step_own import note_object
 from seqfault.compile.work import LOOK, OBJECT, READ, WRITE
 
@@ -33,27 +32,6 @@ class Cell:
     span: str
     static: bool
     same: bool
-
-
-def touched(body: Body, pc: int) -> list[int]:
-    """Numbers of the cells that the access of an instruction may mean."""
-    acc = body.a.access[pc]
-    assert acc is not None
-    pool = next(p for p in body.a.pools if p.name == acc.pool)
-    if acc.offset < 0:
-        return states(pool)
-    offsets = [acc.offset]
-    for count, stride in acc.spans:
-        offsets = [o + i * stride for o in offsets for i in range(count)]
-        if len(offsets) * pool.n > CANDIDATES:
-            return []
-    first = pool.base + (1 if pool.state == 0 else 0)
-    return sorted({first + i * pool.stride + o for i in range(pool.n) for o in offsets})
-
-
-def states(pool: PoolInfo) -> list[int]:
-    """The cells that tell whether a pool's objects live."""
-    return [pool.base + i * pool.stride for i in range(pool.n)]
 
 
 def constant(v: str) -> bool:
@@ -176,7 +154,7 @@ def terms_of(row: list[int]) -> list[tuple[int, int]]:
 
 
 def load(body: Body, pc: int, row: list[int]) -> bool:
-    c = cell(body, row[2], terms_of(row), touched(body, pc))
+    c = cell(body, row[2], terms_of(row), body.a.touched(pc, CANDIDATES))
     if row[7]:
         body.touch(c.at, READ)
     raw = raw_of(body, c)
@@ -204,7 +182,7 @@ def load(body: Body, pc: int, row: list[int]) -> bool:
 
 def store(body: Body, pc: int, row: list[int]) -> bool:
     v, (lo, hi) = body.slot(row[1])
-    c = cell(body, row[2], terms_of(row), touched(body, pc))
+    c = cell(body, row[2], terms_of(row), body.a.touched(pc, CANDIDATES))
     if constant(v) and constant(c.lo):
         u = str(int(v) - int(c.lo))
     else:
@@ -238,7 +216,7 @@ def check_pointer(body: Body, pc: int, row: list[int]) -> bool:
     if lo <= 0:
         body.fail_if(body.put(f"icmp eq i64 {x}, 0"), "null-dereference", pc, row[2])
     if pool.state >= 0:
-        c = cell(body, pool.base - pool.stride, [(row[1], pool.stride)], states(pool))
+        c = cell(body, pool.base - pool.stride, [(row[1], pool.stride)], pool.states)
         body.touch(c.at, LOOK)
         st = value_of(body, c)
         if constant(st):
@@ -258,7 +236,7 @@ def allocate(body: Body, pc: int, row: list[int]) -> bool:
     pool = body.a.pools[row[2]]
     defined = row[3] != 0
     r = body.put(f"call i64 @take(ptr %mem, i64 {pool.base}, i64 {pool.stride}, i64 {pool.n})")
-    for i2 in states(pool):  # where there is none, too: whoever frees one changes that
+    for i2 in pool.states:  # where there is none, too: whoever frees one changes that
         body.touch(str(i2), READ)
     body.fail_if(body.put(f"icmp slt i64 {r}, 0"), "pool-exhausted", pc, row[2])
     i = body.put(f"and i64 {r}, {(1 << 32) - 1}")
@@ -290,7 +268,7 @@ def free(body: Body, pc: int, row: list[int]) -> bool:
     x, (lo, _) = body.slot(row[1])
     if lo <= 0:
         body.fail_if(body.put(f"icmp eq i64 {x}, 0"), "null-dereference", pc, row[2])
-    c = cell(body, pool.base - pool.stride, [(row[1], pool.stride)], states(pool))
+    c = cell(body, pool.base - pool.stride, [(row[1], pool.stride)], pool.states)
     bad = body.put(f"icmp ne i64 {value_of(body, c)}, 1")
     index = body.put(f"sub i64 {x}, 1")
     body.report_if(bad, body.k.kind["double-free"], pc, row[2], index)

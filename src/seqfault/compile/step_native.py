@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -19,8 +19,10 @@ from seqfault.compile.automaton import Automaton, Int64
 from seqfault.compile.cache import cache_dir, keep_object, kept_object
 from seqfault.compile.packing import Packing
 from seqfault.compile.program import compiler_hash
-from seqfault.compile.symmetry import Alike
 from seqfault.compile.target import host, linked_objects, optimise, target_machine
+
+if TYPE_CHECKING:
+    from seqfault.compile.symmetry import Alike
 
 ENTRIES = ("advance", "observe", "pack", "unpack", "successors")
 

@@ -124,20 +124,7 @@ def _only_locks(a: Automaton, pc: int, about: set[int]) -> bool:
 
     if a.where[pc].file in LIBRARY:
         return True
-    return a.process_slot not in slots_of(a, [pc]) and not _cells(a, pc) & about
-
-
-def _cells(a: Automaton, pc: int) -> set[int]:
-    """Cells that an access may mean (none: it is none, or looks whether an object lives)."""
-    acc = a.access[pc]
-    if acc is None or acc.offset < 0:
-        return set()
-    pool = next(p for p in a.pools if p.name == acc.pool)
-    offsets = [acc.offset]
-    for count, stride in acc.spans:
-        offsets = [o + i * stride for o in offsets for i in range(count)]
-    first = pool.base + (1 if pool.state == 0 else 0)
-    return {first + i * pool.stride + o for i in range(pool.n) for o in offsets}
+    return a.process_slot not in slots_of(a, [pc]) and about.isdisjoint(a.touched(pc))
 
 
 def _remembers(
@@ -155,7 +142,7 @@ def _remembers(
         before = seen[pc]
         reads = _reads(a, pc, op, row)
         told = bool(before & reads)
-        cells = _cells(a, pc)
+        cells = set(a.touched(pc))
         if a.stop[mode][pc] and any(_kept(a, pc, s, dead) for s in before):
             return True
         if told and (a.where[pc].file not in LIBRARY or op not in FAITHFUL):

@@ -88,21 +88,11 @@ class Buffering:
         return self.cells[pc]
 
     def _cells_of(self, pc: int) -> int:
-        access, row = self.a.access[pc], self.text.code[pc]
+        row = self.text.code[pc]
         if row[0] == Op.ALLOC:
             p = self.a.pools[row[2]]
             return sum(((1 << p.stride - 1) - 1) << p.base + i * p.stride + 1 for i in range(p.n))
-        assert access is not None
-        p = next(p for p in self.a.pools if p.name == access.pool)
-        at = [access.offset]
-        for count, stride in access.spans:
-            at = [x + i * stride for x in at for i in range(count)]
-        first = p.base + (1 if p.state == 0 else 0)
-        out = 0
-        for i in range(p.n):
-            for x in at:
-                out |= 1 << first + i * p.stride + x
-        return out
+        return sum(1 << c for c in self.a.touched(pc))
 
     def runs(self, process: int, kinds: frozenset[int] | None) -> frozenset[int]:
         """The instructions that a process may come to when its operations are of these `kinds` (None: of any)."""

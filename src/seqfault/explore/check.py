@@ -61,6 +61,11 @@ class Limits:
     checkpoint_every: float = 60.0
     threads: int = 1
 
+    @property
+    def how(self) -> tuple[bool | None, bool, bool, int]:
+        """What an exploration that has not finished depends on."""
+        return self.movers, self.own, self.symmetric, self.threads
+
 
 @dataclass
 class Violation:

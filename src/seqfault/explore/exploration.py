@@ -64,9 +64,10 @@ class Exploration:
     packed: dict[int, tuple[NDArray[np.int64], int]] = field(default_factory=dict, repr=False)
     # holds no exploration: such a ring would keep its arrays until Python looks for rings
     retrace: Callable[[Exploration, int], list[tuple[int, int]]] | None = field(default=None, repr=False)
-
-    # who takes the step behind a path that `process` takes from a canonical state (compile/symmetry.py)
-    who: Callable[[list[tuple[int, int]], int], int] | None = field(default=None, repr=False)
+    # steps from canonical states (compile/symmetry.py), behind a path, by who really takes them; None: who is said to
+    real: Callable[[list[tuple[int, int]], list[tuple[int, int]]], list[tuple[int, int]]] | None = field(
+        default=None, repr=False
+    )
 
     def path_to(self, state: int) -> list[tuple[int, int]]:
         """A shortest path to a state: (process, choice code) of each step.
@@ -79,7 +80,8 @@ class Exploration:
         """A shortest path that ends with the violation."""
         path = self.path_to(v.state)
         if v.process >= 0:
-            path.append((v.process if self.who is None else self.who(path, v.process), v.choice))
+            last = [(v.process, v.choice)]
+            path += last if self.real is None else self.real(last, path)
         return path
 
 

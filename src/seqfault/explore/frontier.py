@@ -423,9 +423,8 @@ class Search:
         if self.moving or self.own is not None or self.symmetric or not self.traced:
             from seqfault.explore.retrace import Retrace
 
-            again = Retrace(self, ex)
-            ex.retrace = again
-            ex.who = again.who if self.symmetric else None
+            ex.retrace = again = Retrace(self, ex)
+            ex.real = again.real if self.symmetric else None
         rows: dict[tuple[int, int, int], tuple[tuple[Any, ...], Int64, Int64, int]] = {}
         for w in self.workers:
             for i in range(int(w.th[k.T_DISTINCT])):

@@ -102,8 +102,7 @@ class Record:
         base = program_for(load(baseline_name(load(self.protocol).release)), scenario)
         what = [program.key("merged"), base.key("merged"), repr(scenario)]
         if limits is not None:
-            how = limits.movers, limits.own, limits.symmetric, limits.threads
-            what.append(repr((limits.states, limits.memory, *how)))
+            what.append(repr((limits.states, limits.memory, *limits.how)))
         if self.locks:
             what.append(repr(load(self.protocol).locks))
         if self.memory != SC:
@@ -126,8 +125,7 @@ class Record:
         if self.path is None or self.locks or self.races != "off" or self.memory != SC or scenario.forever:
             return None
         p = load(self.protocol)
-        how = limits.movers, limits.own, limits.symmetric, limits.threads
-        what = program_for(p, scenario).key("merged"), repr(scenario), *how, p.without
+        what = program_for(p, scenario).key("merged"), repr(scenario), *limits.how, p.without
         name = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
         return self.path.with_name(f"{self.path.name}.{name}.checkpoint")
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from seqfault.compile.automaton import Automaton
-from seqfault.compile.symmetry import alike, really
 from seqfault.explore import layout as k
 from seqfault.explore import search
 from seqfault.explore.engine import Executor, Exploration
@@ -59,12 +57,24 @@ class Retrace:
         if self.own is not None:
             return self._with_own(path, self.own)
         if self.options["symmetric"]:
-            return Real(*self.again, self.options["mode"], self.options["dead"]).path(path)  # type: ignore[arg-type]
+            return self.real(path, [])
         return self._with_movers(path) if self.moving else path
 
-    def who(self, path: Path, process: int) -> int:
-        """Who takes the step behind a (real) path that `process` takes in the canonical state it ends in."""
-        return Real(*self.again, self.options["mode"], self.options["dead"]).who(path, process)  # type: ignore[arg-type]
+    def real(self, steps: Path, behind: Path) -> Path:
+        """Steps from canonical states (compile/symmetry.py) as steps of the processes that really take them, `behind` a
+        path of such steps."""
+        from seqfault.compile.symmetry import really  # what other paths have no need of
+
+        a, init, rom = self.again
+        t = Executor(a, rom, self.code.mode, self.code.dead)
+        words = t.start(init)
+        for p, choice in behind:
+            t.run(words, p, choice)
+        out = []
+        for p, choice in steps:
+            out.append((really(self.code.alike, words, p), choice))
+            t.run(words, *out[-1])
+        return out
 
     def _explore(self, ex: Exploration, states: set[int]) -> None:
         from seqfault.explore.frontier import Search
@@ -145,24 +155,3 @@ class Retrace:
                 follow(p, says)
         s.close()
         return out
-
-
-class Real:
-    """Steps from canonical states (compile/symmetry.py) as steps of the processes that really take them."""
-
-    def __init__(self, a: Automaton, init: NDArray[np.uint64], rom: Int64, mode: str, dead: bool):
-        self.groups = alike(a, mode, dead)
-        self.t = Executor(a, rom, mode, dead)
-        self.words = self.t.start(init)
-
-    def path(self, steps: Path) -> Path:
-        out = []
-        for p, choice in steps:
-            out.append((really(self.groups, self.words, p), choice))
-            self.t.run(self.words, *out[-1])
-        return out
-
-    def who(self, path: Path, process: int) -> int:
-        for p, choice in path:
-            self.t.run(self.words, p, choice)
-        return really(self.groups, self.words, process)

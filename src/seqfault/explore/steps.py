@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seqfault.compile.automaton import Automaton
 from seqfault.compile.step_native import StepCode
-from seqfault.compile.symmetry import alike
 from seqfault.explore.graph import boundaries
 from seqfault.explore.movers import tables
 from seqfault.explore.tables import (
@@ -26,6 +26,9 @@ from seqfault.explore.tables import (
     work_array,
 )
 
+if TYPE_CHECKING:
+    from seqfault.compile.symmetry import Alike
+
 
 class Steps(StepCode):
     """`StepCode`, and what the search reads: `program` (tables.py), `moving` (movers.py), `boundary` (graph.py);
@@ -35,7 +38,12 @@ class Steps(StepCode):
         self, a: Automaton, mode: str = "merged", dead: bool = True, track: bool = False, own: bool = False,
         symmetric: bool = False,
     ):  # fmt: skip
-        super().__init__(a, mode, dead, track, own, alike(a, mode, dead and mode != "full") if symmetric else ())
+        exchanged: Sequence[Alike] = ()
+        if symmetric:
+            from seqfault.compile.symmetry import alike  # what others have no need of
+
+            exchanged = alike(a, mode, dead and mode != "full")
+        super().__init__(a, mode, dead, track, own, exchanged)
         self.program = program_array(a, mode, dead and mode != "full")
         self.moving = tables(a, track)
         self.boundary = boundaries(a)

@@ -14,7 +14,6 @@ from rich.progress import (
 )
 
 from seqfault.cli import BAD_INPUT, EXIT, BadInput, dump
-from seqfault.compile.symmetry import alike
 from seqfault.explore import ahead
 from seqfault.explore.check import Limits, Report, ScenarioResult, worst
 from seqfault.explore.checkpoint import CheckpointError
@@ -117,7 +116,10 @@ def run_check(
         automaton_for(p, scenarios[0])  # errors in the text come before any worker starts
     if begun and SC in models:
         ahead.meanwhile(p, scenarios[0])
-    limits = Limits(max_states or 0, max_memory, None, movers, own, symmetric, every, threads)
+    limits = Limits(
+        max_states or 0, max_memory, movers=movers, own=own, symmetric=symmetric, checkpoint_every=every,
+        threads=threads,
+    )  # fmt: skip
     with Progress(*WITH_WHAT, console=err, transient=True, disable=not err.is_terminal) as bar:
         reports = [
             checked(
@@ -140,13 +142,15 @@ def run_check(
 
 def can_be_exchanged(p: Protocol, races: str) -> None:
     """Raises `BadInput` if no two processes can (compile/symmetry.py)."""
+    from seqfault.compile.symmetry import alike  # what others have no need of
+
     if not p.processes:
         what = "CPUs of the mm text are told apart, by their operations and TLBs"
         raise BadInput(f"--reduce symmetry is for small models: {what}; it is auto, own, all or none")
     if races != "off":
         raise BadInput("--races compares the steps of processes by name; leave --reduce symmetry out")
     if not alike(automaton_for(p, small_scenario(p))):
-        what = "no two run the same function, or it asks for smp_processor_id()"
+        what = "no two run the same function, or it asks who runs it (smp_processor_id(), rwlock_t)"
         raise BadInput(f"--reduce symmetry: no processes of {p.name} can be exchanged: {what}; leave it out")
 
 
