@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from command import run
+from seqfault import cli
 from seqfault.explore.check import VIOLATED, Limits, check_scenario
 from seqfault.protocols import load
 from seqfault.scenarios import find
@@ -23,6 +24,14 @@ EXAMPLES = Path(__file__).parents[2] / "examples/seqcount"
 def test_version(capsys, monkeypatch):
     code, out, _ = run(capsys, monkeypatch, "--version")
     assert code == 0 and re.fullmatch(r"seqfault \d+\.\d+\.\d+\n", out)
+
+
+def test_one_command_is_made_as_all_are(capsys, monkeypatch):
+    names = [str(c.name or getattr(c.callback, "__name__", "")) for c in cli.app.registered_commands] + ["export"]
+    alone = {n: run(capsys, monkeypatch, n, "--help") for n in names}
+    monkeypatch.setattr(cli, "asked_for", lambda argv: cli.app)
+    assert alone == {n: run(capsys, monkeypatch, n, "--help") for n in names}
+    assert all(code == 0 and f" {n} " in out.splitlines()[0] for n, (code, out, _) in alone.items())
 
 
 @pytest.mark.parametrize("scenario", ["argued/case1-alone", "argued/third-question", "argued/munmap-table-goes", "argued/index-torn"])

@@ -10,7 +10,7 @@ import pytest
 from seqfault.explore.check import HOLDS, Limits, check_scenario
 from seqfault.explore.model import program_for, start_of
 from seqfault.protocols import load as load_protocol
-from seqfault.scenarios import ScenarioError, builtin, everything, find, load, parse
+from seqfault.scenarios import ScenarioError, builtin, by_hand, everything, find, load, parse
 from seqfault.scenarios.model import execute, from_toml, make_machine, parse_line, run_setup, to_toml
 
 ARGUED = find(["argued"])
@@ -26,6 +26,8 @@ def test_families():
     assert sum(count.values()) >= 500
     assert len({s.name for s in everything()}) == len(everything())
     assert sum(1 for s in everything() if s.expect and s.prose) >= 40
+    for s in by_hand():
+        assert find([s.name]) == [s] == [t for t in everything() if (t.name + "/").startswith(s.name + "/")]
 
 
 @pytest.mark.parametrize("s", ARGUED, ids=[s.name for s in ARGUED])

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-KINDS = (".automaton", ".native", ".steps", ".best", ".spent", ".baseline", ".setups", ".elf")
+KINDS = (".automaton", ".native", ".steps", ".best", ".spent", ".baseline", ".setups", ".outlines", ".elf")
 LOOPS = re.compile(r"[a-z]+-[0-9a-f]{16}")  # folders of compile/jit.py
 DAYS = 30
 MOST_BYTES = 2 << 30

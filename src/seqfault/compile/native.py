@@ -56,7 +56,7 @@ from seqfault.compile.native_runtime import (
 )
 from seqfault.compile.passes import check_assigned, infer_ranges, liveness, tidy
 from seqfault.compile.program import compiler_hash
-from seqfault.compile.source import Func, Source, reach, source_of
+from seqfault.compile.source import Func, reach, source_of
 from seqfault.compile.target import host, linked_objects, optimise, target_machine
 from seqfault.compile.words import Words
 from seqfault.kernel.layout import FREE, FREED, Layout, Pool
@@ -140,7 +140,7 @@ class NativeProgram:
         h = hashlib.sha256(f"{seqfault.__version__} {compiler_hash()} {llvmlite.__version__}".encode())
         h.update(f"{host()} {self.level}".encode())
         for s in self.sources:
-            h.update(text_of(s).encode())
+            h.update(s.meaning().encode())
         for p in self.layout.pools.values():
             st = p.struct
             h.update(f"{st.name} {p.base} {p.n} {st.static} {st.private} {st.rom} {p.typesafe}\n".encode())
@@ -228,12 +228,6 @@ class NativeProgram:
     def difference(m: NativeMachine, plain: Machine) -> str:
         """The first cell in which they differ, in words; empty if they agree."""
         return next(iter(m.differences(plain)), "")
-
-
-def text_of(s: Source) -> str:
-    """A source and the numbers that its names stand for."""
-    numbers = [f"{k}={s.scope[k]}" for k in sorted(s.names) if isinstance(s.scope.get(k), int)]
-    return f"{s.file}:{s.node.lineno}\n{s.text}{numbers}"
 
 
 class NativeMachine:

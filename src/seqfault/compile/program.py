@@ -101,11 +101,7 @@ class Program:
         lay = self.layout()
         h = hashlib.sha256(f"{seqfault.__version__} {compiler_hash()} {granularity}".encode())
         for s in sources:
-            h.update(f"{s.file}:{s.node.lineno}\n{s.text}".encode())
-            for k in sorted(s.names):
-                v = s.scope.get(k)
-                if isinstance(v, int):
-                    h.update(f"{k}={v}".encode())
+            h.update(s.meaning().encode())
         for c in lay.cells:
             h.update(f"{c.name} {c.lo} {c.hi} {c.start}".encode())
         for p in lay.pools.values():

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
-import linecache
 import os
 import textwrap
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -15,6 +14,7 @@ from typing import Any
 
 import seqfault
 from seqfault.compile.ir import CompileError
+from seqfault.compile.outline import Outline, code_nodes, nodes_of, outline_of, text_file, type_text
 from seqfault.kernel.places import Place
 from seqfault.kernel.types import KernelTypeError, PtrType, Struct, Type, as_type
 
@@ -23,16 +23,30 @@ Func = Callable[..., Any]
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A function's tree, with line numbers of its file, and what its names mean."""
+    """A function's text, with line numbers of its file, and what its names mean.
+
+    `tree`: gives its syntax tree, which not everything needs.
+    """
 
     fn: Func
     name: str
     file: str
-    node: ast.FunctionDef
+    outline: Outline
     text: str
     scope: Mapping[str, Any]
     params: tuple[tuple[str, Any], ...]
     results: tuple[Any, ...]
+    tree: Callable[[], ast.FunctionDef]
+
+    @property
+    def line(self) -> int:
+        """Of its `def`."""
+        return self.outline.line
+
+    @cached_property
+    def node(self) -> ast.FunctionDef:
+        """Its tree."""
+        return self.tree()
 
     @cached_property
     def nodes(self) -> list[ast.AST]:
@@ -45,25 +59,24 @@ class Source:
         return code_nodes(self.node)
 
     @cached_property
-    def names(self) -> set[str]:
-        """Every name that the function reads."""
-        t = self.node
-        apart = [n.annotation for n in self.code if isinstance(n, ast.AnnAssign)]
-        rest = nodes_of([*apart, t.args, *t.decorator_list, *([t.returns] if t.returns else [])])
-        return {n.id for n in (*self.code, *rest) if isinstance(n, ast.Name)}
-
-    @cached_property
     def used(self) -> list[Any]:
         """The types that it names, the places, structs and functions of the text that it uses."""
         out: list[Any] = [t for _, t in self.params] + list(self.results)
-        out += [_annotation(n.annotation, self.scope, self.file) for n in self.code if isinstance(n, ast.AnnAssign)]
-        names = [n for n in self.code if isinstance(n, ast.Name)]
-        local = {p for p, _ in self.params} | {n.id for n in names if isinstance(n.ctx, ast.Store)}
-        for name in {n.id for n in names} - local:
+        out += [_type(t, self.scope, self.file) for t in self.outline.locals]
+        for name in self.outline.free:
             v = self.scope.get(name)
             if isinstance(v, Place | Struct) or (inspect.isfunction(v) and not hasattr(v, "__kernel_word__")):
                 out.append(v)
         return out
+
+    def meaning(self) -> str:
+        """Where it is, its text, and the numbers that its names stand for: what is compiled of it."""
+        numbers = [f"{k}={self.scope[k]}" for k in self.outline.names if isinstance(self.scope.get(k), int)]
+        return f"{self.file}:{self.line}\n{self.text}{numbers}"
+
+    def instead(self, tree: ast.FunctionDef, text: str) -> Source:
+        """The same function with another text."""
+        return replace(self, outline=outline_of(tree), text=text, tree=lambda: tree)
 
 
 def short_file(path: str) -> str:
@@ -82,7 +95,7 @@ _instead: dict[Func, Source] = {}
 def instead(fn: Func, tree: ast.FunctionDef) -> Iterator[None]:
     """While it is open, `fn` is compiled from `tree`: for mutants.  Its name, parameters and file stay."""
     src = _read(fn)
-    _instead[fn] = replace(src, node=tree, text=ast.unparse(tree))
+    _instead[fn] = src.instead(tree, ast.unparse(tree))
     try:
         yield
     finally:
@@ -97,9 +110,9 @@ def replaced(texts: Mapping[Func, str]) -> Iterator[None]:
         src = _read(fn)
         tree = ast.parse(text).body[0]
         if not isinstance(tree, ast.FunctionDef):
-            raise CompileError(src.file, src.node.lineno, f"{src.name} is replaced by no function", "use def")
-        ast.increment_lineno(tree, src.node.lineno - tree.lineno)
-        _instead[fn] = replace(src, node=tree, text=text)
+            raise CompileError(src.file, src.line, f"{src.name} is replaced by no function", "use def")
+        ast.increment_lineno(tree, src.line - tree.lineno)
+        _instead[fn] = src.instead(tree, text)
     try:
         yield
     finally:
@@ -112,27 +125,8 @@ def source_of(fn: Func) -> Source:
     return _instead.get(fn) or _read(fn)
 
 
-_parsed: dict[str, tuple[list[str], dict[int, ast.stmt]]] = {}
-
-
-def _at_top(file: str, first: int) -> tuple[str, ast.stmt, int] | None:
-    """Text and tree of the definition at a line of a file, if it is not inside another; a file is parsed once."""
-    linecache.checkcache(file)
-    lines = linecache.getlines(file)
-    if file not in _parsed or _parsed[file][0] is not lines:
-        try:
-            body = ast.parse("".join(lines)).body
-        except SyntaxError:
-            body = []
-        defs = [n for n in body if isinstance(n, ast.FunctionDef)]
-        _parsed[file] = lines, {min([n.lineno, *(d.lineno for d in n.decorator_list)]): n for n in defs}
-    node = _parsed[file][1].get(first)
-    if node is None or node.end_lineno is None:
-        return None
-    return "".join(lines[first - 1 : node.end_lineno]), node, first
-
-
-def _by_lines(fn: Func, file: str) -> tuple[str, ast.stmt, int]:
+def _by_lines(fn: Func, file: str) -> tuple[str, ast.stmt]:
+    """Text and tree of a function that is defined in another."""
     try:
         lines, first = inspect.getsourcelines(fn)
     except OSError as e:
@@ -140,55 +134,58 @@ def _by_lines(fn: Func, file: str) -> tuple[str, ast.stmt, int]:
     text = textwrap.dedent("".join(lines))
     tree = ast.parse(text)
     ast.increment_lineno(tree, first - 1)
-    return text, tree.body[0], first
+    return text, tree.body[0]
+
+
+def _written(fn: Func, path: str, name: str) -> tuple[Outline, str, Callable[[], ast.FunctionDef]]:
+    """A function's outline, its text, and what gives its tree."""
+    first = fn.__code__.co_firstlineno
+    file = text_file(path)
+    if first in file.outlines:
+        return file.outlines[first], file.text(first), lambda: file.trees[first]
+    text, node = _by_lines(fn, path)
+    if not isinstance(node, ast.FunctionDef):
+        raise CompileError(name, first, f"{type(node).__name__} where a function was expected", "use def")
+    return outline_of(node), text, lambda: node
 
 
 @cache
 def _read(fn: Func) -> Source:
-    file = inspect.getsourcefile(fn) or "?"
-    text, node, first = _at_top(file, fn.__code__.co_firstlineno) or _by_lines(fn, file)
-    name = short_file(file)
-    if not isinstance(node, ast.FunctionDef):
-        raise CompileError(name, first, f"{type(node).__name__} where a function was expected", "use def")
+    path = inspect.getsourcefile(fn) or "?"
+    file = short_file(path)
+    o, text, tree = _written(fn, path, file)
     scope = dict(fn.__globals__)
     if fn.__closure__:
         for k, c in zip(fn.__code__.co_freevars, fn.__closure__, strict=True):
             scope[k] = c.cell_contents
-    a = node.args
-    if a.vararg or a.kwarg or a.kwonlyargs or a.defaults or a.posonlyargs:
+    if not o.positional:
         raise CompileError(
-            name, node.lineno, f"{node.name} has default, keyword or variable arguments", "pass each by position"
+            file, o.line, f"{o.name} has default, keyword or variable arguments", "pass each by position"
         )
     params = []
-    for p in a.args:
-        if p.annotation is None:
-            raise CompileError(
-                name, p.lineno, f"parameter {p.arg!r} of {node.name} has no type", f"write `{p.arg}: type`"
-            )
-        params.append((p.arg, _annotation(p.annotation, scope, name)))
+    for name, line, t in o.params:
+        if t is None:
+            raise CompileError(file, line, f"parameter {name!r} of {o.name} has no type", f"write `{name}: type`")
+        params.append((name, _type(t, scope, file)))
     results: tuple[Any, ...] = ()
-    if node.returns is not None and not (isinstance(node.returns, ast.Constant) and node.returns.value is None):
-        r = _annotation(node.returns, scope, name)
+    if o.returns is not None:
+        r = _type(o.returns, scope, file)
         results = r if isinstance(r, tuple) else (r,)
-    return Source(fn, node.name, name, node, text, scope, tuple(params), results)
+    return Source(fn, o.name, file, o, text, scope, tuple(params), results, tree)
 
 
-def _annotation(node: ast.expr, scope: Mapping[str, Any], file: str) -> Any:
-    if isinstance(node, ast.Name):
-        src = node.id
-    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-        src = node.value
-    else:
-        src = ast.unparse(node)
+def _type(written: tuple[int, str], scope: Mapping[str, Any], file: str) -> Any:
+    """What the text of an annotation, on a line, means."""
+    line, text = written
     try:
-        return as_type(src, scope, f"{file}:{node.lineno}")
+        return as_type(text, scope, f"{file}:{line}")
     except KernelTypeError as e:
-        raise CompileError(file, node.lineno, f"{src!r} is no type of Kernel Python", str(e).split("; ")[-1]) from None
+        raise CompileError(file, line, f"{text!r} is no type of Kernel Python", str(e).split("; ")[-1]) from None
 
 
 def annotation(node: ast.expr, src: Source) -> Any:
     """The type that an annotation inside a function names."""
-    return _annotation(node, src.scope, src.file)
+    return _type((node.lineno, type_text(node)), src.scope, src.file)
 
 
 def lookup(name: str, src: Source) -> Any:
@@ -214,40 +211,6 @@ def body_of(src: Source) -> list[ast.stmt]:
 
 def is_empty(src: Source) -> bool:
     return all(isinstance(s, ast.Pass) for s in body_of(src))
-
-
-def code_nodes(tree: ast.AST) -> list[ast.AST]:
-    """Every node of a function that is executed: not its annotations."""
-    return nodes_of(list(getattr(tree, "body", [])), {"annotation"})
-
-
-def nodes_of(work: list[ast.AST], apart: Container[str] = ()) -> list[ast.AST]:
-    """Nodes and everything below them, but for what is in fields named in `apart`."""
-    out: list[ast.AST] = []
-    while work:
-        n = work.pop()
-        out.append(n)
-        for name in INNER[type(n)]:
-            v = getattr(n, name, None)
-            if isinstance(v, list):
-                work += [x for x in v if isinstance(x, ast.AST)]
-            elif name not in apart and isinstance(v, ast.AST):
-                work.append(v)
-    return out
-
-
-LEAVES = frozenset({"arg", "attr", "ctx", "id", "kind", "name", "op", "ops", "simple", "type_comment"})
-
-
-class _Inner(dict[type[ast.AST], tuple[str, ...]]):
-    """The fields of a kind of node in which there may be nodes with more in them than their kind."""
-
-    def __missing__(self, kind: type[ast.AST]) -> tuple[str, ...]:
-        self[kind] = () if kind is ast.Constant else tuple(f for f in kind._fields if f not in LEAVES)
-        return self[kind]
-
-
-INNER = _Inner()
 
 
 def reach(entries: Iterable[Func], binds: Mapping[Place, Func]) -> tuple[list[Source], list[Struct]]:
@@ -277,5 +240,5 @@ def reach(entries: Iterable[Func], binds: Mapping[Place, Func]) -> tuple[list[So
                 work.append(v)
             else:
                 note(v)
-    ordered = sorted(seen.values(), key=lambda s: (s.file, s.node.lineno))
+    ordered = sorted(seen.values(), key=lambda s: (s.file, s.line))
     return ordered, sorted(structs.values(), key=lambda s: s.name)

@@ -46,14 +46,19 @@ def parse(text: str, source: str) -> list[Scenario]:
 
 
 @lru_cache(maxsize=1)
-def everything() -> tuple[Scenario, ...]:
-    """All scenarios that come with seqfault: those written by hand, then the generated families."""
+def by_hand() -> tuple[Scenario, ...]:
+    """The scenarios of seqfault that are written by hand; no name of them is a family's."""
     out: list[Scenario] = []
     folder = Path(__file__).parent
     for f in sorted(folder.glob("*.toml")):
         out += parse(f.read_text(), f"scenarios/{f.name}")
-    out += generate()
     return tuple(out)
+
+
+@lru_cache(maxsize=1)
+def everything() -> tuple[Scenario, ...]:
+    """All scenarios that come with seqfault: those written by hand, then the generated families."""
+    return (*by_hand(), *generate())
 
 
 def builtin() -> list[Scenario]:
@@ -68,7 +73,7 @@ def find(patterns: list[str]) -> list[Scenario]:
         if "~" in p:
             out[p] = without(p)
             continue
-        hits = [
+        hits = [s for s in by_hand() if s.name == p] or [
             s
             for s in everything()
             if s.name == p or s.name.startswith(p.rstrip("/") + "/") or fnmatch.fnmatchcase(s.name, p)
@@ -99,4 +104,4 @@ def without(name: str) -> Scenario:
     return replace(s, name=name)
 
 
-__all__ = ["Operation", "Scenario", "ScenarioError", "builtin", "everything", "find", "load", "parse"]
+__all__ = ["Operation", "Scenario", "ScenarioError", "builtin", "by_hand", "everything", "find", "load", "parse"]
