@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from test_generated import load, plain
+from test_generated import generated, plain
 
 from seqfault.compile.program import Process, Program, compile_program
 from seqfault.compile.step_native import StepObject, compile_steps
@@ -55,7 +55,7 @@ def left(x: np.ndarray, status: int, a: Any) -> tuple[Any, ...]:
 def compare(path: Path, seed: int, programs: int, operations: int = 2, mode: str = "merged", dead: bool = True) -> set[str]:
     """Run generated programs in all three, each operation by a process of its own, and hold memory, the whole state and
     what is reported equal after each; returns the kinds that were reported."""
-    mod = load(path, seed, programs, operations)
+    mod = generated(path, seed, programs, operations)
     fns = [getattr(mod, f"op_{p}_{i}") for p in range(programs) for i in range(operations)]
     program = Program("generated", [Process(f, k) for k, f in enumerate(fns)], sizes={"NR_CPUS": 64, "NR_TASKS": 64})
     a = compile_program(program, "full" if mode == "full" else "merged")

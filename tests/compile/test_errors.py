@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
 
+from modules import load
 from seqfault.compile.ir import CompileError
 from seqfault.compile.program import Process, Program, compile_program
 
@@ -93,11 +92,7 @@ FUNCTIONS = {
 def compile_text(text: str, tmp_path: Path, name: str) -> None:
     f = tmp_path / f"bad_{name.replace('-', '_')}.py"
     f.write_text(text)
-    spec = importlib.util.spec_from_file_location(f.stem, f)
-    assert spec and spec.loader
-    mod = importlib.util.module_from_spec(spec)
-    sys.modules[f.stem] = mod
-    spec.loader.exec_module(mod)
+    mod = load(f, f.stem)
     others = [Process(mod.other, 1)] if hasattr(mod, "other") else []
     compile_program(Program("t", [Process(mod.entry, 0), *others]))
 

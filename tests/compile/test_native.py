@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_generated import load, plain
+from test_generated import generated, plain
 
 from seqfault.compile import native as native_module
 from seqfault.compile.native import UNDEFINED, NativeProgram
@@ -137,7 +137,7 @@ def program() -> NativeProgram:
 
 @pytest.mark.parametrize("seed", range(1000, 1004))
 def test_generated_programs_run_equal(seed: int, tmp_path: Path):
-    mod = load(tmp_path, seed, PROGRAMS, OPERATIONS)
+    mod = generated(tmp_path, seed, PROGRAMS, OPERATIONS)
     fns = {f"op_{p}_{i}": getattr(mod, f"op_{p}_{i}") for p in range(PROGRAMS) for i in range(OPERATIONS)}
     prog = NativeProgram(fns, level=1 + seed % 2)
     prog._code = prog.compile()

@@ -1,6 +1,6 @@
 """A litmus test as Kernel Python, so that the checker runs it; and the litmus machine in the order of the program.
 
-What cannot be said so is refused with `Refused`: values that are addresses, RCU, plain accesses, words without a result.
+What cannot be said so is refused with `Refused`: values that are addresses, RCU, words without a result.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from modules import load
+from seqfault.compile.automaton import Automaton
 from seqfault.compile.program import Process, Program, compile_program
 from seqfault.explore.engine import Exploration, explore
 from seqfault.explore.memory import with_memory
@@ -45,9 +49,9 @@ from seqfault.litmus.tree import (
 )
 
 FENCES = {"mb": "smp_mb", "rmb": "smp_rmb", "wmb": "smp_wmb", "after-spinlock": "smp_mb__after_spinlock"}
-LOADS = {"once": "READ_ONCE", "acquire": "smp_load_acquire"}
+LOADS = {"once": "READ_ONCE", "acquire": "smp_load_acquire", "plain": ""}
 LOCKS = {"s", "u"}
-STORES = {"once": "WRITE_ONCE", "release": "smp_store_release"}
+STORES = {"once": "WRITE_ONCE", "release": "smp_store_release", "plain": ""}
 HEAD = """
 from seqfault.kernel import *
 from seqfault.kernel.spinlock import spin_lock, spin_unlock, spinlock_t
@@ -107,7 +111,8 @@ class _Thread:
             case Unary("-", of):
                 return f"(-{self.value(of)})"
             case Load(order, address, _) if order in LOADS:
-                return self.temp(f"{LOADS[order]}({self.at(address)})")
+                at = self.at(address)
+                return self.temp(f"{LOADS[order]}({at})" if LOADS[order] else at)
             case Rmw():
                 return self.rmw(e)
         raise Refused(f"value {type(e).__name__}")
@@ -136,7 +141,8 @@ class _Thread:
                     self.value(value)
                 case Store(order, address, value, _) if order in STORES:
                     v = self.value(value)
-                    self.lines.append(f"{self.pad}{STORES[order]}({self.at(address)}, {v})")
+                    at = self.at(address)
+                    self.lines.append(f"{self.pad}{STORES[order]}({at}, {v})" if STORES[order] else f"{self.pad}{at} = {v}")
                 case Fence(kind, _) if kind in FENCES:
                     self.lines.append(f"{self.pad}{FENCES[kind]}()")
                 case Lock(Reg(name)) if name in LOCKS:
@@ -191,10 +197,10 @@ def module(test: Litmus, folder: Path) -> tuple[ModuleType, list[str], list[Regi
     return load(file, f"from_litmus_{file.stem}"), cells, places
 
 
-def checker_states(
-    test: Litmus, folder: Path, memory: str = "lkmm", dead: bool = True
-) -> tuple[Exploration, set[tuple[Value, ...]]]:
-    """The final states of a test under a memory model of the checker, as the keys of `Verdict.states`."""
+def automaton(
+    test: Litmus, folder: Path, memory: str = "lkmm"
+) -> tuple[Automaton, NDArray[np.uint64], NDArray[np.int64], list[str], list[RegisterOf]]:
+    """A test under a memory model of the checker, with what it begins with, and what `module` says of it."""
     m, cells, places = module(test, folder)
     p = Program("t", [Process(getattr(m, f"P{t.number}"), t.number) for t in test.threads], observers=[m.tell])
     a = with_memory(compile_program(p), memory)
@@ -203,7 +209,14 @@ def checker_states(
         if addr.name in cells:
             at = next(c.addr for c in a.cells if c.name == f"shared[0].c[{cells.index(addr.name)}]")
             start[at] = v  # type: ignore[call-overload]
-    words, rom = a.pack(start), a.rom(start)
+    return a, a.pack(start), a.rom(start), cells, places
+
+
+def checker_states(
+    test: Litmus, folder: Path, memory: str = "lkmm", dead: bool = True
+) -> tuple[Exploration, set[tuple[Value, ...]]]:
+    """The final states of a test under a memory model of the checker, as the keys of `Verdict.states`."""
+    a, words, rom, cells, places = automaton(test, folder, memory)
     ex = explore(a, words, rom, dead=dead)
     assert ex.complete, ex.reason
     bad = {a.kinds[v.kind] for v in ex.violations} - {"deadlock"}

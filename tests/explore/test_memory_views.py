@@ -3,7 +3,6 @@ programs; a sequence count with each barrier taken out; what a cut-off model say
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import test_memory_buffers as tb
 from full_barriers import full_barriers
 
+from modules import load as load_module
 from seqfault.explore.memory import canonical
 from seqfault.litmus.generate import from_cycle, generate
 from seqfault.litmus.judge import judge
@@ -22,11 +22,7 @@ from seqfault.litmus.threads import Limits
 def mixed(seed: int, mode: str) -> str:
     """Of tests/litmus/mixed.py."""
     file = Path(__file__).parents[1] / "litmus" / "mixed.py"
-    spec = importlib.util.spec_from_file_location("mixed_of_litmus", file)
-    assert spec is not None and spec.loader is not None
-    m = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(m)
-    return str(m.mixed(seed, mode))
+    return str(load_module(file, "mixed_of_litmus").mixed(seed, mode))
 
 
 def same(text: str, folder: Path) -> str:

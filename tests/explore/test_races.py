@@ -304,7 +304,6 @@ def test_verdict(capsys, tmp_path):
     ("args", "says"),
     [
         (("--races", "yes"), "off, report or error"),
-        (("--races", "report", "--memory", "tso"), "--memory sc"),
         (("--races", "report", "--locks"), "--locks"),
     ],
 )

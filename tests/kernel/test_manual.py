@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 
 import pytest
+
+from modules import load
 
 ROOT = Path(__file__).parents[2]
 MANUAL = Path(__file__).parents[2] / "docs" / "kernel-python.md"
@@ -18,11 +18,7 @@ def test_examples_run(tmp_path: Path):
     assert len(blocks) >= 5
     f = tmp_path / "manual_examples.py"
     f.write_text("\n\n".join(blocks))
-    spec = importlib.util.spec_from_file_location("manual_examples", f)
-    assert spec and spec.loader
-    mod = importlib.util.module_from_spec(spec)
-    sys.modules["manual_examples"] = mod
-    spec.loader.exec_module(mod)
+    load(f, "manual_examples")
 
 
 @pytest.mark.parametrize("doc", ["README.md", "docs/questions.md", "docs/findings.md"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from collections import Counter
@@ -10,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from modules import load
 
 pytest.importorskip("pyarrow")
 
@@ -28,13 +29,7 @@ KINDS = [schema.FAULT, schema.CALL, schema.OFF, schema.AREA, schema.LOCK_WAIT, s
 
 @pytest.fixture(scope="module")
 def live():
-    path = Path(__file__).parents[2] / "bench" / "live.py"
-    spec = importlib.util.spec_from_file_location("bench_live", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_live"] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
+    return load(Path(__file__).parents[2] / "bench" / "live.py", "bench_live")
 
 
 def write(path, rows, **meta):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from modules import load as load_module
 from seqfault import cli
 from seqfault.compile.program import Process, Program, compile_program
 from seqfault.explore.check import Limits, run_one
@@ -25,18 +24,7 @@ ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data" / "promela"
 
 
-def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_spin", ROOT / "bench" / "spin.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules["bench_spin"] = module  # its dataclass looks itself up
-    spec.loader.exec_module(module)
-    return module
-
-
-spin = bench()
+spin = load_module(ROOT / "bench" / "spin.py", "bench_spin")
 needs_spin = pytest.mark.skipif(
     not (shutil.which("spin") and shutil.which("gcc")), reason="spin and gcc (Debian packages) are not installed"
 )

@@ -294,8 +294,8 @@ def check_scenario(
 ) -> ScenarioResult:
     """Explore `scenario` under `protocol` and a memory model, apply every oracle, compare its outcomes with
     mmap-sem's under the same model (mmap-sem's with the sequential orders); with `locks`, which is for `sc` only, each
-    access with the table of locks; with `races` ("report", or "error": they make it violated; without `locks`, and for
-    `sc` only), the accesses of any two CPUs with each other.  `lock_waits`: as for `run_one`; `checkpoint`: as for
+    access with the table of locks; with `races` ("report", or "error": they make it violated; without `locks`), the
+    accesses of any two CPUs with each other.  `lock_waits`: as for `run_one`; `checkpoint`: as for
     `tiers.explore`; what it is compared with has one more.  They stay: whoever keeps the result removes them
     (`forget`)."""
     from seqfault.explore.lockcheck import lock_violations, watch_for
@@ -304,7 +304,7 @@ def check_scenario(
     limits = limits or Limits()
     t0 = time.perf_counter()
     watcher = watch_for(protocol, scenario) if locks else None
-    racing = races_for(protocol, scenario) if races != "off" else None
+    racing = races_for(protocol, scenario, memory) if races != "off" else None
     a, ex, vs = run_one(
         protocol, scenario, limits, progress, memory, lock_waits, checkpoint, watcher=watcher or racing
     )

@@ -59,6 +59,7 @@ from seqfault.explore.tables import (
     M_OBSERVERS,
     M_PC,
     M_PROCESSES,
+    O_MEMORY,
     O_NOSTOP,
     O_OBSERVERS,
     O_PROCS,
@@ -345,6 +346,13 @@ class Executor:
         slot = self.a.tab[self.a.pc_slot]
         return int(words[self.a.processes[p].base] & slot[2])
 
+    def watched(self, W: NDArray[np.int64]) -> None:
+        """Tell the memory model who looks for data races (races.py), if somebody does."""
+        if self.views and W[W_ON] == RACES:
+            from seqfault.explore.memory_views import U_WATCHED
+
+            self.P[int(self.P[O_MEMORY]) + U_WATCHED] = W.ctypes.data
+
     def learns(self) -> bool:
         """Whether the memory model met what it did not know at the beginning, and so wants to begin again; it knows it
         then."""
@@ -446,6 +454,8 @@ def explore(
     t = Executor(automaton, rom, mode, dead, WATCHED_EVENTS if watcher else 0)
     t0 = time.perf_counter()
     while True:
+        if watcher is not None and t.views:
+            watcher.clear()  # of an exploration before, whose states had other numbers
         ex = _explore(t, init, exclusive, max_states, max_memory, timeout, progress, watcher, graph, t0)
         if ex.reason not in ("", LEARNT) or not t.learns():
             return ex
@@ -474,6 +484,7 @@ def _explore(
     np.add.at(counts, t.counted, 1)
     t.X[X_EDGES:] = 0
     t.X[X_VIOLATIONS] = 0
+    t.watched(watched)
     scratch = np.zeros(nw + 1, np.int64)
     ex = Exploration(automaton, counters=counts)
     lv = Levels(automaton, first, fingerprint_of(first, nw), 20_000, 1000)

@@ -62,7 +62,11 @@ def _control_masks(a: Automaton) -> NDArray[np.int64]:
 
 
 class Futures:
-    """What is known at the beginning of an exploration (`known`), and what it learns (`own`, `edges`)."""
+    """What is known at the beginning of an exploration (`known`), and what it learns (`own`, `edges`).
+
+    `known`, `own`: of each control, of each 64 cells, the sets of those that it may yet touch, a bit for a cell: what
+    is asked of one cell lies together.
+    """
 
     def __init__(self, a: Automaton, cells: int):
         masks = control_masks(a)
@@ -123,9 +127,9 @@ def leads(Q, known, edges, i, j, drained):  # type: ignore[no-untyped-def]
             edges[s] = e
             edges[EDGES + Q[Q_EDGES]] = s
             Q[Q_EDGES] += 1
-            row = SETS * Q[Q_WIDTH]
-            for w in range(Q[Q_WIDTH] * (EARLY if drained else SETS)):
-                if known[j * row + w] & ~known[i * row + w]:
+            a, b = i * SETS * Q[Q_WIDTH], j * SETS * Q[Q_WIDTH]
+            for w in range(SETS * Q[Q_WIDTH]):
+                if known[b + w] & ~known[a + w] and not (drained and w % SETS >= EARLY):
                     Q[Q_NEWS] += 1
                     break
             return
@@ -135,7 +139,7 @@ def leads(Q, known, edges, i, j, drained):  # type: ignore[no-untyped-def]
 @jit
 def touches(Q, known, own, i, cell, kind):  # type: ignore[no-untyped-def]
     """The step from control `i` touches a cell."""
-    w = (i * SETS + kind) * Q[Q_WIDTH] + (cell >> 6)
+    w = (i * Q[Q_WIDTH] + (cell >> 6)) * SETS + kind
     bit = np.int64(1) << (cell & 63)
     if own[w] & bit == 0:
         own[w] |= bit
@@ -146,7 +150,7 @@ def touches(Q, known, own, i, cell, kind):  # type: ignore[no-untyped-def]
 @jit
 def may(Q, known, i, cell, kind):  # type: ignore[no-untyped-def]
     """Whether a process in control `i` may yet touch a cell."""
-    return (known[(i * SETS + kind) * Q[Q_WIDTH] + (cell >> 6)] >> (cell & 63)) & 1 != 0
+    return (known[(i * Q[Q_WIDTH] + (cell >> 6)) * SETS + kind] >> (cell & 63)) & 1 != 0
 
 
 @jit
@@ -161,7 +165,7 @@ def classify(Q, keys, known, racy, classes):  # type: ignore[no-untyped-def]
         h = np.uint64(0)
         for kind in range(SETS):
             for w in range(width):
-                x = known[(i * SETS + kind) * width + w] & mask[w]
+                x = known[(i * width + w) * SETS + kind] & mask[w]
                 if x:
                     h = mix(h ^ np.uint64(x) + np.uint64(kind * width + w + 1) * np.uint64(0x9E3779B97F4A7C15))
         classes[i] = np.int64(h)
@@ -208,8 +212,8 @@ def settle_futures(Q, keys, known, own, edges):  # type: ignore[no-untyped-def]
         for k in range(Q[Q_EDGES] - 1, -1, -1):
             e = edges[edges[EDGES + k]] - 1
             i, j, drained = e >> 32, (e >> 1) & 0x7FFFFFFF, e & 1
-            for w in range(Q[Q_WIDTH] * (EARLY if drained else SETS)):
+            for w in range(row):
                 more = known[j * row + w] & ~known[i * row + w]
-                if more:
+                if more and not (drained and w % SETS >= EARLY):
                     known[i * row + w] |= more
                     changed = True

@@ -20,6 +20,7 @@ jit_graph = make_jit("graph", [HERE / "graph.py", HERE / "progress.py"])
 SEARCH = ("layout.py", "entering.py", "search.py", "locksets.py", "movers.py", "batch.py", "rehash.py", "strolls.py")
 VIEWS = (
     "futures.py", "locksets.py", "movers.py", "memory_accesses.py", "memory_barriers.py", "memory_lkmm.py",
+    "memory_races.py",
     "memory_settle.py", "memory_spared.py", "memory_views.py", "memory_words.py",
 )  # fmt: skip
 VIEWS_FILES = [*FILES, *(HERE / name for name in VIEWS)]

@@ -18,6 +18,7 @@ from seqfault.explore.memory_views import (
     INSERTED,
     LAST,
     U_BITS,
+    U_BY,
     U_CAPACITY,
     U_CHANGED,
     U_RACED,
@@ -154,6 +155,14 @@ def load(B, P, cell, order, p, dep, age, choices):  # type: ignore[no-untyped-de
 
 
 @jit
+def comes_after(B, P, order, p, dep):  # type: ignore[no-untyped-def]
+    """What a store, not of a read-modify-write, comes after."""
+    unit = unit_of(P, p)
+    know = view(B, P, view_at(P, unit, V_SEEN)) | view(B, P, view_at(P, unit, V_STORES)) | dep
+    return know | everything(B, P, unit) if order == RELEASE else know
+
+
+@jit
 def places(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
     """Before how many stores of others, one more than those, a store may be put in coherence order; `dep`: what its
     address and value depend on.  0: `cell` is not racy.  -1: there is no room."""
@@ -173,10 +182,7 @@ def places(B, P, cell, order, p, dep):  # type: ignore[no-untyped-def]
         return np.int64(-1)
     if order >= RELAXED or is_lock(P, cell):
         return np.int64(1)
-    unit = unit_of(P, p)
-    know = view(B, P, view_at(P, unit, V_SEEN)) | view(B, P, view_at(P, unit, V_STORES)) | dep
-    if order == RELEASE:
-        know |= everything(B, P, unit)
+    know = comes_after(B, P, order, p, dep)
     k = np.int64(1)
     before = lasts(B, P, first)
     for j in range(end - 1, first, -1):
@@ -264,7 +270,7 @@ def store(B, P, cell, raw, order, p, dep, back, choices):  # type: ignore[no-unt
     older = mask(P, first - before, at - before)
     carried |= older
     w = entry_at(P, at)
-    B[w + E_CELL] = cell | (unit + 1) << UNIT_AT
+    B[w + E_CELL] = cell | (unit + 1) << UNIT_AT | P[P[O_MEMORY] + U_BY]
     if at == end:
         B[w + E_CELL] |= LAST
     if order >= RELAXED and order != ATOMIC:

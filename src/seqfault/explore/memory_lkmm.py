@@ -25,14 +25,17 @@ from seqfault.explore.memory_accesses import (
     taken,
 )
 from seqfault.explore.memory_barriers import barrier, due, effective, fence
+from seqfault.explore.memory_races import apart_from_load, apart_from_store
 from seqfault.explore.memory_sc import load as sc_load
 from seqfault.explore.memory_sc import store as sc_store
 from seqfault.explore.memory_settle import drop_dead, settle, wake
 from seqfault.explore.memory_spared import begun, lock_loaded, lock_stored
 from seqfault.explore.memory_views import (
+    U_BY,
     U_LOOKED,
     U_TAGS,
     U_UNITS,
+    U_WATCHED,
     branched,
     drop_tag,
     end_of,
@@ -191,6 +194,8 @@ def do_load(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def]
         know |= tag(B, P, cell, p)
     if age:
         X[X_AGED] = 1
+    if many > 1 and age == 0:
+        apart_from_load(B, P, q, cell, p, many)
     raw, know = load(B, P, cell, order, p, know, age, many)
     X[X_USED], X[X_VALUE], X[X_BEHIND], X[X_WITHIN] = used, raw, age, is_rmw(order)
     hand(P, U_SHOWN, know)
@@ -228,7 +233,10 @@ def do_store(b, pp, xx, q, cell, p, used, depth):  # type: ignore[no-untyped-def
         back = skipped(B, P, cell, alternative(X, used, depth, many))
         used += 1
     old = get(B, P, cell, 0)
+    if P[P[O_MEMORY] + U_WATCHED]:
+        apart_from_store(B, P, q, cell, order, p, know, many)
     store(B, P, cell, X[X_VALUE], order, p, know, back, many)
+    P[P[O_MEMORY] + U_BY] = 0
     lock_stored(B, P, cell, order, p, old)
     if order == FULL_RMW:
         barrier(B, P, unit_of(P, p))

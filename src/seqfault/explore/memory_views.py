@@ -40,6 +40,7 @@ ENTRY = 5
 E_CELL, E_VALUE, E_CARRIED, E_DEP, E_STRONG = range(ENTRY)
 CELL_BITS = 28
 UNIT_AT, LAST, AFTER = 28, 1 << 40, 1 << 41  # in E_CELL; AFTER: of a read-modify-write, nothing comes before it
+SIDE_AT = 42  # above it, where data races are looked for: which access it is (races.py: a side), plus one
 COUNT = 0xFF  # the first word: how many entries; above it of each unit whether a full barrier is to take effect
 BARRIER_AT = 8
 TAG = 2  # words: of what, the view
@@ -59,8 +60,9 @@ U_PLAINS, U_PART_OF, U_LOOSE, U_GAINS, U_LOOKED, U_FIRST, U_EARLY, U_BITS = rang
 # says.  U_FENCED: it has a barrier; U_TELLS: by it its unit knows what somebody else lacks.  Views: U_KEPT: what a
 # read-modify-write's unit knew before it; U_SHOWN: what its load has shown; U_KNEW, U_STRONG: what the step's unit knew
 # before it, what full barriers did that it comes after
-U_FENCED, U_TELLS = U_END, U_END + 1
-U_HEADER = U_END + 2  # above the numbers: V_CALLS
+# U_WATCHED: where the tables are of who looks for data races, or 0; U_BY: which access a store is, for these
+U_FENCED, U_TELLS, U_WATCHED, U_BY = range(U_END, U_END + 4)
+U_HEADER = U_END + 4  # above the numbers: V_CALLS
 NEVER = -1  # in a record: no such access
 REMOVED, INSERTED, BETWEEN = range(3)  # what becomes of an entry
 

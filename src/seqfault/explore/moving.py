@@ -29,7 +29,8 @@ from seqfault.explore.levels import (
     WHY_TABLE,
 )
 from seqfault.explore.memory_buffers import buffer_of, count, is_buffer
-from seqfault.explore.memory_views import U_STANDS, U_STOOD, level
+from seqfault.explore.memory_views import U_STANDS, U_STOOD, entries, entry_at, level
+from seqfault.explore.memory_words import upper
 from seqfault.explore.movers import CHAIN, LEFT, RIGHT, TRIES, W_WAITS, close, locks_touched, robbed
 from seqfault.explore.movers import TAKES as MOVES_TAKES
 from seqfault.explore.private import own
@@ -75,10 +76,20 @@ EMPTIED, FLUSHED = 256, 512  # in the log of steps, above the process
 
 
 @jit
+def become(B, S, P):  # type: ignore[no-untyped-def]
+    """B is the state S, but for who owns what.  Where stores are entries, most of which are not there and zero, no more
+    of them are copied than either has."""
+    n = P[M_NW]
+    if P[M_MEMORY] == VIEWED and upper(P) == 0:
+        n = entry_at(P, max(entries(B, P), entries(S, P)))
+    for w in range(n):
+        B[w] = S[w]
+
+
+@jit
 def run(B, S, P, at, X, p, depth):  # type: ignore[no-untyped-def]
     """The step of process `p` from state S, in which the processes stand `at` their controls; B is what it leads to."""
-    for w in range(P[M_NW]):
-        B[w] = S[w]
+    become(B, S, P)
     if P[M_MEMORY] == VIEWED:
         u = P[O_MEMORY]
         for q in range(P[M_PROCESSES]):
@@ -169,8 +180,7 @@ def waits_for(B, S, S2, P, W, at, X, p, before, after):  # type: ignore[no-untyp
     w = W[W_WAITS] + pc
     if chooses(X) or P[M_PROCESSES] < 2 or W[w] == TRIES:
         return False
-    for j in range(P[M_NW]):
-        S2[j] = S[j]
+    become(S2, S, P)
     close(S2, P, W, before, after, p)
     if P[M_MEMORY] == VIEWED:
         level(S2, P)
@@ -237,7 +247,6 @@ def follow(  # type: ignore[no-untyped-def]
     early = says & RIGHT != 0
     taken = says & MOVES_TAKES != 0
     moved = np.int64(0)
-    nw = P[M_NW]
     pb = P[P[O_PROCS] + p * PROCESS_ROW + P_BASE]
     nproc = P[M_PROCESSES]
     while moved < CHAIN:
@@ -267,8 +276,7 @@ def follow(  # type: ignore[no-untyped-def]
         for k in range(X[X_COUNTED]):
             counts[X[X_COUNTS + k]] += 1
         own(C, B, P, Y, X, p)
-        for w in range(nw):
-            C[w] = B[w]
+        become(C, B, P)
         after_step(B, C, P, at, Z, X, p, after & ~before != 0, nproc)
         before = after
         moved += 1
@@ -310,14 +318,12 @@ def everybody(  # type: ignore[no-untyped-def]
 def chain(B, S, C, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, p, before, counts, log):  # type: ignore[no-untyped-def]
     """After the step of `p`, who held the locks `before`, from S to B: C becomes where the movers lead that follow
     it."""
-    nw = P[M_NW]
     nproc = P[M_PROCESSES]
     says, after = judge(B, S, S2, P, W, R, N, Y, Q, keys, known, own_, edges, at, Z, ctl, X, OK, p, before)
-    for w in range(nw, S.shape[0]):
+    for w in range(P[M_NW], S.shape[0]):
         C[w] = S[w]
     own(C, B, P, Y, X, p)
-    for w in range(nw):
-        C[w] = B[w]
+    become(C, B, P)
     at[p] = control(C, P, Q, keys, p)
     if log.shape[0] > 1:
         enter(log, C, P, X, p)

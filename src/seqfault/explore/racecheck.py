@@ -9,6 +9,7 @@ from typing import Any
 from seqfault.compile.ir import Where
 from seqfault.explore.check import ScenarioResult, statement_of
 from seqfault.explore.engine import Exploration
+from seqfault.explore.memory import SC
 from seqfault.explore.model import automaton_for
 from seqfault.explore.racewatch import Pair, Point, Race, Races, Side
 from seqfault.kernel.places import Protocol
@@ -19,9 +20,10 @@ MODES = ("off", "report", "error")
 _watches: dict[int, Races] = {}
 
 
-def races_for(protocol: Protocol, scenario: Scenario) -> Races:
-    """The watcher of the automaton that runs `scenario`, empty.  It is the same for all of them: one at a time."""
-    a = automaton_for(protocol, scenario)
+def races_for(protocol: Protocol, scenario: Scenario, memory: str = SC) -> Races:
+    """The watcher of the automaton that runs `scenario` under a memory model, empty.  It is the same for all of them:
+    one at a time."""
+    a = automaton_for(protocol, scenario, memory)
     if id(a) not in _watches:
         _watches[id(a)] = Races(a)
     _watches[id(a)].clear()
@@ -51,6 +53,7 @@ def races_of(w: Races, ex: Exploration) -> list[Race]:
         )
         acc = x.sides[0].access
         new = Race(field_of(acc.pool, acc.path), (at[0][0], at[1][0]), w.a.cells[x.cell].name, x.count)
+        new.memory, new.made = ex.automaton.memory, x.made
         new.schedule = [step for _, step in at if step[1] >= 0]
         old = found.get(new.key())
         if old is None:

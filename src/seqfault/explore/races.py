@@ -1,4 +1,5 @@
-"""Data races: in some explored state two CPUs are about to touch one cell, one of them stores, and one access is plain.
+"""Data races: in some explored state two CPUs are about to touch one cell, one of them stores, and one access is plain;
+under lkmm also where the store was made before, and nothing orders it before the other access (memory_races.py).
 
 The engine hands over every access of every step with the state before it; here those of one state are compared, and
 pairs that race are kept with the first state that shows them.  What counts as marked: docs/violations.md.
@@ -8,9 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from seqfault.explore.interp import get
 from seqfault.explore.jit import jit
-from seqfault.explore.slots import row_of
+from seqfault.explore.slots import get, row_of
 from seqfault.explore.tables import (
     M_CLASSES,
     M_HELD,
@@ -27,12 +27,14 @@ from seqfault.explore.tables import (
 RACES = 2  # W[0]: what the engine's hook is for (explore/watch.py has 1)
 (
     R_ON, R_STATE, R_N, R_CLASS, R_READ, R_WRITE, R_FUNCTION, R_RETURN, R_CALLS, R_CALL, R_CPU, R_HELD, R_ROWS,
-    R_DISTINCT, R_FULL,
-) = range(15)  # fmt: skip
-R_HEADER = 16
+    R_DISTINCT, R_FULL, R_UNORDERED, R_PAIRS,
+) = range(17)  # fmt: skip
+R_HEADER = 18
 NONE, MARKED, PLAIN = range(3)  # what an access is by itself; NONE races with nothing
 OUT, SAME, IN = range(3)  # inside a section of a sequence count: no; if the caller is; yes
 ROOM, ROW = 64, 4  # accesses that can be next in one state: process, side, cell, choice
+UNORDERED = 32  # pairs of a step's access and a store that was made before: two rows each
+MADE = -2  # such a store's choice
 SIDE_BITS = 28  # an instruction; whether it stores; whether it is plain
 PAIR_BITS = 14
 # columns of the pairs: sides (plus one), how often; where first: state, the two steps, cell
@@ -52,6 +54,38 @@ def inside(S, P, W, table, pc, pb):  # type: ignore[no-untyped-def]
         pc = W[W[R_CALL] + W[W[R_CALLS] + f] + get(S, P, slot, pb)]
         v = W[W[table] + pc]
     return v == IN
+
+
+@jit
+def side_of(S, P, W, pc, stores, pb):  # type: ignore[no-untyped-def]
+    """The access that is instruction `pc`, of the process whose words are at `pb`, as a number; -1: it races with
+    nothing."""
+    how = W[W[R_CLASS] + pc]
+    if how == NONE:
+        return np.int64(-1)
+    plain = how == PLAIN
+    if plain and W[R_HELD] != 0 and get(S, P, P[M_HELD], pb) & W[R_HELD] != 0:
+        plain = False
+    if plain and (inside(S, P, W, R_READ, pc, pb) or inside(S, P, W, R_WRITE, pc, pb)):
+        plain = False
+    return np.int64(4 * pc + (2 if stores else 0) + (1 if plain else 0))
+
+
+@jit
+def unordered(W, p, side, cell, q, other):  # type: ignore[no-untyped-def]
+    """Keep, until the step has ended, that nothing orders the store `other` to a cell, which `q` made before, and the
+    access `side` of `p`."""
+    if other < 0 or (side | other) & 1 == 0 or W[W[R_CPU] + p] == W[W[R_CPU] + q]:
+        return
+    n = W[R_UNORDERED]
+    if n == UNORDERED:
+        W[R_FULL] = 1
+        return
+    r = W[R_PAIRS] + 2 * ROW * n
+    W[r], W[r + 1], W[r + 2] = p, side, cell
+    r += ROW
+    W[r], W[r + 1], W[r + 2], W[r + 3] = q, other, cell, MADE
+    W[R_UNORDERED] = n + 1
 
 
 @jit
@@ -88,16 +122,9 @@ def compare(S, P, X, W, pairs, p, choice, state):  # type: ignore[no-untyped-def
         kind = X[e]
         if kind != T_LOAD and kind != T_STORE:
             continue
-        pc = X[e + 1]
-        how = W[W[R_CLASS] + pc]
-        if how == NONE:
+        side = side_of(S, P, W, X[e + 1], kind == T_STORE, pb)
+        if side < 0:
             continue
-        plain = np.int64(1) if how == PLAIN else np.int64(0)
-        if plain and W[R_HELD] != 0 and get(S, P, P[M_HELD], pb) & W[R_HELD] != 0:
-            plain = np.int64(0)
-        if plain and (inside(S, P, W, R_READ, pc, pb) or inside(S, P, W, R_WRITE, pc, pb)):
-            plain = np.int64(0)
-        side = 4 * pc + (2 if kind == T_STORE else 0) + plain
         cell = X[e + 2]
         n = W[R_N]
         rows = W[R_ROWS]
@@ -122,3 +149,8 @@ def compare(S, P, X, W, pairs, p, choice, state):  # type: ignore[no-untyped-def
             both = W[r + 1] | side
             if W[r + 2] == cell and both & 1 and both & 2 and W[W[R_CPU] + W[r]] != W[W[R_CPU] + p]:
                 enter(W, pairs, r, mine, state, cell)
+    for k in range(W[R_UNORDERED]):
+        r = W[R_PAIRS] + 2 * ROW * k
+        W[r + 3] = choice
+        enter(W, pairs, r, r + ROW, state, W[r + 2])
+    W[R_UNORDERED] = 0

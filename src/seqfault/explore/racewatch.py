@@ -19,6 +19,7 @@ from seqfault.compile.ir import Access, Where
 from seqfault.compile.ops import BRANCHES, Op, Ordering
 from seqfault.explore.races import (
     IN,
+    MADE,
     MARKED,
     NONE,
     OUT,
@@ -35,16 +36,19 @@ from seqfault.explore.races import (
     R_HEADER,
     R_HELD,
     R_ON,
+    R_PAIRS,
     R_READ,
     R_RETURN,
     R_ROWS,
     R_STATE,
+    R_UNORDERED,
     R_WRITE,
     RACES,
     ROOM,
     ROW,
     SAME,
     SIDE_BITS,
+    UNORDERED,
 )  # fmt: skip
 from seqfault.explore.watch import looks
 
@@ -63,13 +67,19 @@ class Side:
 @dataclass(frozen=True)
 class Pair:
     """Two accesses that race, as they did first: in `state`, about `cell`, as the next steps (process, choice, or -1 if
-    it waits); `count`: how often, over all states."""
+    it waits, MADE: a store that was made before, by some process of that one's CPU); `count`: how often, over all
+    states."""
 
     sides: tuple[Side, Side]
     steps: tuple[tuple[int, int], tuple[int, int]]
     state: int
     cell: int
     count: int
+
+    @property
+    def made(self) -> bool:
+        """Whether one of them is a store that was made before."""
+        return any(choice == MADE for _, choice in self.steps)
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,8 @@ class Race:
     """A data race in one scenario: `field` as struct.field, the two statements, loads first.
 
     `cell`: which object's it was first; `schedule`: the shortest way there, then the two accesses (without one that
-    waits); `count`: how often, over all states.
+    waits), under `memory`; `count`: how often, over all states.  `made`: the store of one of them was made on the way,
+    and nothing orders it before the other, which is the last step.
     """
 
     field: str
@@ -98,6 +109,8 @@ class Race:
     cell: str
     count: int
     schedule: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    memory: str = "sc"
+    made: bool = False
 
     def key(self) -> tuple[object, ...]:
         """What makes two races the same."""
@@ -121,7 +134,7 @@ class Races:
     def clear(self) -> None:
         """Forget everything."""
         self.seen.fill(0)
-        self.W[R_STATE] = self.W[R_DISTINCT] = self.W[R_FULL] = 0
+        self.W[R_STATE] = self.W[R_DISTINCT] = self.W[R_FULL] = self.W[R_UNORDERED] = 0
 
     @property
     def full(self) -> bool:
@@ -159,6 +172,9 @@ SEQLOCK = "kernel/seqlock.py"
 LIBRARY = "kernel/"
 
 
+RMW = frozenset({Ordering.RMW, Ordering.RMW_FULL, Ordering.RMW_ACQUIRE, Ordering.RMW_RELEASE})
+
+
 def within(w: Where, functions: frozenset[str], file: str = "") -> bool:
     """Whether an instruction is of one of `functions` (of `file`), perhaps inlined."""
     chain = (*w.chain, (w.function, w.file, w.line))
@@ -167,7 +183,9 @@ def within(w: Where, functions: frozenset[str], file: str = "") -> bool:
 
 def kind_of(row: Sequence[int], access: Access | None, w: Where) -> int:
     """What an access counts as, wherever it is called."""
-    if access is None or int(row[7]) == Ordering.DIRECT or access.atomic or looks(w):
+    order = int(row[7])
+    block = access is not None and access.atomic and order not in RMW
+    if access is None or order == Ordering.DIRECT or block or looks(w):
         return NONE
     return MARKED if access.order != "plain" or w.file.startswith(LIBRARY) else PLAIN
 
@@ -284,4 +302,5 @@ def tables(a: Automaton) -> NDArray[np.int64]:
     add(R_CALL, [pc for calls in g.calls for pc in calls])
     add(R_CPU, [p.cpu if p.bound else -1 - i for i, p in enumerate(a.processes)])
     add(R_ROWS, [0] * (ROOM * ROW))
+    add(R_PAIRS, [0] * (UNORDERED * 2 * ROW))
     return np.array([x for part in parts for x in part], np.int64)

@@ -36,9 +36,9 @@ def danger(S, P, W, R, Y, Q, known, at, Z, before, p, nproc):  # type: ignore[no
                         return True
                 continue
             for w in range(width):
-                both = known[(at[r] * SETS + EARLY) * width + w]
-                row = at[q] * SETS * width + w
-                both &= known[row + STORES * width] | known[row + TAKES * width] | known[row + LOADS * width]
+                both = known[(at[r] * width + w) * SETS + EARLY]
+                row = (at[q] * width + w) * SETS
+                both &= known[row + STORES] | known[row + TAKES] | known[row + LOADS]
                 while both:
                     low = both & -both
                     both &= ~low

@@ -102,8 +102,6 @@ def run_check(
         raise BadInput(f"--races {races!r}: {', '.join(MODES[:-1])} or {MODES[-1]}")
     if races != "off" and locks:
         raise BadInput("--races and --locks each watch an exploration by themselves: run check once for each")
-    if races != "off" and models != ["sc"]:
-        raise BadInput("--races compares the next steps of sequentially consistent states, so it is for --memory sc")
     if reduce == "symmetry":
         can_be_exchanged(p, races)
     scenarios = select(names, p)
@@ -131,7 +129,7 @@ def run_check(
     if json and len(models) == 1:
         dump(report_json(reports[0], p, scenarios, races != "off"))
     elif json:
-        dump({r.memory: report_json(r, p, scenarios) for r in reports})
+        dump({r.memory: report_json(r, p, scenarios, races != "off") for r in reports})
     else:
         for r in reports:
             terminal.report(console(), r, p, scenarios, verbose, examples, races != "off", late)
@@ -319,7 +317,8 @@ def races_json(report: Report, protocol: Protocol, by_name: dict[str, Scenario])
             "example": g.scenario,
             "cell": g.example.cell,
             "count": g.example.count,
-            "schedule": encode_schedule(protocol, by_name[g.scenario], g.example.schedule),
+            "made_before": g.example.made,
+            "schedule": encode_schedule(protocol, by_name[g.scenario], g.example.schedule, g.example.memory),
         }
         for g in grouped(report.scenarios)
     ]

@@ -127,8 +127,12 @@ def race_lines(r: Report, p: Protocol, by_name: dict[str, Scenario]) -> list[str
     groups = grouped(r.scenarios)
     if not groups:
         return ["No data race."]
+    at_once = all(not g.example.made for g in groups)
+    what = "data-race: a plain access, and a store, at once"
+    if not at_once:
+        what = "a plain access and a store, at once or unordered"
     some = f"{len(groups)} data race{'s' * (len(groups) > 1)} of {len(by_field(groups))} field"
-    out = [f"{some}{'s' * (len(by_field(groups)) > 1)} (data-race: a plain access, and a store, at once):"]
+    out = [f"{some}{'s' * (len(by_field(groups)) > 1)} ({what}):"]
     for name, rows in by_field(groups).items():
         out.append(f"  {name}")
         last = None
@@ -139,7 +143,11 @@ def race_lines(r: Report, p: Protocol, by_name: dict[str, Scenario]) -> list[str
             last = one
             n = len(g.scenarios)
             out += access_lines(6, two, f", {n} scenario{'s' * (n > 1)}")
-            out.append(f"        {encode_schedule(p, by_name[g.scenario], g.example.schedule)}")
+            x = g.example
+            if x.made:
+                before = "one store was made before the other" if one.write else "the store was made before"
+                out.append(f"        {before}: nothing orders them")
+            out.append(f"        {encode_schedule(p, by_name[g.scenario], x.schedule, x.memory)}")
     return out
 
 
