@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import subprocess
 import sys
@@ -232,6 +234,28 @@ def test_what_a_command_begins_with_wants_no_numba() -> None:
     for f in (engine.step, engine.at_rest, batch.begin, batch.drive):
         found = called(f, {}).values()
         assert len(found) > 5 and not [g.__name__ for g in found if g.options["_nrt"]]
+
+
+def test_no_loop_counts_from_the_end() -> None:
+    """What is less than zero is no index in machine code (compile/entry.py); that none is computed was tried with code
+    that stops there."""
+    from seqfault.explore import ahead, batch, check, entering, moving, own, progress, reduced, strolls  # noqa: F401
+    from seqfault.live import compare, generate  # noqa: F401
+
+    loops = {
+        f.fn.__code__: f.fn
+        for name, m in list(sys.modules.items())
+        if name.startswith("seqfault.") and m is not None
+        for f in vars(m).values()
+        if isinstance(f, Compiled)
+    }
+    assert len(loops) > 200
+    for fn in loops.values():
+        for n in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(fn)))):
+            below = isinstance(n, ast.Subscript) and any(
+                isinstance(i, ast.UnaryOp) and isinstance(i.op, ast.USub) for i in ast.walk(n.slice)
+            )
+            assert not below, f"{fn.__module__}.{fn.__name__}: {ast.unparse(n)}"
 
 
 def test_a_warm_check_imports_no_numba() -> None:

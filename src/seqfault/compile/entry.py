@@ -27,6 +27,7 @@ from numba.core.registry import cpu_target
 from numba.core.runtime import rtsys
 from numba.core.typed_passes import NopythonRewrites
 from numba.core.untyped_passes import InlineClosureLikes
+from numba.np import arrayobj
 from numba.np.arrayobj import make_array, populate_array
 from numba.np.numpy_support import from_dtype
 
@@ -112,12 +113,19 @@ class Part(JITCodeLibrary):
         return self._shared_module
 
 
+def index_as_it_is(context: Any, builder: Any, type_: Any, index: Any, size: Any) -> Any:
+    """An index of an array for LLVM.  Numba has what is less than zero count from the end, which takes three
+    instructions at each access; no loop here does that (tests/compile/test_jit.py)."""
+    return context.cast(builder, index, type_, types.intp if type_.signed else types.uintp)
+
+
 @contextlib.contextmanager
 def as_parts() -> Iterator[Any]:
     """What numba compiles meanwhile are parts."""
     codegen = cpu_target.target_context.codegen()
     with global_compiler_lock:
         codegen._library_class, codegen.set_env = Part, lambda name, env: None
+        before, arrayobj.fix_integer_index = arrayobj.fix_integer_index, index_as_it_is
         collects = gc.isenabled()
         gc.disable()  # an eighth of the time, for what is thrown away all at once
         try:
@@ -126,6 +134,7 @@ def as_parts() -> Iterator[Any]:
             if collects:
                 gc.enable()
             del codegen._library_class, codegen.set_env
+            arrayobj.fix_integer_index = before
 
 
 def linked(fn: Compiled, args: list[Any], body: Callable[[Any, Any, Any], None]) -> tuple[str, bytes]:

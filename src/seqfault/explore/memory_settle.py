@@ -189,27 +189,32 @@ def class_of(B, P, p, stood):  # type: ignore[no-untyped-def]
 
 
 @jit
-def ahead(B, P, cell, early):  # type: ignore[no-untyped-def]
-    """As `touched`, of what the units may do from where they stand, if that is known; `early`: only plain accesses, and
-    not what comes behind the taking of one lock (memory_spared.py)."""
+def ahead(P, cell, i):  # type: ignore[no-untyped-def]
+    """As `touched`, of what the units may do from where they stand, if that is known, in the row of entry `i` in two
+    tables; in the other only plain accesses, and not what comes behind the taking of one lock (memory_spared.py)."""
     u = P[O_MEMORY]
     how = touched(P, cell)
-    if P[u + U_Q] == 0 or how == 0:
-        return how
-    Q, known = numbers_at(P[u + U_Q]), numbers_at(P[u + U_KNOWN])
-    out = np.int64(0)
-    for p in range(P[M_PROCESSES]):
-        unit = unit_of(P, p)
-        bits = (how >> (2 * unit)) & 3
-        if bits and (out >> (2 * unit)) & 3 != bits:
-            i = P[u + P[u + U_STANDS] + p]
-            if not early and may(Q, known, i, cell, TAKES):
-                out |= bits << (2 * unit)
-            if may(Q, known, i, cell, EARLY if early else LOADS):
-                out |= (bits & 1) << (2 * unit)
-            if may(Q, known, i, cell, EARLY_STORES if early else STORES):
-                out |= (bits & 2) << (2 * unit)
-    return out
+    whenever, early = how, how
+    if P[u + U_Q] and how:
+        Q, known = numbers_at(P[u + U_Q]), numbers_at(P[u + U_KNOWN])
+        whenever = early = np.int64(0)
+        for p in range(P[M_PROCESSES]):
+            unit = 2 * unit_of(P, p)
+            bits = (how >> unit) & 3
+            if bits:
+                at = P[u + P[u + U_STANDS] + p]
+                if may(Q, known, at, cell, TAKES):
+                    whenever |= bits << unit
+                if may(Q, known, at, cell, LOADS):
+                    whenever |= (bits & 1) << unit
+                if may(Q, known, at, cell, STORES):
+                    whenever |= (bits & 2) << unit
+                if may(Q, known, at, cell, EARLY):
+                    early |= (bits & 1) << unit
+                if may(Q, known, at, cell, EARLY_STORES):
+                    early |= (bits & 2) << unit
+    P[u + P[u + U_AHEAD] + i] = whenever
+    P[u + P[u + U_EARLY] + i] = early
 
 
 @jit
@@ -258,8 +263,11 @@ def look_ahead(B, P):  # type: ignore[no-untyped-def]
     last = np.int64(-1)
     for i in range(entries(B, P)):
         c = cell_of(B, P, i)
-        P[at + i] = P[at + i - 1] if c == last else ahead(B, P, c, False)
-        P[early + i] = P[early + i - 1] if c == last else ahead(B, P, c, True)
+        if c == last:
+            P[at + i] = P[at + i - 1]
+            P[early + i] = P[early + i - 1]
+        else:
+            ahead(P, c, np.int64(i))
         last = c
 
 
@@ -320,19 +328,24 @@ def simplify(B, P):  # type: ignore[no-untyped-def]
         needs = nothing(P)
         no_gains(P)
         bit = np.int64(0)
-        for i in range(n):
-            if B[entry_at(P, i)] & LAST:
-                continue
+        i = np.int64(0)
+        while i < n:
+            c = cell_of(B, P, i)
+            more = bit  # behind its entries but the last
             how = P[u + P[u + U_AHEAD] + i] >> (2 * v)
             early = P[u + P[u + U_EARLY] + i] >> (2 * v)
-            c = cell_of(B, P, i)
-            if how & 1 and not spared(B, P, v, c, 0, bit, early & 1 != 0):
-                loads |= mask(P, bit, bit + 1)
-            if how & 2 and plain_at(P, v, c, 1) != NEVER:
-                stores |= mask(P, bit, bit + 1)
-                if not spared(B, P, v, c, 1, bit, early & 2 != 0):
-                    needs |= mask(P, bit, bit + 1)
-            bit += 1
+            while i < n - 1 and B[entry_at(P, i)] & LAST == 0:
+                more += 1
+                i += 1
+            i += 1
+            if more > bit and how & 3:
+                these = mask(P, bit, more)
+                if how & 1:
+                    loads |= these & ~spared(B, P, v, c, 0, these, early & 1 != 0)
+                if how & 2 and plain_at(P, v, c, 1) != NEVER:
+                    stores |= these
+                    needs |= these & ~spared(B, P, v, c, 1, these, early & 2 != 0)
+            bit = more
         a = view_at(P, v, 0)
         seen, before = view(B, P, a + V_SEEN), view(B, P, a + V_LOADS)
         known = (seen | before | ~loads) & (seen | view(B, P, a + V_STORES) | ~needs)

@@ -35,7 +35,7 @@ from seqfault.explore.memory_views import (
 )
 from seqfault.explore.memory_words import note, noted, view
 from seqfault.explore.orders import ATOMIC, FULL_RMW, RELEASE, RMW_ACQUIRE
-from seqfault.explore.raw import has, nothing
+from seqfault.explore.raw import nothing, some
 from seqfault.explore.slots import get
 from seqfault.explore.tables import M_PROCESSES, O_MEMORY
 
@@ -164,20 +164,20 @@ def gained(B, P, unit, k, alone):  # type: ignore[no-untyped-def]
 
 
 @jit
-def spared(B, P, unit, cell, kind, bit, early):  # type: ignore[no-untyped-def]
-    """Whether the unit, which may yet load (`kind` 0) or store a cell, is sure to know by then of the entry with `bit`.
-    `early`: it may do so before it takes the lock U_FIRST."""
-    u = P[O_MEMORY]
+def spared(B, P, unit, cell, kind, these, early):  # type: ignore[no-untyped-def]
+    """Of which entries of a cell (`these`, as a view) the unit, which may yet load (`kind` 0) or store it, is sure to
+    know by then.  `early`: it may do so before it takes the lock U_FIRST."""
     s = plain_at(P, unit, cell, kind)
     if s == NEVER:
-        return True
-    k = P[u + U_FIRST]
-    if k >= 0 and not early and has(gained(B, P, unit, k, 0), bit):
-        return True
+        return these
+    sure = nothing(P)
+    k = P[P[O_MEMORY] + U_FIRST]
+    if k >= 0 and not early:
+        sure |= gained(B, P, unit, k, 0)
     k = np.int64(0)
-    while s:
-        if s & 3 and has(gained(B, P, unit, k, (s >> 1) & 1), bit):
-            return True
+    while s and some(these & ~sure):
+        if s & 3:
+            sure |= gained(B, P, unit, k, (s >> 1) & 1)
         s >>= 2
         k += 1
-    return False
+    return sure
