@@ -1,4 +1,4 @@
-"""Five thousand generated programs (or SEQFAULT_BATCHES times 125) run equal in plain Python, in the interpreter, and
+"""Three thousand generated programs (or SEQFAULT_BATCHES times 125) run equal in plain Python, in the interpreter, and
 (every eighth batch, or all with SEQFAULT_TIER1=all) in generated code: memory after each operation, and what is
 reported."""
 
@@ -19,7 +19,7 @@ from seqfault.explore.tables import ENDS
 from seqfault.kernel import KernelBug, Machine
 
 BATCH, OPERATIONS = 125, 2
-BATCHES = int(os.environ.get("SEQFAULT_BATCHES", "40"))
+BATCHES = int(os.environ.get("SEQFAULT_BATCHES", "24"))
 TIER1 = 1 if os.environ.get("SEQFAULT_TIER1") == "all" else 8
 FATAL = {ZeroDivisionError: "division-by-zero", ValueError: "bad-shift", AssertionError: "assertion"}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import platform
 from pathlib import Path
 
@@ -20,10 +22,15 @@ def run_calibrate(out: Path | None, json: bool) -> None:
     path = out or kept()
     if path.is_dir():
         raise BadInput(f"-o {path}: a directory; name a file that can be written")
+    try:  # before half a minute of measuring
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as e:
+        raise BadInput(f"-o {path}: {e.strerror}; name a file that can be written") from None
     with stderr_console().status("") as status:
         c = calibrate(lambda what: status.update(f"measuring {what}"))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(as_toml(c))
     except OSError as e:
         raise BadInput(f"-o {path}: {e.strerror}; name a file that can be written") from None
