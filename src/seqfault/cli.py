@@ -50,9 +50,15 @@ def write(text: str, out: Path) -> None:
 
 def can_be_written(out: Path | None) -> None:
     """Refuse, before any work, a file of ``-o`` that cannot be made."""
-    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+    if out is None:
+        return
+    if out.is_dir() or not out.parent.is_dir():
         what = "a directory" if out.is_dir() else f"there is no directory {out.parent}"
-        raise BadInput(f"-o {out}: {what}; name a file that can be written")
+    elif not os.access(out if out.exists() else out.parent, os.W_OK):
+        what = os.strerror(errno.EACCES)
+    else:
+        return
+    raise BadInput(f"-o {out}: {what}; name a file that can be written")
 
 
 def size(text: str) -> int:

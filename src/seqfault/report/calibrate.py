@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import platform
 from pathlib import Path
 
 from rich.table import Table
 
-from seqfault.cli import BadInput, dump
+from seqfault.cli import BadInput, can_be_written, dump, write
 from seqfault.price.calibrate import LIKE, as_toml, calibrate
 from seqfault.price.machines import CONSTANTS, kept
 from seqfault.report.consoles import console, stderr_console
@@ -20,20 +18,14 @@ def run_calibrate(out: Path | None, json: bool) -> None:
     if platform.machine() != "x86_64" or platform.system() != "Linux":
         raise BadInput("calibrate measures Linux on x86-64 only; take one of the presets of `seqfault price --list`")
     path = out or kept()
-    if path.is_dir():
-        raise BadInput(f"-o {path}: a directory; name a file that can be written")
-    try:  # before half a minute of measuring
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as e:
         raise BadInput(f"-o {path}: {e.strerror}; name a file that can be written") from None
+    can_be_written(path)
     with stderr_console().status("") as status:
         c = calibrate(lambda what: status.update(f"measuring {what}"))
-    try:
-        path.write_text(as_toml(c))
-    except OSError as e:
-        raise BadInput(f"-o {path}: {e.strerror}; name a file that can be written") from None
+    write(as_toml(c), path)
     if json:
         dump({
             "file": str(path), "date": c.machine.date, "cpus": c.machine.cpus, "seconds": c.seconds,
