@@ -205,9 +205,9 @@ def model(*processes) -> Protocol:
     return Protocol("races", "accesses that race, or not", processes=processes, sizes={"SEQ_MAX": 7})
 
 
-def races(*processes):
+def races(*processes, memory="sc"):
     p = model(*processes)
-    r = check_scenario(p, small_scenario(p), Limits(), races="report")
+    r = check_scenario(p, small_scenario(p), Limits(), memory=memory, races="report")
     return [(x.field, *(f"{y.function} {y.how} {'store' if y.write else 'load'}" for y in x.points)) for x in r.races]
 
 

@@ -126,7 +126,8 @@ def race_lines(r: Report, p: Protocol, by_name: dict[str, Scenario]) -> list[str
     """The data races, by field: the statements, and a schedule that ends with the two accesses."""
     groups = grouped(r.scenarios)
     if not groups:
-        return ["No data race."]
+        unseen = any(s.reason for s in r.scenarios)
+        return ["No data race in what was explored." if unseen else "No data race."]
     at_once = all(not g.example.made for g in groups)
     what = "data-race: a plain access, and a store, at once"
     if not at_once:
